@@ -1,0 +1,387 @@
+//! What can be typed. The doc comments are the help.
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Said on every `--version`: PyTorch's torchtune installs a `tune` too.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (LoRA trainer in Rust; not torchtune)");
+
+/// Fine-tunes language models with LoRA on prompt/response data, and exports what PEFT, transformers, vLLM and
+/// llama.cpp load.
+#[derive(Debug, Parser)]
+#[command(name = "tune", version = VERSION, max_term_width = 100, propagate_version = true)]
+#[command(after_help = "\
+A first run:
+  tune init --base HuggingFaceTB/SmolLM2-135M-Instruct --data my.jsonl --out my.toml
+  tune data check my.toml
+  tune train my.toml
+  tune chat --adapter runs/my
+
+Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 error, 2 faults found or wrong usage, 130 interrupted.")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub talk: Talk,
+}
+
+#[derive(Debug, Args)]
+pub struct Talk {
+    /// Say nothing but warnings, errors and what was asked for
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// Colours; `auto` looks at the terminal and at NO_COLOR
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: When,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum When {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train an adapter as a config says
+    Train(Train),
+    /// Look at data before training on it
+    #[command(subcommand)]
+    Data(Data),
+    /// Answer prompts with a base model, with or without an adapter
+    Generate(Generate),
+    /// Talk with a model, answers streamed as they come
+    Chat(Chat),
+    /// Write an adapter or a merged model for others to load, and prove that it is the same model
+    Export(Export),
+    /// Say what this binary is, what it finds here, and whether training works
+    Doctor(Doctor),
+    /// Write a commented config for a base model and a data file
+    Init(Init),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example: tune completions bash > ~/.local/share/bash-completion/completions/tune")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write one page a command into a folder
+    #[command(after_help = "Example: tune man --dir ~/.local/share/man/man1")]
+    Man {
+        /// Folder to write `tune.1`, `tune-train.1`, … into
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// Where a setting comes from, the later winning: default, config file, environment, `--set`.
+#[derive(Debug, Args)]
+pub struct Config {
+    /// The config (TOML); paths in it are relative to the folder you start in
+    pub config: PathBuf,
+    #[command(flatten)]
+    pub set: Set,
+}
+
+#[derive(Debug, Args)]
+pub struct Set {
+    /// Change one setting for this run, e.g. `--set train.learning_rate=1e-4`; may be repeated
+    ///
+    /// The value is TOML; text needs no quotes, and a list of text may be written a,b. The environment does the
+    /// same: TUNE_TRAIN__LEARNING_RATE=1e-4, TUNE_DEVICE=cpu.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tune train configs/lora.toml
+  tune train configs/lora.toml --set train.learning_rate=1e-4 --set output.dir=runs/slow
+  tune train configs/lora.toml --dry-run         what would happen: steps, tokens, memory, time
+  tune train configs/lora.toml --show-settings   every setting and where it came from
+  tune train configs/lora.toml --resume runs/support
+
+Ctrl-C saves a checkpoint and stops; a second one stops at once. --resume goes on as if nothing had happened.")]
+pub struct Train {
+    #[command(flatten)]
+    pub config: Config,
+    /// Go on from the last checkpoint of this run folder, or from this checkpoint
+    #[arg(long, value_name = "RUN")]
+    pub resume: Option<PathBuf>,
+    /// Start in a run folder that exists, or resume although data or settings changed
+    #[arg(long)]
+    pub force: bool,
+    /// Print every setting with where it came from, as TOML that can be run, and stop
+    #[arg(long, conflicts_with_all = ["resume", "dry_run"])]
+    pub show_settings: bool,
+    /// Print the plan and stop; reads the data and the base's headers, no weights
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Data {
+    /// Read every row and report counts, lengths, duplicates, overlap and bad rows; exits 2 on faults
+    #[command(after_help = "\
+Examples:
+  tune data check configs/lora.toml
+  tune data check my.jsonl --base HuggingFaceTB/SmolLM2-135M-Instruct")]
+    Check(DataInput),
+    /// Print rows as the model sees them, learned tokens coloured, and a packed batch as a picture
+    #[command(after_help = "Example: tune data show configs/lora.toml --rows 5")]
+    Show {
+        #[command(flatten)]
+        input: DataInput,
+        /// How many rows
+        #[arg(long, default_value_t = 3)]
+        rows: usize,
+    },
+    /// Print counts and lengths as JSON
+    #[command(after_help = "Example: tune data stats configs/lora.toml | jq .train.tokens")]
+    Stats(DataInput),
+}
+
+#[derive(Debug, Args)]
+pub struct DataInput {
+    /// A config (`.toml`), or one data file (.jsonl, .json, .csv, .parquet, .txt, also .gz)
+    #[arg(value_name = "CONFIG_OR_FILE")]
+    pub input: PathBuf,
+    #[command(flatten)]
+    pub set: Set,
+    /// Count tokens as this base does: folder, hub id or .gguf file. With a config it replaces model.base; without
+    /// either, words are counted
+    #[arg(long, value_name = "PATH_OR_ID")]
+    pub base: Option<String>,
+}
+
+/// Which model answers.
+#[derive(Debug, Args)]
+pub struct Model {
+    /// Base model: folder, hub id or .gguf file; may be left out where the adapter names its base
+    #[arg(long, value_name = "PATH_OR_ID", required_unless_present = "adapter")]
+    pub base: Option<String>,
+    /// Adapter folder (PEFT layout, ours or another's) or a run folder
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Branch, tag or commit of a hub id
+    #[arg(long)]
+    pub revision: Option<String>,
+    /// Jinja file to use instead of the model's own chat template
+    #[arg(long, value_name = "FILE")]
+    pub chat_template: Option<PathBuf>,
+    /// auto, flex or cpu
+    #[arg(long, default_value = "auto", env = "TUNE_DEVICE")]
+    pub device: String,
+}
+
+/// How the next token is chosen.
+#[derive(Debug, Args)]
+pub struct Sampling {
+    /// Longest answer, in tokens
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub max_new_tokens: usize,
+    /// 0 takes the likeliest token every time
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = at_least_zero)]
+    pub temperature: f64,
+    /// Choose among the K likeliest tokens; 0 = all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub top_k: usize,
+    /// Choose among the likeliest tokens that hold this share of the probability
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = share)]
+    pub top_p: f64,
+    /// Above 1, tokens already seen become less likely
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = above_zero)]
+    pub repetition_penalty: f64,
+    /// Same seed, same answer
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+    /// Put before the conversation as the system message
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tune generate --adapter runs/support --prompt \"Do you ship abroad?\"
+  tune generate --base model.gguf --prompt \"Once upon a time\" --raw --temperature 0.8 --top-p 0.95
+  tune generate --adapter runs/support --prompts questions.jsonl --json > answers.jsonl
+
+A prompts file is any data file: a line is {\"prompt\": \"…\"}, {\"messages\": […]} or another known format; a last
+answer is left out.")]
+pub struct Generate {
+    #[command(flatten)]
+    pub model: Model,
+    /// One prompt
+    #[arg(long, value_name = "TEXT", required_unless_present = "prompts", conflicts_with = "prompts")]
+    pub prompt: Option<String>,
+    /// Many prompts, one JSON object a line
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub prompts: Option<PathBuf>,
+    /// Give the prompt to the model as it is, without the chat template
+    #[arg(long, conflicts_with = "system")]
+    pub raw: bool,
+    #[command(flatten)]
+    pub sampling: Sampling,
+    /// Prompts answered together
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub batch_size: usize,
+    /// Print one JSON object a prompt: prompt and answer tokens, text, why it ended
+    #[arg(long)]
+    pub json: bool,
+    /// With --json: log-probabilities of each answer token and of the K likeliest
+    #[arg(long, value_name = "K", default_value_t = 0, requires = "json")]
+    pub logprobs: usize,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tune chat --adapter runs/support
+  printf 'Do you ship abroad?\\n' | tune chat --base model.gguf
+
+In the chat: /reset forgets the conversation, /system TEXT sets the system message, /quit ends. Ctrl-C cuts an
+answer short.")]
+pub struct Chat {
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub sampling: Sampling,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tune export runs/support --adapter out/adapter --merged out/merged --verify
+  tune export runs/support/checkpoints/step-000050 --merged out/step-50 --dtype bf16
+  tune export an-adapter-of-peft --base org/name --merged out/merged --serve-target vllm")]
+pub struct Export {
+    /// Run folder (its best adapter), a checkpoint of it, or an adapter folder, ours or PEFT's
+    #[arg(value_name = "RUN_OR_ADAPTER")]
+    pub from: PathBuf,
+    /// Write the adapter here, in PEFT layout with tokenizer and template
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Write base and adapter as one model here, in Hugging Face layout
+    #[arg(long, value_name = "DIR")]
+    pub merged: Option<PathBuf>,
+    /// Read what was written, compare it with the model it came from, and fail where they differ
+    #[arg(long)]
+    pub verify: bool,
+    /// Store the merged model in this type instead of the base's
+    #[arg(long, value_name = "TYPE")]
+    pub dtype: Option<Dtype>,
+    /// Largest safetensors file of the merged model
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = bytes)]
+    pub max_shard: u64,
+    /// Base to use instead of the one the run or adapter names
+    #[arg(long, value_name = "PATH_OR_ID")]
+    pub base: Option<String>,
+    /// Prompts (JSONL) for --verify instead of the run's validation rows
+    #[arg(long, value_name = "FILE.jsonl", requires = "verify")]
+    pub prompts: Option<PathBuf>,
+    /// Leave the token ids and logits of the check here, for another program to compare
+    #[arg(long, value_name = "FILE", requires = "verify")]
+    pub logits: Option<PathBuf>,
+    /// Who will serve it: peft, vllm, llama.cpp, mistral.rs; what it cannot load is refused
+    #[arg(long, value_name = "SERVER", value_delimiter = ',')]
+    pub serve_target: Vec<String>,
+    /// Replace what is in the output folders
+    #[arg(long)]
+    pub force: bool,
+    /// auto, flex or cpu
+    #[arg(long, default_value = "auto", env = "TUNE_DEVICE")]
+    pub device: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    F32,
+    F16,
+    Bf16,
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// auto, flex or cpu
+    #[arg(long, default_value = "auto", env = "TUNE_DEVICE")]
+    pub device: String,
+    /// Leave out the self-test
+    #[arg(long)]
+    pub no_self_test: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example: tune init --base HuggingFaceTB/SmolLM2-135M-Instruct --data my.jsonl --out my.toml")]
+pub struct Init {
+    /// Base model: folder, hub id or .gguf file
+    #[arg(long, value_name = "PATH_OR_ID")]
+    pub base: String,
+    /// Training data; may be repeated
+    #[arg(long, value_name = "FILE", required = true)]
+    pub data: Vec<PathBuf>,
+    /// Key of the prompt in the rows, where it is not `prompt`
+    #[arg(long, value_name = "KEY")]
+    pub prompt_key: Option<String>,
+    /// Key of the answer in the rows, where it is not `response`
+    #[arg(long, value_name = "KEY")]
+    pub response_key: Option<String>,
+    /// Where to write the config; `-` prints it
+    #[arg(long, value_name = "FILE", default_value = "tune.toml")]
+    pub out: PathBuf,
+    /// Replace a file that exists
+    #[arg(long)]
+    pub force: bool,
+}
+
+fn number(text: &str, fits: impl Fn(f64) -> bool, wanted: &str) -> Result<f64, String> {
+    text.parse::<f64>().ok().filter(|x| x.is_finite() && fits(*x)).ok_or_else(|| format!("wanted {wanted}"))
+}
+
+fn at_least_zero(text: &str) -> Result<f64, String> {
+    number(text, |x| x >= 0.0, "a number, 0 or more")
+}
+
+fn above_zero(text: &str) -> Result<f64, String> {
+    number(text, |x| x > 0.0, "a number above 0")
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    number(text, |x| x > 0.0 && x <= 1.0, "a number above 0 and at most 1")
+}
+
+/// `5GB`, `500MB`, `1000000`: powers of ten, as the hub counts.
+fn bytes(text: &str) -> Result<u64, String> {
+    let upper = text.trim().to_ascii_uppercase();
+    let digits = upper.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match upper[digits.len()..].trim_end_matches('B') {
+        "" => 1,
+        "K" => 1_000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        _ => return Err("wanted a size such as 5GB or 500MB".into()),
+    };
+    let count = number(digits.trim(), |x| x > 0.0, "a size such as 5GB or 500MB")?;
+    Ok((count * unit as f64) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn clap_finds_no_contradiction() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_read_in_powers_of_ten() {
+        assert_eq!(bytes("5GB"), Ok(5_000_000_000));
+        assert_eq!(bytes("1.5 mb"), Ok(1_500_000));
+        assert_eq!(bytes("700"), Ok(700));
+        assert!(bytes("5 apples").is_err());
+        assert!(bytes("-1GB").is_err());
+    }
+}

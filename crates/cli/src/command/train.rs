@@ -1,0 +1,72 @@
+//! `tune train`: settings to a run, and what to do with it.
+use crate::args::Train;
+use crate::interrupt::STOP;
+use crate::printer::{Printer, duration, shell_word};
+use crate::watch::Console;
+use crate::{End, device, environment, interrupt, resolve};
+use std::time::Instant;
+use tune_trainer::train::{Ended, Outcome, Start};
+
+pub fn run(args: &Train, printer: &Printer, started: Instant) -> anyhow::Result<End> {
+    let resolved = resolve::resolve(&args.config.config, &args.config.set.set)?;
+    if args.show_settings {
+        printer.stream(&resolved.show())?;
+        return Ok(End::Done);
+    }
+    let settings = &resolved.settings;
+    let chosen = device::choose(&settings.device)?;
+    let start = Start {
+        settings,
+        resume: args.resume.as_deref(),
+        force: args.force,
+        cache: environment::token_cache().filter(|_| settings.data.cache),
+        hub: environment::hub(Some(&settings.model.revision), settings.model.offline, printer.live && !printer.quiet),
+        device: chosen.device,
+        device_why: chosen.why,
+        stop: &STOP,
+        started,
+    };
+    let mut console = Console::new(printer);
+    if args.dry_run {
+        // The plan itself is an event, shown as every run shows it.
+        let planned = tune_trainer::train::dry_run(&start, &mut console);
+        console.finish();
+        planned?;
+        return Ok(End::Done);
+    }
+    let again = printer.clone();
+    interrupt::install(move || again.talk("\nsaving and stopping; Ctrl-C again stops at once"))?;
+    let ended = tune_trainer::train::train(&start, &mut console);
+    console.finish();
+    let outcome = ended?;
+    tell(&outcome, args, printer);
+    Ok(if outcome.ended == Ended::Stopped { End::Interrupted } else { End::Done })
+}
+
+/// Where everything is, and the next commands.
+fn tell(outcome: &Outcome, args: &Train, printer: &Printer) {
+    let how = match outcome.ended {
+        Ended::Finished => "finished",
+        Ended::Stopped => "stopped",
+        Ended::EarlyStopped => "stopped early: no improvement",
+    };
+    let dir = outcome.dir.display().to_string();
+    let word = shell_word(&dir);
+    let (steps, seconds) = (outcome.steps, duration(outcome.seconds));
+    printer.talk(&format!("\n{} after {steps} steps in {seconds}", printer.style.bold(how)));
+    if let Some((step, best)) = outcome.best_eval {
+        let before = outcome.first_eval.map(|first| format!("{first:.4} before, ")).unwrap_or_default();
+        printer.row("eval loss", &format!("{before}{best:.4} at best (step {step})"));
+    }
+    printer.row("adapter", &format!("{dir}/adapter"));
+    printer.row("curve", &format!("{dir}/loss.svg, {dir}/metrics.jsonl, {dir}/tensorboard"));
+    printer.row("checkpoints", &format!("{dir}/checkpoints"));
+    printer.talk("\nnext:");
+    if outcome.ended == Ended::Stopped {
+        let config = shell_word(&args.config.config.display().to_string());
+        let set: String = args.config.set.set.iter().map(|set| format!(" --set {}", shell_word(set))).collect();
+        printer.talk(&format!("  tune train {config}{set} --resume {word}"));
+    }
+    printer.talk(&format!("  tune chat --adapter {word}"));
+    printer.talk(&format!("  tune export {word} --merged {} --verify", shell_word(&format!("{dir}/merged"))));
+}

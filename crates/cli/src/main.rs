@@ -1,0 +1,61 @@
+//! `tune`: parse, run, print the error with its hint, and choose the exit code.
+mod args;
+mod command;
+mod device;
+mod environment;
+mod errors;
+mod interrupt;
+mod options;
+mod printer;
+mod resolve;
+mod self_test;
+mod toml_file;
+mod watch;
+
+use args::{Cli, Command};
+use clap::Parser;
+use printer::Printer;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How a command that did not fail ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Done,
+    /// It did its work, and found faults in what it looked at.
+    Faults,
+    /// Asked to stop by Ctrl-C, and stopped in order.
+    Interrupted,
+}
+
+fn main() -> ExitCode {
+    let started = std::time::Instant::now();
+    let cli = Cli::parse();
+    let printer = Printer::new(&cli.talk);
+    match run(cli.command, &printer, started) {
+        Ok(End::Done) => ExitCode::SUCCESS,
+        Ok(End::Faults) => ExitCode::from(2),
+        Ok(End::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
+        Err(error) if errors::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            errors::report(&error, &printer);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command, printer: &Printer, started: std::time::Instant) -> anyhow::Result<End> {
+    match command {
+        Command::Train(args) => command::train::run(&args, printer, started),
+        Command::Data(args) => command::data::run(&args, printer),
+        Command::Generate(args) => command::generate::run(&args, printer),
+        Command::Chat(args) => command::chat::run(&args, printer),
+        Command::Export(args) => command::export::run(&args, printer),
+        Command::Doctor(args) => command::doctor::run(&args, printer),
+        Command::Init(args) => command::init::run(&args, printer),
+        Command::Completions { shell } => command::manual::completions(shell, printer),
+        Command::Man { dir } => command::manual::man(dir.as_deref(), printer),
+    }
+}

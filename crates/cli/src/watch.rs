@@ -1,0 +1,346 @@
+//! What a run tells, as bars on a terminal and as plain lines every few seconds elsewhere.
+use crate::printer::{Printer, Style, bytes, count, duration, plural, row};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::time::{Duration, Instant};
+use tune_trainer::plan::Plan;
+use tune_trainer::watch::{EvalMetrics, Event, SampleAnswer, StepMetrics, Watch};
+
+/// Between two plain lines where nothing can move.
+const PLAIN_EVERY: Duration = Duration::from_secs(5);
+
+/// Longest part of a sample answer shown.
+const SAMPLE_WIDTH: usize = 300;
+
+pub struct Console {
+    printer: Printer,
+    /// The phase under way.
+    phase: Option<Phase>,
+    /// The bar of optimizer steps, below every phase.
+    steps: Option<ProgressBar>,
+    plain_at: Option<Instant>,
+}
+
+struct Phase {
+    name: String,
+    total: usize,
+    done: usize,
+    bar: ProgressBar,
+    began: Instant,
+    told: bool,
+}
+
+impl Console {
+    pub fn new(printer: &Printer) -> Self {
+        Self { printer: printer.clone(), phase: None, steps: None, plain_at: None }
+    }
+
+    /// Takes the bars away, so that what follows starts on a clean line.
+    pub fn finish(&mut self) {
+        self.end_phase();
+        if let Some(bar) = self.steps.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn moving(&self) -> bool {
+        self.printer.live && !self.printer.quiet
+    }
+
+    fn bar(&self, total: usize, template: &str) -> ProgressBar {
+        let target = if self.moving() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target((total > 0).then_some(total as u64), target);
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        bar.set_style(style.progress_chars("━╸─"));
+        bar
+    }
+
+    /// A line that bars do not overwrite.
+    fn line(&self, text: &str) {
+        let active = self.phase.as_ref().map(|phase| &phase.bar).filter(|_| self.moving()).or(self.steps.as_ref());
+        match active.filter(|_| self.moving()) {
+            Some(bar) => bar.suspend(|| self.printer.talk(text)),
+            None => self.printer.talk(text),
+        }
+    }
+
+    /// Whether a plain line is due; always false where bars move.
+    fn plain_due(&mut self) -> bool {
+        let due = !self.moving() && self.plain_at.is_none_or(|at| at.elapsed() >= PLAIN_EVERY);
+        if due {
+            self.plain_at = Some(Instant::now());
+        }
+        due
+    }
+
+    fn begin_phase(&mut self, name: &str, total: usize) {
+        self.end_phase();
+        // Two bars would fight for one line: that of the steps waits.
+        if let Some(steps) = &self.steps {
+            steps.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        let template = if total > 0 { "  {msg:<22} {bar:30} {pos}/{len} {eta}" } else { "  {msg:<22} {spinner} {elapsed}" };
+        let bar = self.bar(total, template);
+        bar.set_message(name.to_string());
+        if total == 0 {
+            bar.enable_steady_tick(Duration::from_millis(120));
+        }
+        self.plain_at = Some(Instant::now());
+        self.phase = Some(Phase { name: name.into(), total, done: 0, bar, began: Instant::now(), told: false });
+    }
+
+    fn progress(&mut self, done: usize) {
+        if let Some(phase) = &mut self.phase {
+            phase.done = done;
+            phase.bar.set_position(done as u64);
+        }
+        if self.plain_due()
+            && let Some(phase) = &mut self.phase
+        {
+            phase.told = true;
+            let of = if phase.total > 0 { format!(" of {}", phase.total) } else { String::new() };
+            let text = format!("  {} {}{of}, {}", phase.name, phase.done, duration(phase.began.elapsed().as_secs_f64()));
+            self.printer.talk(&text);
+        }
+    }
+
+    fn end_phase(&mut self) {
+        let Some(phase) = self.phase.take() else { return };
+        phase.bar.finish_and_clear();
+        let took = phase.began.elapsed();
+        // What took no time, and was not spoken of, is not worth a line.
+        if phase.told || took >= Duration::from_secs(1) {
+            let text = format!("{} {}", phase.name, duration(took.as_secs_f64()));
+            self.printer.talk(&format!("  {}", self.printer.style.dim(&text)));
+        }
+        if let Some(steps) = self.steps.as_ref().filter(|_| self.moving()) {
+            steps.set_draw_target(ProgressDrawTarget::stderr());
+        }
+    }
+
+    fn started(&mut self, step: usize, total: usize, seconds: f64) {
+        self.end_phase();
+        self.line(&format!("  first step after {}\n", duration(seconds)));
+        let bar = self.bar(total, "  {pos}/{len} {bar:24} {msg}");
+        bar.set_position(step.saturating_sub(1) as u64);
+        self.steps = Some(bar);
+        self.plain_at = None;
+    }
+
+    fn step(&mut self, metrics: &StepMetrics, total: usize, left: f64) {
+        self.end_phase();
+        if let Some(bar) = &self.steps {
+            bar.set_position(metrics.step as u64);
+            bar.set_message(measures(&self.printer.style, metrics, left));
+        }
+        let last = metrics.step == total;
+        if self.plain_due() || (last && !self.moving()) {
+            let text = measures(&self.printer.style, metrics, left);
+            self.printer.talk(&format!("  step {}/{total}  {text}", metrics.step));
+        }
+    }
+
+    fn evaluated(&mut self, eval: &EvalMetrics) {
+        self.end_phase();
+        let best = if eval.best { self.printer.style.green("  best so far") } else { String::new() };
+        let numbers = format!("eval loss {:.4}  perplexity {:.3}", eval.eval_loss, eval.perplexity);
+        self.line(&format!("  step {}  epoch {:.2}  {numbers}{best}", eval.step, eval.epoch));
+    }
+
+    fn sample(&mut self, sample: &SampleAnswer) {
+        self.end_phase();
+        let style = &self.printer.style;
+        let mut text = row(style, "    asked", &shortened(&sample.prompt));
+        text += &format!("\n{}", row(style, "    answers", &shortened(&sample.answer)));
+        if !sample.reference.is_empty() {
+            text += &format!("\n{}", row(style, "    wanted", &style.dim(&shortened(&sample.reference))));
+        }
+        self.line(&format!("{text}\n"));
+    }
+}
+
+impl Watch for Console {
+    fn on(&mut self, event: Event<'_>) {
+        match event {
+            Event::Phase { name, total } => self.begin_phase(name, total),
+            Event::Progress { done } => self.progress(done),
+            Event::Plan(plan) => {
+                self.end_phase();
+                self.line(&plan_table(&self.printer.style, plan));
+                plan.warnings.iter().for_each(|warning| self.printer.warning(warning));
+            }
+            Event::Started { step, total_steps, seconds_since_start } => {
+                self.started(step, total_steps, seconds_since_start);
+            }
+            Event::Step { metrics, total_steps, seconds_left } => self.step(metrics, total_steps, seconds_left),
+            Event::Eval(eval) => self.evaluated(eval),
+            Event::Sample(sample) => self.sample(sample),
+            Event::Saved { path, step } => {
+                self.end_phase();
+                let text = format!("step {step}  saved {}", path.display());
+                self.line(&format!("  {}", self.printer.style.dim(&text)));
+            }
+            Event::Note(text) => self.line(&format!("  {text}")),
+            Event::Warning(text) => match self.steps.as_ref().filter(|_| self.moving()) {
+                Some(bar) => bar.suspend(|| self.printer.warning(text)),
+                None => self.printer.warning(text),
+            },
+        }
+    }
+}
+
+/// `loss 1.234  lr 2.0e-4  812 tok/s (331 learned)  71 % of floor  1.4 GB  3 min 05 s left`
+fn measures(style: &Style, m: &StepMetrics, left: f64) -> String {
+    let loss = style.bold(&format!("loss {:.4}", m.loss));
+    let speed = format!("{} tok/s ({} learned)", count(m.tokens_per_second.round()), count(m.learned_tokens_per_second.round()));
+    let floor = format!("{:.0} % of floor", m.floor_share * 100.0);
+    let memory = bytes(m.peak_memory_bytes);
+    format!("{loss}  lr {:.1e}  {speed}  {floor}  {memory}  {} left", m.lr, duration(left))
+}
+
+/// The plan as a table of `name  value` rows.
+pub fn plan_table(style: &Style, plan: &Plan) -> String {
+    let share = |part: usize, whole: usize| 100.0 * part as f64 / whole.max(1) as f64;
+    let number = |n: usize| count(n as f64);
+    let changed = [(plan.cut, "cut"), (plan.split, "split"), (plan.dropped, "dropped")];
+    let changed: String = changed.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!(", {n} {what}")).collect();
+    let total: u64 = plan.memory.iter().map(|part| part.bytes).sum();
+    let parts: Vec<_> = plan.memory.iter().map(|part| format!("{} {}", part.name, bytes(part.bytes))).collect();
+    let rows = [
+        ("device", format!("{} ({})", plan.device, plan.device_why)),
+        ("base", format!("{} ({}, {} parameters)", plan.base, plan.family, number(plan.total_params))),
+        (
+            "adapter",
+            format!(
+                "{} trainable parameters ({:.2} %) in {}",
+                number(plan.trainable_params),
+                share(plan.trainable_params, plan.total_params),
+                plural(plan.adapted_modules, "module")
+            ),
+        ),
+        (
+            "data",
+            format!(
+                "{} to train on, {} to evaluate on{changed}\n{}, {:.0} % full",
+                plural(plan.train_records, "record"),
+                number(plan.validation_records),
+                plural(plan.rows, "row"),
+                plan.fill * 100.0
+            ),
+        ),
+        (
+            "tokens",
+            format!(
+                "{} an epoch, {} learned ({:.0} %)",
+                number(plan.tokens_per_epoch),
+                number(plan.learned_per_epoch),
+                share(plan.learned_per_epoch, plan.tokens_per_epoch)
+            ),
+        ),
+        (
+            "steps",
+            format!(
+                "{} ({:.4} epochs of {}), {} tokens each",
+                plan.total_steps,
+                Trimmed(plan.epochs),
+                plan.steps_per_epoch,
+                count(plan.tokens_per_step.round())
+            ),
+        ),
+        (
+            "memory",
+            format!(
+                "about {}: {}\n{} of {} blocks keep their activations",
+                bytes(total),
+                parts.join(", "),
+                plan.kept_blocks,
+                plan.blocks
+            ),
+        ),
+        (
+            "time",
+            format!(
+                "about {} ({}FLOP a token, this machine {}FLOP/s)",
+                duration(plan.expected_seconds),
+                spaced(plan.floor_flops_per_token),
+                spaced(plan.peak_flops)
+            ),
+        ),
+    ];
+    rows.iter().map(|(name, value)| row(style, name, value)).collect::<Vec<_>>().join("\n")
+}
+
+/// A number with at most the given decimals, none where they are zero.
+struct Trimmed(f64);
+
+impl std::fmt::Display for Trimmed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = format!("{:.2}", self.0);
+        f.write_str(text.trim_end_matches('0').trim_end_matches('.'))
+    }
+}
+
+/// `538 M` so that a unit may follow: `538 MFLOP`, `12 FLOP`.
+fn spaced(value: f64) -> String {
+    let text = count(value);
+    if text.contains(' ') { text } else { format!("{text} ") }
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(SAMPLE_WIDTH) {
+        Some((end, _)) => format!("{} …", &text[..end]),
+        None => text.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tune_trainer::plan::MemoryPart;
+
+    #[test]
+    fn the_plan_reads_as_a_table() {
+        let memory = [("weights", 538_000_000), ("activations", 600_000_000)];
+        let plan = Plan {
+            device: "flex".into(),
+            device_why: "auto: the only backend in this build".into(),
+            base: "org/name".into(),
+            family: "llama".into(),
+            total_params: 134_515_008,
+            trainable_params: 4_884_480,
+            adapted_modules: 210,
+            train_records: 323,
+            validation_records: 17,
+            rows: 26,
+            fill: 0.98,
+            cut: 2,
+            split: 0,
+            dropped: 0,
+            tokens_per_epoch: 25_700,
+            learned_per_epoch: 10_500,
+            steps_per_epoch: 4,
+            total_steps: 12,
+            epochs: 3.0,
+            tokens_per_step: 6_425.4,
+            memory: memory.map(|(name, bytes)| MemoryPart { name: name.into(), bytes }).to_vec(),
+            kept_blocks: 30,
+            blocks: 30,
+            floor_flops_per_token: 5.6e8,
+            peak_flops: 1.0e11,
+            expected_seconds: 431.0,
+            warnings: vec![],
+        };
+        let table = plan_table(&Style { on: false }, &plan);
+        let expected = "  \
+  device      flex (auto: the only backend in this build)
+  base        org/name (llama, 135 M parameters)
+  adapter     4.9 M trainable parameters (3.63 %) in 210 modules
+  data        323 records to train on, 17 to evaluate on, 2 cut
+              26 rows, 98 % full
+  tokens      25.7 k an epoch, 10.5 k learned (41 %)
+  steps       12 (3 epochs of 4), 6.4 k tokens each
+  memory      about 1.1 GB: weights 538 MB, activations 600 MB
+              30 of 30 blocks keep their activations
+  time        about 7 min 11 s (560 MFLOP a token, this machine 100 GFLOP/s)";
+        assert_eq!(table, expected.trim_start_matches(' ').replacen("device", "  device", 1));
+    }
+}

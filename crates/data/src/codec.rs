@@ -1,0 +1,279 @@
+//! Tokenizer and chat template of one base model: messages to text to tokens and back.
+use crate::record::Body;
+use crate::sample::learn_mask;
+use crate::template::{PLAIN, Template};
+use crate::words::{self, Splitter, Token};
+use crate::*;
+use serde_json::{Map, Value};
+use tokenizers::Tokenizer;
+
+pub struct Codec {
+    tokenizer: Tokenizer,
+    /// The faster way to the same tokens, where the tokenizer allows it.
+    splitter: Option<Splitter>,
+    template: Template,
+    template_source: &'static str,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    /// What the post-processor puts around a text: BOS before, sometimes EOS after.
+    before: Vec<u32>,
+    after: Vec<u32>,
+    end_of_turn: Option<EndOfTurn>,
+    fingerprint: String,
+}
+
+struct EndOfTurn {
+    token: u32,
+    text: String,
+}
+
+impl Codec {
+    /// `tokenizer_json`: the bytes of `tokenizer.json`; `tokenizer_config`: `tokenizer_config.json`
+    /// (bos/eos/pad/unk tokens, `add_bos_token`, an inline `chat_template`); `chat_template`: Jinja
+    /// source that wins over the inline one. With neither, a plain prompt format is used.
+    pub fn new(
+        tokenizer_json: &[u8],
+        tokenizer_config: Option<&Value>,
+        chat_template: Option<&str>,
+    ) -> Result<Self> {
+        let mut tokenizer = Tokenizer::from_bytes(tokenizer_json).map_err(broken)?;
+        tokenizer.with_truncation(None).map_err(broken)?.with_padding(None);
+        let empty = Value::Object(Map::new());
+        let config = tokenizer_config.unwrap_or(&empty);
+        let special_tokens = special_tokens(config);
+        let id = |name: &str| tokenizer.token_to_id(special_tokens.get(name)?.as_str()?);
+        let (bos, eos) = (id("bos_token"), id("eos_token"));
+        let (before, after) = added_around(&tokenizer, config, bos, eos)?;
+        let inline = inline_template(config);
+        let (source, template_source) = match (chat_template, &inline) {
+            (Some(given), _) => (given, "given"),
+            (None, Some(inline)) => (inline.as_str(), "model"),
+            (None, None) => (PLAIN, "plain"),
+        };
+        let fingerprint = fingerprint(tokenizer_json, source, &special_tokens, &before, &after);
+        let template = Template::new(source, special_tokens)?;
+        let end_of_turn = end_of_turn(&tokenizer, &template);
+        let splitter = Splitter::new(&tokenizer, tokenizer_json);
+        Ok(Self { tokenizer, splitter, template, template_source, bos, eos, before, after, end_of_turn, fingerprint })
+    }
+
+    pub fn vocab_size(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
+    }
+
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The token the template ends an assistant turn with (`<|im_end|>`), where it has one.
+    pub fn end_of_turn(&self) -> Option<u32> {
+        self.end_of_turn.as_ref().map(|end| end.token)
+    }
+
+    /// The template in use and where it came from (`model`, `given`, `plain`).
+    pub fn template(&self) -> (&str, &'static str) {
+        (self.template.source(), self.template_source)
+    }
+
+    /// blake3 over everything that decides how a record becomes tokens.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Text to tokens; `special` adds what the tokenizer's post-processor adds (BOS), never twice.
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        let tokens = self.tokens(text)?.into_iter().map(|(id, _)| id).collect();
+        Ok(if special { self.with_after(self.with_before(tokens)) } else { tokens })
+    }
+
+    /// The text's own tokens and where each begins.
+    fn tokens(&self, text: &str) -> Result<Vec<Token>> {
+        let Some(splitter) = &self.splitter else { return words::ask(&self.tokenizer, text).map_err(broken) };
+        let mut tokens = Vec::with_capacity(text.len() / 3);
+        splitter.encode(&self.tokenizer, text, &mut tokens).map_err(broken)?;
+        Ok(tokens)
+    }
+
+    pub fn decode(&self, tokens: &[u32], skip_special: bool) -> String {
+        // Fails on no token list: ids outside the vocabulary are skipped.
+        self.tokenizer.decode(tokens, skip_special).unwrap_or_default()
+    }
+
+    /// Messages to text, byte for byte what `transformers.apply_chat_template` gives.
+    pub fn render(&self, messages: &[Message], generation_prompt: bool) -> Result<String> {
+        self.template.render(messages, None, generation_prompt)
+    }
+
+    /// A conversation to the tokens a model is asked with (generation prompt added, no double BOS).
+    pub fn encode_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let tokens = self.encode(&self.render(messages, true)?, false)?;
+        Ok(if self.template_source == "plain" { self.with_before(tokens) } else { tokens })
+    }
+
+    /// A record to tokens and learn-mask.
+    pub fn encode_record(&self, record: &Record, learn: Learn) -> Result<Sample> {
+        let (tokens, mask) = match &record.body {
+            Body::Text(text) => self.encode_text(text)?,
+            Body::Chat(messages) => {
+                self.encode_chat(messages, record.tools.as_ref(), learn).map_err(|e| e.at(&record.origin))?
+            }
+        };
+        Ok(Sample::new(tokens, mask, record.origin.clone()))
+    }
+
+    /// A document: all of it learned, BOS as the tokenizer has it, EOS at the end so that endings are learned.
+    fn encode_text(&self, text: &str) -> Result<(Vec<u32>, Vec<bool>)> {
+        let mut tokens = self.encode(text, true)?;
+        if let Some(eos) = self.eos.filter(|eos| tokens.last() != Some(eos) && !text.is_empty()) {
+            tokens.push(eos);
+        }
+        let learn = vec![true; tokens.len()];
+        Ok((tokens, learn))
+    }
+
+    fn encode_chat(
+        &self,
+        messages: &[Message],
+        tools: Option<&Value>,
+        learn: Learn,
+    ) -> Result<(Vec<u32>, Vec<bool>)> {
+        let end = self.end_of_turn.as_ref().map(|end| end.text.as_str());
+        let turns = spans::Turns { template: &self.template, messages, tools, end_of_turn: end };
+        let (text, spans) = turns.learned(learn)?;
+        // Once over the whole text: these are the tokens the model sees, whatever the spans.
+        let encoded = self.tokens(&text)?;
+        let mut mask = learn_mask(encoded.iter().map(|(_, start)| *start as usize), &spans);
+        let mut tokens = encoded.into_iter().map(|(id, _)| id).collect();
+        if self.template_source == "plain" {
+            tokens = self.with_before(tokens);
+            mask.splice(0..0, vec![false; tokens.len() - mask.len()]);
+        }
+        Ok((tokens, mask))
+    }
+
+    fn with_before(&self, tokens: Vec<u32>) -> Vec<u32> {
+        match self.before.is_empty() || tokens.starts_with(&self.before) {
+            true => tokens,
+            false => self.before.iter().copied().chain(tokens).collect(),
+        }
+    }
+
+    fn with_after(&self, mut tokens: Vec<u32>) -> Vec<u32> {
+        if !tokens.ends_with(&self.after) {
+            tokens.extend(&self.after);
+        }
+        tokens
+    }
+
+    /// A streaming decoder: push token ids, get complete UTF-8 text as it becomes certain.
+    pub fn stream(&self) -> StreamDecoder<'_> {
+        StreamDecoder { codec: self, tokens: Vec::new(), shown: 0 }
+    }
+}
+
+fn broken(error: tokenizers::Error) -> DataError {
+    DataError::Tokenizer { problem: error.to_string() }
+}
+
+/// `bos_token` and the like: plain text or `{"content": …}`.
+fn special_tokens(config: &Value) -> Map<String, Value> {
+    let mut tokens = Map::new();
+    for name in ["bos_token", "eos_token", "pad_token", "unk_token"] {
+        tokens.insert(name.into(), Value::Null);
+    }
+    let entries = config.as_object().into_iter().flatten().filter(|(key, _)| key.ends_with("_token"));
+    for (key, value) in entries {
+        if let Some(text) = value.as_str().or_else(|| value.get("content")?.as_str()) {
+            tokens.insert(key.clone(), text.into());
+        }
+    }
+    // transformers leaves out what is not set; a template may test with `is defined`.
+    tokens.retain(|_, value| !value.is_null());
+    tokens
+}
+
+/// A string, or a list of named templates of which `default` counts.
+fn inline_template(config: &Value) -> Option<String> {
+    match config.get("chat_template")? {
+        Value::String(source) => Some(source.clone()),
+        Value::Array(list) => {
+            let named = |t: &&Value| t.get("name").and_then(Value::as_str) == Some("default");
+            let entry = list.iter().find(named).or(list.first())?;
+            entry.get("template")?.as_str().map(str::to_owned)
+        }
+        _ => None,
+    }
+}
+
+/// What the post-processor adds before and after a text; `add_bos_token` and `add_eos_token` win over it.
+fn added_around(
+    tokenizer: &Tokenizer,
+    config: &Value,
+    bos: Option<u32>,
+    eos: Option<u32>,
+) -> Result<(Vec<u32>, Vec<u32>)> {
+    let bare = tokenizer.encode_fast("a", false).map_err(broken)?.get_ids().to_vec();
+    let full = tokenizer.encode_fast("a", true).map_err(broken)?.get_ids().to_vec();
+    let at = full.windows(bare.len().max(1)).position(|w| w == bare).unwrap_or(0);
+    let mut before = full[..at].to_vec();
+    let mut after = full.get(at + bare.len()..).unwrap_or_default().to_vec();
+    let set = |key: &str| config.get(key).and_then(Value::as_bool);
+    if let Some(add) = set("add_bos_token") {
+        before = bos.filter(|_| add).into_iter().collect();
+    }
+    if let Some(add) = set("add_eos_token") {
+        after = eos.filter(|_| add).into_iter().collect();
+    }
+    Ok((before, after))
+}
+
+fn fingerprint(json: &[u8], template: &str, special: &Map<String, Value>, before: &[u32], after: &[u32]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    let special = Value::Object(special.clone()).to_string();
+    for part in [json, template.as_bytes(), special.as_bytes(), bytemuck::cast_slice(before), bytemuck::cast_slice(after)] {
+        hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// Asks the template how it ends an assistant's turn: the first added token after the answer's text.
+fn end_of_turn(tokenizer: &Tokenizer, template: &Template) -> Option<EndOfTurn> {
+    const ANSWER: &str = "tune-answer";
+    let text = template.render(&[Message::new("user", "a"), Message::new("assistant", ANSWER)], None, false).ok()?;
+    let rest = &text[text.rfind(ANSWER)? + ANSWER.len()..];
+    let added = tokenizer.get_added_tokens_decoder();
+    let found = added.into_iter().filter_map(|(id, token)| Some((rest.find(&token.content)?, id, token.content)));
+    // Of tokens at the same place the longest is the one that the tokenizer takes.
+    let (_, token, text) = found.min_by_key(|(at, _, text)| (*at, std::cmp::Reverse(text.len())))?;
+    Some(EndOfTurn { token, text })
+}
+
+/// Holds back tokens until their text is certain: bytes of one character may come in several tokens.
+pub struct StreamDecoder<'a> {
+    codec: &'a Codec,
+    /// Tokens since the last certain text, and the ones before it that give them context.
+    tokens: Vec<u32>,
+    /// How many of `tokens` have been shown.
+    shown: usize,
+}
+
+impl StreamDecoder<'_> {
+    /// The text that became certain by this token, where any did. Special tokens give none.
+    pub fn push(&mut self, token: u32) -> Option<String> {
+        let before = self.codec.decode(&self.tokens[..self.shown], true);
+        self.tokens.push(token);
+        let now = self.codec.decode(&self.tokens, true);
+        if now.len() <= before.len() || now.ends_with('\u{FFFD}') {
+            return None;
+        }
+        let new = now.get(before.len()..)?.to_owned();
+        // The tokens just shown stay as context: a decoder may strip the first token's leading space.
+        self.tokens.drain(..self.shown);
+        self.shown = self.tokens.len();
+        Some(new)
+    }
+}

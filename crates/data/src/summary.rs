@@ -1,0 +1,1 @@
+//! What `tune data` reports.

@@ -1,0 +1,157 @@
+//! Forward and backward, block by block: a block is kept (its tape stays) or recomputed (only its input stays).
+//!
+//! ```text
+//! forward   embed ─ x0 ─ block 0 ─ x1 ─ block 1 ─ x2 ─ ... ─ norm ─ head ─ loss
+//!                   kept input      kept input     tape                     │ dloss/dx
+//! backward                     ◄─ again, taped ◄─ tape  ◄─────────────────────┘
+//! ```
+//! Blocks below the lowest adapter need neither: no gradient goes there.
+use crate::causal_lm::{Input, Keep, Loss, Noise};
+use crate::family::Family;
+use crate::nn::{Pass, Tape};
+use crate::ops::{self, Segment};
+use crate::{Result, noise};
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// `(dA, dB)` by module path.
+pub type Gradients = BTreeMap<Arc<str>, (Tensor<2>, Tensor<2>)>;
+
+/// One block run with a tape, waiting for the gradient of its output.
+struct Taped {
+    input: Tensor<2>,
+    output: Tensor<2>,
+    leaves: BTreeMap<Arc<str>, (Tensor<2>, Tensor<2>)>,
+}
+
+impl Taped {
+    fn run(model: &dyn Family, layer: usize, x: Tensor<2>, pass: &Pass<'_>, input_gradient: bool) -> Self {
+        let tape = Tape::default();
+        let input = if input_gradient { x.autodiff().require_grad() } else { x };
+        let output = model.block(layer, input.clone(), &pass.taped(&tape));
+        Self { input, output, leaves: tape.into_leaves() }
+    }
+
+    /// The gradient of the input, given that of the output. Adds the adapters' to `gradients`.
+    fn backward(self, dy: Tensor<2>, gradients: &mut Gradients) -> Option<Tensor<2>> {
+        // The root of a backward pass is seeded with ones, so this is the vector-Jacobian product with `dy`.
+        let mut grads = (self.output * dy.autodiff()).backward();
+        for (path, (a, b)) in self.leaves {
+            if let (Some(da), Some(db)) = (a.grad_remove(&mut grads), b.grad_remove(&mut grads)) {
+                gradients.insert(path, (da, db));
+            }
+        }
+        if self.input.is_require_grad() { self.input.grad_remove(&mut grads) } else { None }
+    }
+}
+
+enum Stage {
+    Kept(Taped),
+    Recomputed(Tensor<2>),
+}
+
+/// Loss and gradients of its sum, for every adapter.
+pub fn loss_and_gradients(model: &dyn Family, input: &Input, keep: Keep, noise: Noise) -> Result<(Loss, Gradients)> {
+    let layers = model.shape().layers;
+    let lowest = model.linears().iter().filter(|l| l.lora.is_some()).map(|l| l.layer).min().unwrap_or(layers);
+    let mut pass = plain_pass(model, input);
+    pass.noise = noise;
+
+    let mut x = neftune(model.embed(&input.tokens, &input.positions), input, noise);
+    let mut stages = Vec::with_capacity(layers - lowest);
+    for layer in 0..layers {
+        if layer < lowest {
+            x = model.block(layer, x, &pass);
+        } else if layer >= layers.saturating_sub(keep.blocks) {
+            let taped = Taped::run(model, layer, x, &pass, layer > lowest);
+            x = taped.output.clone().inner();
+            stages.push(Stage::Kept(taped));
+        } else {
+            stages.push(Stage::Recomputed(x.clone()));
+            x = model.block(layer, x, &pass);
+        }
+    }
+
+    let (loss, mut dx) = head(model, x, input);
+    let mut gradients = Gradients::new();
+    for (layer, stage) in (lowest..layers).zip(stages).rev() {
+        let taped = match stage {
+            Stage::Kept(taped) => taped,
+            Stage::Recomputed(x) => Taped::run(model, layer, x, &pass, layer > lowest),
+        };
+        match taped.backward(dx, &mut gradients) {
+            Some(gradient) => dx = gradient.inner(),
+            None => break,
+        }
+    }
+    Ok((loss, gradients))
+}
+
+/// Loss alone, nothing kept.
+pub fn loss(model: &dyn Family, input: &Input) -> Loss {
+    let (rows, targets) = input.learned_rows();
+    let hidden = model.norm(select(hidden(model, input), &rows));
+    let (losses, _) = ops::linear_cross_entropy(hidden, model.head(), targets, false);
+    sum(losses)
+}
+
+/// What the last block gives, `[tokens, d]`.
+pub fn hidden(model: &dyn Family, input: &Input) -> Tensor<2> {
+    let pass = plain_pass(model, input);
+    let x = model.embed(&input.tokens, &input.positions);
+    (0..model.shape().layers).fold(x, |x, layer| model.block(layer, x, &pass))
+}
+
+/// A pass over packed segments, each attending within itself.
+pub fn plain_pass<'a>(model: &dyn Family, input: &Input) -> Pass<'a> {
+    let segment = |w: &[usize]| Segment { queries: w[0]..w[1], keys: w[0]..w[1] };
+    Pass::plain(input.starts.windows(2).map(segment).collect(), model.angles(&input.positions))
+}
+
+/// Norm, head and loss on the rows that predict a learned token; the gradient for every row of `x`.
+fn head(model: &dyn Family, x: Tensor<2>, input: &Input) -> (Loss, Tensor<2>) {
+    let (rows, targets) = input.learned_rows();
+    let selected = select(x.clone(), &rows).autodiff().require_grad();
+    let normed = model.norm(selected.clone());
+    let (losses, dhidden) = ops::linear_cross_entropy(normed.clone().inner(), model.head(), targets, true);
+    let loss = sum(losses);
+    let dselected = dhidden.and_then(|dh| selected.grad_remove(&mut (normed * dh.autodiff()).backward()));
+    let dx = x.zeros_like();
+    let dx = match dselected {
+        Some(d) => dx.select_assign(0, indices(&rows, &x), d.inner(), IndexingUpdateOp::Add),
+        None => dx,
+    };
+    (loss, dx)
+}
+
+fn sum(losses: Tensor<1>) -> Loss {
+    let losses: Vec<f32> = losses.into_data().iter::<f32>().collect();
+    Loss { sum: losses.iter().map(|l| *l as f64).sum(), learned: losses.len() }
+}
+
+fn select(x: Tensor<2>, rows: &[i32]) -> Tensor<2> {
+    let indices = indices(rows, &x);
+    x.select(0, indices)
+}
+
+fn indices(rows: &[i32], like: &Tensor<2>) -> Tensor<1, Int> {
+    Tensor::from_data(TensorData::new(rows.to_vec(), [rows.len()]), &like.device())
+}
+
+/// Uniform noise on the embeddings, `alpha / sqrt(length · d)` wide (Jain et al. 2023, arXiv:2310.05914).
+fn neftune(x: Tensor<2>, input: &Input, noise: Noise) -> Tensor<2> {
+    if noise.neftune_alpha == 0.0 {
+        return x;
+    }
+    let [tokens, d] = x.dims();
+    let seed = noise::derive(noise.seed, "neftune");
+    let mut values = Vec::with_capacity(tokens * d);
+    for segment in input.starts.windows(2) {
+        let width = noise.neftune_alpha / (((segment[1] - segment[0]) * d) as f64).sqrt();
+        let drawn = (segment[0] * d..segment[1] * d).map(|i| (2.0 * noise::uniform(seed, i as u64) - 1.0) * width);
+        values.extend(drawn.map(|v| v as f32));
+    }
+    let noise = Tensor::from_data(TensorData::new(values, [tokens, d]), (&x.device(), x.dtype()));
+    x + noise
+}

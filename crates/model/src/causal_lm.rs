@@ -1,0 +1,271 @@
+//! A causal LM of any family: load, loss, gradients, logits.
+use crate::backprop;
+use crate::checkpoint::Checkpoint;
+use crate::family::{self, Family};
+use crate::load::Weights;
+use crate::lora::LoraSpec;
+use crate::nn::Lora;
+use crate::peft::Adapter;
+use crate::{ModelError, Result, ops, precision};
+use burn::tensor::{Device, Tensor, TensorData};
+use std::sync::Arc;
+
+/// Flat tokens of one micro-batch, no padding: `starts` cuts them into attention segments (first 0, last N).
+#[derive(Debug, Clone)]
+pub struct Input {
+    pub tokens: Vec<u32>,
+    pub positions: Vec<u32>,
+    pub starts: Vec<usize>,
+    /// `learn[i]`: token `i` is predicted from the row before it. Never true for the first token of a segment.
+    pub learn: Vec<bool>,
+}
+
+impl Input {
+    /// One sequence, every token but the first learned.
+    pub fn sequence(tokens: &[u32]) -> Self {
+        let n = tokens.len();
+        Self {
+            tokens: tokens.to_vec(),
+            positions: (0..n as u32).collect(),
+            starts: vec![0, n],
+            learn: (0..n).map(|i| i > 0).collect(),
+        }
+    }
+
+    /// The rows that predict a learned token, and those tokens.
+    pub(crate) fn learned_rows(&self) -> (Vec<i32>, Arc<[u32]>) {
+        let learned = self.starts.windows(2).flat_map(|s| s[0] + 1..s[1]).filter(|i| self.learn[*i]);
+        let (rows, targets): (Vec<_>, Vec<_>) = learned.map(|i| (i as i32 - 1, self.tokens[i])).unzip();
+        (rows, targets.into())
+    }
+}
+
+/// How many blocks keep their activations for the backward pass, the last ones; the others are recomputed from their input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    pub blocks: usize,
+}
+
+/// Noise and dropout of one micro-batch: same seed, same masks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Noise {
+    pub seed: u64,
+    pub dropout: f64,
+    pub neftune_alpha: f64,
+}
+
+/// Sum of negative log-likelihood over `learned` tokens, in nats.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Loss {
+    pub sum: f64,
+    pub learned: usize,
+}
+
+/// One adapter tensor pair on the device: `a` `[r, in]`, `b` `[out, r]`, f32.
+#[derive(Debug, Clone)]
+pub struct AdapterTensors {
+    pub path: Arc<str>,
+    pub a: Tensor<2>,
+    pub b: Tensor<2>,
+    pub scale: f64,
+}
+
+/// Sizes the planner needs, from the config and the tensor table alone (no weights read).
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Sizes {
+    pub family: String,
+    pub layers: usize,
+    pub hidden: usize,
+    pub vocab: usize,
+    pub context: usize,
+    /// Parameters in matrices multiplied per token, head included, embedding look-up excluded.
+    pub matmul_params: usize,
+    pub total_params: usize,
+    pub lora_params: usize,
+    pub adapted_modules: usize,
+    /// Bytes a kept block holds per token for the backward pass, and a recomputed one.
+    pub kept_bytes_per_token: usize,
+    pub recomputed_bytes_per_token: usize,
+    pub weight_bytes: usize,
+}
+
+/// Reads sizes off the headers.
+pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>) -> Result<Sizes> {
+    // Any device does: nothing is read.
+    let device = Device::flex();
+    let family = family::load(base, Weights::new(base, &device, false, &mut |_, _| ()))?;
+    let shape = family.shape();
+    let linears = family.linears();
+    let planned = lora.map(|spec| spec.plan(&linears)).transpose()?.unwrap_or_default();
+    let total_params: usize = base.tensors().values().map(|info| info.shape.iter().product::<usize>()).sum();
+    let bytes = std::mem::size_of::<f32>();
+    let u_columns: usize = planned.iter().map(|p| p.r).sum::<usize>() / shape.layers.max(1);
+    Ok(Sizes {
+        family: family.name().to_string(),
+        layers: shape.layers,
+        hidden: shape.hidden,
+        vocab: shape.vocab,
+        context: shape.context,
+        matmul_params: linears.iter().map(|l| l.inputs * l.outputs).sum::<usize>() + shape.vocab * shape.hidden,
+        total_params,
+        lora_params: planned.iter().map(|p| p.r * (linears[p.linear].inputs + linears[p.linear].outputs)).sum(),
+        adapted_modules: planned.len(),
+        kept_bytes_per_token: (shape.kept_per_token + u_columns) * bytes,
+        recomputed_bytes_per_token: shape.hidden * bytes,
+        weight_bytes: total_params * bytes,
+    })
+}
+
+pub struct CausalLm {
+    family: Box<dyn Family>,
+    device: Device,
+}
+
+impl CausalLm {
+    /// Loads the base onto `device` (not an autodiff device); every missing, unexpected or misshapen tensor in one
+    /// error. `lora` attaches fresh adapters (A Kaiming-uniform as PEFT, B zero). `progress(done, total)` counts tensors.
+    pub fn load(
+        base: &Checkpoint,
+        lora: Option<&LoraSpec>,
+        device: &Device,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Self> {
+        // First the account alone, so that a wrong tensor is told before gigabytes are read.
+        let outline = family::load(base, Weights::new(base, device, false, &mut |_, _| ()))?;
+        let planned = lora.map(|spec| spec.plan(&outline.linears())).transpose()?.unwrap_or_default();
+        let mut family = family::load(base, Weights::new(base, device, true, progress))?;
+        let mut linears = family.linears_mut();
+        for p in planned {
+            let Some(spec) = lora else { break };
+            let linear = &mut *linears[p.linear];
+            let a = spec.initial_a(&linear.path, p.r, linear.inputs);
+            linear.lora = Some(Lora {
+                a: adapter_tensor(a, [p.r, linear.inputs], device),
+                b: Tensor::zeros([linear.outputs, p.r], (device, precision::ADAPTER)),
+                scale: p.scale,
+            });
+        }
+        Ok(Self { family, device: device.clone() })
+    }
+
+    /// Attaches a trained adapter (its pairs must fit); replaces any present.
+    pub fn attach(&mut self, adapter: &Adapter) -> Result<()> {
+        let mut problems = Vec::new();
+        let mut linears = self.family.linears_mut();
+        for (path, pair) in &adapter.pairs {
+            match linears.iter().find(|l| *l.path == **path) {
+                None => problems.push(format!("the base has no linear layer `{path}`")),
+                Some(l) if (l.inputs, l.outputs) != (pair.inputs, pair.outputs) => problems.push(format!(
+                    "`{path}` is [{}, {}] in the base, the adapter was made for [{}, {}]",
+                    l.outputs, l.inputs, pair.outputs, pair.inputs
+                )),
+                Some(_) => (),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(ModelError::AdapterMismatch { problems });
+        }
+        for linear in &mut linears {
+            linear.lora = adapter.pairs.get(&*linear.path).map(|pair| Lora {
+                a: adapter_tensor(pair.a.clone(), [pair.r, pair.inputs], &self.device),
+                b: adapter_tensor(pair.b.clone(), [pair.outputs, pair.r], &self.device),
+                scale: pair.scale,
+            });
+        }
+        Ok(())
+    }
+
+    /// Back to the base alone.
+    pub fn detach(&mut self) {
+        for linear in self.family.linears_mut() {
+            linear.lora = None;
+        }
+    }
+
+    /// The adapters in a fixed order (block, then module order).
+    pub fn adapters(&self) -> Vec<AdapterTensors> {
+        let of = |l: &crate::nn::Linear| {
+            let lora = l.lora.as_ref()?;
+            Some(AdapterTensors { path: l.path.clone(), a: lora.a.clone(), b: lora.b.clone(), scale: lora.scale })
+        };
+        self.family.linears().into_iter().filter_map(of).collect()
+    }
+
+    /// Puts back updated `(a, b)` pairs, in the order of [`Self::adapters`].
+    pub fn set_adapters(&mut self, pairs: Vec<(Tensor<2>, Tensor<2>)>) {
+        let adapted = self.family.linears_mut().into_iter().filter_map(|l| l.lora.as_mut());
+        for (lora, (a, b)) in adapted.zip(pairs) {
+            (lora.a, lora.b) = (a, b);
+        }
+    }
+
+    /// Loss and the gradients of the loss SUM for each adapter `(dA, dB)`, in the order of [`Self::adapters`].
+    pub fn loss_and_gradients(
+        &self,
+        input: &Input,
+        keep: Keep,
+        noise: Noise,
+    ) -> Result<(Loss, Vec<(Tensor<2>, Tensor<2>)>)> {
+        self.check(input)?;
+        let (loss, mut gradients) = backprop::loss_and_gradients(&*self.family, input, keep, noise)?;
+        let zeros = |t: &Tensor<2>| t.zeros_like();
+        let ordered = self.adapters().into_iter().map(|adapter| {
+            let found = gradients.remove(&adapter.path);
+            found.map_or_else(|| (zeros(&adapter.a), zeros(&adapter.b)), |(a, b)| (a.inner(), b.inner()))
+        });
+        Ok((loss, ordered.collect()))
+    }
+
+    /// Loss without gradients, nothing kept.
+    pub fn loss(&self, input: &Input) -> Result<Loss> {
+        self.check(input)?;
+        Ok(backprop::loss(&*self.family, input))
+    }
+
+    /// Logits `[N, V]` row-major for every token of `input`.
+    pub fn logits(&self, input: &Input) -> Result<Vec<f32>> {
+        self.check(input)?;
+        Ok(self.head_logits(backprop::hidden(&*self.family, input)))
+    }
+
+    /// Norm and head of `[rows, d]`, to the host.
+    pub(crate) fn head_logits(&self, hidden: Tensor<2>) -> Vec<f32> {
+        ops::linear(self.family.norm(hidden), self.family.head()).into_data().iter::<f32>().collect()
+    }
+
+    pub(crate) fn family(&self) -> &dyn Family {
+        &*self.family
+    }
+    pub fn vocab_size(&self) -> usize {
+        self.family.shape().vocab
+    }
+    /// Positions the model was made for.
+    pub fn context(&self) -> usize {
+        self.family.shape().context
+    }
+    pub fn layers(&self) -> usize {
+        self.family.shape().layers
+    }
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Token ids and positions the model can look up.
+    pub(crate) fn check(&self, input: &Input) -> Result<()> {
+        let (vocab, context) = (self.vocab_size(), self.context());
+        if let Some(&token) = input.tokens.iter().find(|t| **t as usize >= vocab) {
+            return Err(ModelError::TokenOutOfRange { token, vocab });
+        }
+        match input.positions.iter().max() {
+            None => Err(ModelError::NoTokens),
+            Some(&last) if last as usize >= context => {
+                Err(ModelError::TooLong { tokens: last as usize + 1, context })
+            }
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+fn adapter_tensor(values: Vec<f32>, shape: [usize; 2], device: &Device) -> Tensor<2> {
+    Tensor::from_data(TensorData::new(values, shape), (device, precision::ADAPTER))
+}

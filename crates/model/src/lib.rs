@@ -1,0 +1,24 @@
+//! Base causal LM with LoRA adapters: load, forward, backward, generate, save.
+pub mod backprop;
+pub mod causal_lm;
+pub mod checkpoint;
+pub mod error;
+pub mod family;
+pub mod generate;
+pub mod gguf;
+pub mod load;
+pub mod lora;
+pub mod merge;
+pub mod nn;
+pub mod noise;
+pub mod ops;
+pub mod peft;
+pub mod precision;
+pub mod safetensors_file;
+pub mod sampler;
+pub mod staging;
+
+pub use causal_lm::{CausalLm, Input, Keep, Loss, Noise};
+pub use checkpoint::{Checkpoint, OpenOptions};
+pub use error::ModelError;
+pub type Result<T> = std::result::Result<T, ModelError>;

@@ -1,0 +1,103 @@
+//! Checkpoint tensors into model fields, strictly: every missing, unexpected or misshapen tensor in one error.
+use crate::checkpoint::Checkpoint;
+use crate::{ModelError, Result, precision};
+use burn::tensor::{Device, Tensor, TensorData};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+/// Hands out tensors by name and keeps account of them. With `read` false it only keeps account, and what it hands out is
+/// empty: the same code that loads a family then says what it would load.
+pub struct Weights<'a> {
+    source: &'a Checkpoint,
+    device: &'a Device,
+    read: bool,
+    account: RefCell<Account<'a>>,
+}
+
+struct Account<'a> {
+    taken: BTreeSet<String>,
+    problems: Vec<String>,
+    failed: Option<ModelError>,
+    progress: &'a mut dyn FnMut(usize, usize),
+}
+
+impl<'a> Weights<'a> {
+    pub fn new(source: &'a Checkpoint, device: &'a Device, read: bool, progress: &'a mut dyn FnMut(usize, usize)) -> Self {
+        let account = Account { taken: BTreeSet::new(), problems: Vec::new(), failed: None, progress };
+        Self { source, device, read, account: RefCell::new(account) }
+    }
+
+    pub fn root(&self) -> At<'_, 'a> {
+        At { weights: self, path: String::new() }
+    }
+
+    /// Whether the checkpoint has this tensor at all.
+    pub fn has(&self, name: &str) -> bool {
+        self.source.tensors().contains_key(name)
+    }
+
+    /// Ends loading: nothing may be missing, misshapen, or left over but for names `ignored` accepts.
+    pub fn finish(self, ignored: impl Fn(&str) -> bool) -> Result<()> {
+        let Account { taken, mut problems, failed, .. } = self.account.into_inner();
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let left = self.source.tensors().iter().filter(|(name, _)| !taken.contains(*name) && !ignored(name));
+        problems.extend(left.map(|(name, info)| format!("unexpected `{name}` {:?}", info.shape)));
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(ModelError::WrongTensors { base: self.source.name.clone(), problems })
+    }
+
+    fn values(&self, name: String, shape: &[usize]) -> Option<Vec<f32>> {
+        let mut account = self.account.borrow_mut();
+        let found = self.source.tensors().get(&name).map(|info| info.shape.clone());
+        let problem = match &found {
+            None => Some(format!("missing `{name}` {shape:?}")),
+            Some(found) if found != shape => Some(format!("`{name}` has shape {found:?}, wanted {shape:?}")),
+            Some(_) => None,
+        };
+        if let Some(problem) = problem {
+            account.problems.push(problem);
+        }
+        let usable = self.read && account.problems.is_empty() && account.failed.is_none();
+        let values = if usable { self.source.read_f32(&name).map_err(|e| account.failed = Some(e)).ok() } else { None };
+        account.taken.insert(name);
+        let (done, total) = (account.taken.len(), self.source.tensors().len());
+        if self.read {
+            (account.progress)(done, total);
+        }
+        values
+    }
+}
+
+/// A place in the checkpoint's tree of names.
+pub struct At<'w, 'a> {
+    weights: &'w Weights<'a>,
+    path: String,
+}
+
+impl<'w, 'a> At<'w, 'a> {
+    pub fn at(&self, name: &str) -> At<'w, 'a> {
+        At { weights: self.weights, path: self.join(name) }
+    }
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+    fn join(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
+    }
+
+    pub fn matrix(&self, name: &str, rows: usize, columns: usize) -> Tensor<2> {
+        let values = self.weights.values(self.join(name), &[rows, columns]);
+        let (data, shape) = values.map_or((vec![0.0], [1, 1]), |v| (v, [rows, columns]));
+        Tensor::from_data(TensorData::new(data, shape), (self.weights.device, precision::compute(self.weights.device)))
+    }
+
+    pub fn vector(&self, name: &str, length: usize) -> Tensor<1> {
+        let data = self.weights.values(self.join(name), &[length]).unwrap_or_else(|| vec![0.0]);
+        let shape = [data.len()];
+        Tensor::from_data(TensorData::new(data, shape), (self.weights.device, precision::compute(self.weights.device)))
+    }
+}

@@ -1,0 +1,116 @@
+//! Which linears get an adapter, of which rank and scale, and how it starts.
+use crate::nn::Linear;
+use crate::{ModelError, Result, noise};
+use regex::Regex;
+
+/// `"all-linear"`, leaf or dotted names, or one regex over module paths (full match, as in PEFT).
+#[derive(Debug, Clone, PartialEq)]
+pub enum Targets {
+    AllLinear,
+    Names(Vec<String>),
+    Regex(String),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraSpec {
+    pub r: usize,
+    pub alpha: f64,
+    pub dropout: f64,
+    pub rslora: bool,
+    pub targets: Targets,
+    /// Block indices to adapt; `None` = all.
+    pub layers: Option<Vec<usize>>,
+    /// First match wins, key as PEFT matches it: `^(.*\.)?(KEY)$`.
+    pub rank_pattern: Vec<(String, usize)>,
+    pub alpha_pattern: Vec<(String, f64)>,
+    pub seed: u64,
+}
+
+/// An adapter to be attached: the linear's place in `Family::linears`, its rank and scale.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Planned {
+    pub linear: usize,
+    pub r: usize,
+    pub scale: f64,
+}
+
+impl LoraSpec {
+    /// The adapters this asks for, in order. Names, patterns and layers that match nothing are errors, all at once.
+    pub fn plan(&self, linears: &[&Linear]) -> Result<Vec<Planned>> {
+        let ranks = compile(&self.rank_pattern)?;
+        let alphas = compile(&self.alpha_pattern)?;
+        let targets = match &self.targets {
+            Targets::AllLinear => Vec::new(),
+            Targets::Regex(pattern) => vec![(pattern.as_str(), regex(&format!("^(?:{pattern})$"), pattern)?)],
+            Targets::Names(names) => names
+                .iter()
+                .map(|name| Ok((name.as_str(), regex(&format!(r"^(.*\.)?{}$", regex::escape(name)), name)?)))
+                .collect::<Result<_>>()?,
+        };
+        let targeted = |linear: &Linear| {
+            let layer = self.layers.as_ref().is_none_or(|layers| layers.contains(&linear.layer));
+            let named = self.targets == Targets::AllLinear || targets.iter().any(|(_, re)| re.is_match(&linear.path));
+            layer && named
+        };
+        let mut problems: Vec<String> = targets
+            .iter()
+            .map(|(name, re)| (*name, re, "target"))
+            .chain(ranks.iter().map(|(key, re, _)| (*key, re, "rank_pattern key")))
+            .chain(alphas.iter().map(|(key, re, _)| (*key, re, "alpha_pattern key")))
+            .filter(|(_, re, _)| !linears.iter().any(|l| re.is_match(&l.path)))
+            .map(|(name, _, what)| format!("{what} `{name}` matches no linear layer"))
+            .collect();
+        let blocks = linears.iter().map(|l| l.layer + 1).max().unwrap_or(0);
+        for layer in self.layers.iter().flatten().filter(|l| **l >= blocks) {
+            problems.push(format!("layer {layer} does not exist, the model has 0 to {}", blocks.saturating_sub(1)));
+        }
+        let plan: Vec<_> = linears
+            .iter()
+            .enumerate()
+            .filter(|(_, linear)| targeted(linear))
+            .map(|(index, linear)| {
+                let r = first(&ranks, &linear.path).unwrap_or(self.r);
+                let alpha = first(&alphas, &linear.path).unwrap_or(self.alpha);
+                Planned { linear: index, r, scale: scale(r, alpha, self.rslora) }
+            })
+            .collect();
+        if plan.is_empty() && problems.is_empty() {
+            problems.push("no linear layer is a target".into());
+        }
+        if plan.iter().any(|p| p.r == 0) {
+            problems.push("a rank is 0".into());
+        }
+        if problems.is_empty() {
+            return Ok(plan);
+        }
+        let mut names: Vec<_> = linears.iter().filter_map(|l| l.path.rsplit('.').next().map(str::to_string)).collect();
+        names.sort();
+        names.dedup();
+        Err(ModelError::Targets { problems, names })
+    }
+
+    /// How `A` starts: uniform in ±1/sqrt(in), PyTorch's `kaiming_uniform_(a = sqrt(5))` that PEFT uses. `B` starts at zero.
+    pub fn initial_a(&self, path: &str, r: usize, inputs: usize) -> Vec<f32> {
+        let seed = noise::derive(self.seed, path);
+        let bound = 1.0 / (inputs as f64).sqrt();
+        (0..r * inputs).map(|i| ((2.0 * noise::uniform(seed, i as u64) - 1.0) * bound) as f32).collect()
+    }
+}
+
+/// `alpha / r`, or `alpha / sqrt(r)` for rank-stabilized LoRA (Kalajdzievski 2023, arXiv:2312.03732).
+pub fn scale(r: usize, alpha: f64, rslora: bool) -> f64 {
+    if rslora { alpha / (r as f64).sqrt() } else { alpha / r as f64 }
+}
+
+fn regex(full: &str, written: &str) -> Result<Regex> {
+    Regex::new(full).map_err(|source| ModelError::Pattern { pattern: written.to_string(), source })
+}
+
+fn compile<T: Copy>(patterns: &[(String, T)]) -> Result<Vec<(&str, Regex, T)>> {
+    let one = |(key, value): &'_ (String, T)| Ok::<_, ModelError>((regex(&format!(r"^(.*\.)?({key})$"), key)?, *value));
+    patterns.iter().map(|p| one(p).map(|(re, value)| (p.0.as_str(), re, value))).collect()
+}
+
+fn first<T: Copy>(patterns: &[(&str, Regex, T)], path: &str) -> Option<T> {
+    patterns.iter().find(|(_, re, _)| re.is_match(path)).map(|(_, _, value)| *value)
+}

@@ -1,0 +1,33 @@
+//! Normalizations with frozen weights.
+use crate::load::At;
+use crate::ops;
+use burn::tensor::Tensor;
+
+pub struct RmsNorm {
+    pub weight: Tensor<1>,
+    pub eps: f64,
+}
+impl RmsNorm {
+    pub fn load(at: &At<'_, '_>, d: usize, eps: f64) -> Self {
+        Self { weight: at.vector("weight", d), eps }
+    }
+    /// `[tokens, d]` to the same.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        ops::rms_norm(x, &self.weight, self.eps)
+    }
+}
+
+pub struct LayerNorm {
+    pub weight: Tensor<1>,
+    pub bias: Tensor<1>,
+    pub eps: f64,
+}
+impl LayerNorm {
+    pub fn load(at: &At<'_, '_>, d: usize, eps: f64) -> Self {
+        Self { weight: at.vector("weight", d), bias: at.vector("bias", d), eps }
+    }
+    /// `[tokens, d]` to the same.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        ops::layer_norm(x, &self.weight, &self.bias, self.eps)
+    }
+}

@@ -1,0 +1,132 @@
+//! Causal attention over packed segments: grouped queries, sliding window, keys from a cache.
+use super::has_kernels;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, backend_extension};
+use burn::tensor::{DType, Tensor, TensorData, activation};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Query rows and the key rows they may see. The last query stands at the last key: query `i` sees keys
+/// `0 ..= i + (keys - queries)` of its segment, no more than `window` of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    pub queries: Range<usize>,
+    pub keys: Range<usize>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttentionCfg {
+    pub heads: usize,
+    /// Query head `h` uses key/value head `h / (heads / kv_heads)`.
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub scale: f64,
+    /// Keys a query sees at most, itself included; `None` = all before it.
+    pub window: Option<usize>,
+    pub segments: Arc<[Segment]>,
+}
+
+impl AttentionCfg {
+    /// Keys (relative to the segment) that query `i` (relative) sees.
+    pub fn visible(&self, segment: &Segment, i: usize) -> Range<usize> {
+        let end = i + 1 + segment.keys.len() - segment.queries.len();
+        self.window.map_or(0, |w| end.saturating_sub(w))..end
+    }
+}
+
+#[backend_extension(Autodiff, Flex)]
+pub trait AttentionOp: Backend {
+    fn packed_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        cfg: AttentionCfg,
+    ) -> FloatTensor<Self>;
+    /// `(out, lse)`, `lse` `[heads, tokens]` being the log-sum-exp of each query's scores.
+    fn packed_attention_forward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        cfg: AttentionCfg,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    /// `(dq, dk, dv)`.
+    fn packed_attention_backward(
+        dout: FloatTensor<Self>,
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        out: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
+        cfg: AttentionCfg,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+}
+
+/// Softmax attention within each segment; the scores of a whole segment never exist for all heads at once.
+///
+/// # Shapes
+/// - `q`: `[tokens, heads * head_dim]`, `k`, `v`: `[key tokens, kv_heads * head_dim]`, result as `q`
+pub fn attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, cfg: AttentionCfg) -> Tensor<2> {
+    if !has_kernels(&q) {
+        return reference(q, k, v, cfg);
+    }
+    Tensor::from_dispatch(<Dispatch as AttentionOp>::packed_attention(
+        q.into_dispatch(),
+        k.into_dispatch(),
+        v.into_dispatch(),
+        cfg,
+    ))
+}
+
+/// The same from Burn's operations, one head of one segment after the other.
+pub fn reference(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, cfg: AttentionCfg) -> Tensor<2> {
+    let (d, group) = (cfg.head_dim, cfg.heads / cfg.kv_heads);
+    let segments = cfg.segments.iter().map(|segment| {
+        let (queries, keys) = (segment.queries.len(), segment.keys.len());
+        let mut hidden = vec![f32::NEG_INFINITY; queries * keys];
+        for i in 0..queries {
+            for j in cfg.visible(segment, i) {
+                hidden[i * keys + j] = 0.0;
+            }
+        }
+        let mask =
+            Tensor::<2>::from_data(TensorData::new(hidden, [queries, keys]), (&q.device(), DType::F32)).cast(q.dtype());
+        let heads = (0..cfg.heads).map(|h| {
+            let rows = |t: &Tensor<2>, r: &Range<usize>, head: usize| {
+                t.clone().narrow(0, r.start, r.len()).narrow(1, head * d, d)
+            };
+            let scores = rows(&q, &segment.queries, h).matmul(rows(&k, &segment.keys, h / group).transpose());
+            activation::softmax(scores * cfg.scale + mask.clone(), 1).matmul(rows(&v, &segment.keys, h / group))
+        });
+        Tensor::cat(heads.collect(), 1)
+    });
+    Tensor::cat(segments.collect(), 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::*;
+
+    fn cfg(window: Option<usize>, segments: &[(Range<usize>, Range<usize>)]) -> AttentionCfg {
+        let segments = segments.iter().map(|(q, k)| Segment { queries: q.clone(), keys: k.clone() }).collect();
+        AttentionCfg { heads: 4, kv_heads: 2, head_dim: 8, scale: 0.4, window, segments }
+    }
+
+    #[test]
+    fn equals_the_reference_in_value_and_gradient() {
+        // Lengths around the kernel's block of queries, and single tokens.
+        let packed = [(0..70, 0..70), (70..71, 70..71), (71..200, 71..200)];
+        let cached = [(0..3, 0..90), (3..200, 90..300)];
+        for (segments, keys) in [(&packed[..], 200), (&cached[..], 300)] {
+            for window in [None, Some(5), Some(100)] {
+                let cfg = cfg(window, segments);
+                assert_parity(
+                    &[random(1, [200, 32]), random(2, [keys, 16]), random(3, [keys, 16])],
+                    |i| attention(i[0].clone(), i[1].clone(), i[2].clone(), cfg.clone()),
+                    |i| reference(i[0].clone(), i[1].clone(), i[2].clone(), cfg.clone()),
+                    2e-5,
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Two products on all cores.
+use super::matmul::{View, matmul, parallel};
+use super::{Rows, tensor, unwritten};
+use crate::ops::linear::LinearOp;
+use burn::backend::{Flex, tensor::FloatTensor};
+
+impl LinearOp for Flex {
+    fn frozen_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (x, weight) = (Rows::new(x), Rows::new(weight));
+        let ((n, inputs), (outputs, _)) = (x.dims(), weight.dims());
+        let mut y = unwritten(n * outputs);
+        let (x, w) = (View::new(x.as_slice(), n, inputs), View::new(weight.as_slice(), outputs, inputs));
+        matmul(&mut y, outputs, 0.0, x, w.t(), 1.0, parallel());
+        tensor(y, [n, outputs])
+    }
+
+    fn frozen_linear_backward(dy: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (dy, weight) = (Rows::new(dy), Rows::new(weight));
+        let (n, (outputs, inputs)) = (dy.dims().0, weight.dims());
+        let mut dx = unwritten(n * inputs);
+        let (dy, w) = (View::new(dy.as_slice(), n, outputs), View::new(weight.as_slice(), outputs, inputs));
+        matmul(&mut dx, inputs, 0.0, dy, w, 1.0, parallel());
+        tensor(dx, [n, inputs])
+    }
+}

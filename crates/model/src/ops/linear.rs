@@ -1,0 +1,45 @@
+//! Frozen linear: the weight gets no gradient.
+use super::has_kernels;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, backend_extension};
+use burn::tensor::Tensor;
+
+#[backend_extension(Autodiff, Flex)]
+pub trait LinearOp: Backend {
+    fn frozen_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn frozen_linear_backward(dy: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+}
+
+/// `x · weightᵀ`, the weight as checkpoints store it.
+///
+/// # Shapes
+/// - `x`: `[tokens, in]`, `weight`: `[out, in]`, result: `[tokens, out]`
+pub fn linear(x: Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
+    debug_assert_eq!(x.dtype(), weight.dtype());
+    if !has_kernels(&x) {
+        return reference(x, weight);
+    }
+    Tensor::from_dispatch(<Dispatch as LinearOp>::frozen_linear(x.into_dispatch(), weight.clone().into_dispatch()))
+}
+
+/// The same from Burn's operations.
+pub fn reference(x: Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
+    x.matmul(weight.clone().transpose())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::*;
+
+    #[test]
+    fn equals_the_reference_in_value_and_gradient() {
+        let weight = random::<2>(2, [21, 37]);
+        assert_parity(
+            &[random(1, [11, 37])],
+            |i| linear(i[0].clone(), &weight),
+            |i| reference(i[0].clone(), &weight),
+            1e-5,
+        );
+    }
+}

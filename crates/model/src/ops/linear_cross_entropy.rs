@@ -1,0 +1,86 @@
+//! The head and its loss in one: logits exist for a chunk of rows at a time, never `[tokens, vocabulary]`.
+use super::has_kernels;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, backend_extension};
+use burn::tensor::{DType, Int, Tensor, TensorData, activation};
+use std::sync::Arc;
+
+/// Bytes the logits of one chunk may take.
+pub const CHUNK_BYTES: usize = 64 << 20;
+
+/// Rows of a chunk for a vocabulary of `vocab` tokens.
+pub fn chunk_rows(vocab: usize) -> usize {
+    (CHUNK_BYTES / (4 * vocab.max(1)) / 16 * 16).clamp(16, 4096)
+}
+
+#[backend_extension(Flex)]
+pub trait LinearCrossEntropyOp: Backend {
+    fn linear_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: Arc<[u32]>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    fn linear_cross_entropy_loss(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: Arc<[u32]>,
+    ) -> FloatTensor<Self>;
+}
+
+/// Negative log-likelihood of each row's target under `softmax(hidden · weightᵀ)`, and, if asked, the gradient of their sum for
+/// `hidden`. The weight is frozen; neither result is tracked by autodiff.
+///
+/// # Shapes
+/// - `hidden`: `[rows, d]` (plain, not autodiff), `weight`: `[vocab, d]`, `targets`: `rows`
+/// - result: losses `[rows]`, gradient `[rows, d]`
+pub fn linear_cross_entropy(
+    hidden: Tensor<2>,
+    weight: &Tensor<2>,
+    targets: Arc<[u32]>,
+    gradient: bool,
+) -> (Tensor<1>, Option<Tensor<2>>) {
+    assert_eq!(hidden.dims()[0], targets.len());
+    if !has_kernels(&hidden) {
+        let (loss, dh) = reference(hidden, weight, &targets);
+        return (loss, gradient.then_some(dh));
+    }
+    let (hidden, weight) = (hidden.into_dispatch(), weight.clone().into_dispatch());
+    if gradient {
+        let (loss, dh) = <Dispatch as LinearCrossEntropyOp>::linear_cross_entropy(hidden, weight, targets);
+        (Tensor::from_dispatch(loss), Some(Tensor::from_dispatch(dh)))
+    } else {
+        let loss = <Dispatch as LinearCrossEntropyOp>::linear_cross_entropy_loss(hidden, weight, targets);
+        (Tensor::from_dispatch(loss), None)
+    }
+}
+
+/// The same from Burn's operations, all rows at once.
+pub fn reference(hidden: Tensor<2>, weight: &Tensor<2>, targets: &[u32]) -> (Tensor<1>, Tensor<2>) {
+    let n = targets.len();
+    let device = hidden.device();
+    let indices: Vec<i64> = targets.iter().map(|t| *t as i64).collect();
+    let indices = Tensor::<2, Int>::from_data(TensorData::new(indices, [n, 1]), &device);
+    let logits = hidden.matmul(weight.clone().transpose()).cast(DType::F32);
+    let loss = activation::log_softmax(logits.clone(), 1).gather(1, indices.clone()).neg().reshape([n]);
+    let one_hot = indices.reshape([n]).one_hot::<2>(weight.dims()[0]).float().cast(DType::F32);
+    let dlogits = activation::softmax(logits, 1) - one_hot;
+    (loss, dlogits.cast(weight.dtype()).matmul(weight.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::*;
+
+    #[test]
+    fn equals_the_reference_in_value_and_gradient() {
+        let (hidden, weight) = (random::<2>(1, [50, 24]), random::<2>(2, [101, 24]) * 3.0);
+        let targets: Arc<[u32]> = (0..50).map(|i| (i * 37 % 101) as u32).collect();
+        let (loss, dh) = linear_cross_entropy(hidden.clone(), &weight, targets.clone(), true);
+        let (loss_ref, dh_ref) = reference(hidden.clone(), &weight, &targets);
+        assert!(max_difference(&loss, &loss_ref) < 1e-5);
+        assert!(max_difference(&dh.unwrap(), &dh_ref) < 1e-5);
+        let (loss, none) = linear_cross_entropy(hidden, &weight, targets, false);
+        assert!(max_difference(&loss, &loss_ref) < 1e-5 && none.is_none());
+    }
+}

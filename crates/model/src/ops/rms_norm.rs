@@ -1,0 +1,50 @@
+//! Root-mean-square normalization (Zhang & Sennrich 2019, arXiv:1910.07467), weight frozen.
+use super::has_kernels;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, backend_extension};
+use burn::tensor::Tensor;
+
+#[backend_extension(Autodiff, Flex)]
+pub trait RmsNormOp: Backend {
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self>;
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self>;
+}
+
+/// `x / sqrt(mean(x²) + eps) * weight`, row by row. The weight gets no gradient.
+///
+/// # Shapes
+/// - `x`: `[tokens, d]`, `weight`: `[d]`, result: `[tokens, d]`
+pub fn rms_norm(x: Tensor<2>, weight: &Tensor<1>, eps: f64) -> Tensor<2> {
+    if !has_kernels(&x) {
+        return reference(x, weight, eps);
+    }
+    Tensor::from_dispatch(<Dispatch as RmsNormOp>::rms_norm(x.into_dispatch(), weight.clone().into_dispatch(), eps))
+}
+
+/// The same from Burn's operations.
+pub fn reference(x: Tensor<2>, weight: &Tensor<1>, eps: f64) -> Tensor<2> {
+    let rms = (x.clone().powi_scalar(2).mean_dim(1) + eps).sqrt();
+    x / rms * weight.clone().unsqueeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::*;
+
+    #[test]
+    fn equals_the_reference_in_value_and_gradient() {
+        let weight = random::<1>(2, [37]);
+        assert_parity(
+            &[random(1, [11, 37])],
+            |i| rms_norm(i[0].clone(), &weight, 1e-5),
+            |i| reference(i[0].clone(), &weight, 1e-5),
+            1e-5,
+        );
+    }
+}

@@ -1,0 +1,172 @@
+//! Nothing half-written: files and folders appear under their name complete, or not at all.
+use crate::{ModelError, Result};
+use fs_err::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A file written beside its place and renamed into it by [`StagedFile::commit`]; dropped before that, it is gone.
+pub struct StagedFile {
+    path: PathBuf,
+    staged: PathBuf,
+    writer: BufWriter<File>,
+}
+
+impl StagedFile {
+    pub fn create(path: &Path) -> Result<Self> {
+        let staged = beside(path);
+        let file = File::create_new(&staged).map_err(|source| write_error(path, source))?;
+        Ok(Self { path: path.to_path_buf(), staged, writer: BufWriter::with_capacity(1 << 20, file) })
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.writer.write_all(bytes).map_err(|source| write_error(&self.path, source))
+    }
+
+    /// Flushes to disk, then gives the file its name.
+    pub fn commit(mut self) -> Result<()> {
+        self.settle().map_err(|source| write_error(&self.path, source))
+    }
+
+    fn settle(&mut self) -> io::Result<()> {
+        self.writer.flush()?;
+        self.writer.get_ref().sync_all()?;
+        fs_err::rename(&self.staged, &self.path)?;
+        sync_folder(&self.path)
+    }
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        // After a commit there is nothing under this name any more, which is as good as removed.
+        let _ = fs_err::remove_file(&self.staged);
+    }
+}
+
+/// A folder filled beside its place and renamed into it by [`StagedFolder::commit`]; dropped before that, it is gone.
+pub struct StagedFolder {
+    path: PathBuf,
+    staged: PathBuf,
+}
+
+impl StagedFolder {
+    /// `is_earlier` says whether a non-empty folder already at `path` may be replaced.
+    pub fn create(path: &Path, is_earlier: impl Fn(&Path) -> bool) -> Result<Self> {
+        let taken = path.is_file() || path.exists() && !is_empty_folder(path) && !is_earlier(path);
+        if taken {
+            return Err(ModelError::OutputExists { path: path.to_path_buf() });
+        }
+        let staged = beside(path);
+        fs_err::create_dir_all(&staged).map_err(|source| write_error(path, source))?;
+        Ok(Self { path: path.to_path_buf(), staged })
+    }
+
+    /// Where to write until the commit.
+    pub fn path(&self) -> &Path {
+        &self.staged
+    }
+
+    /// Gives the folder its name; one that stood there is removed.
+    pub fn commit(self) -> Result<()> {
+        self.settle().map_err(|source| write_error(&self.path, source))
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        let old = beside(&self.path);
+        if self.path.exists() {
+            fs_err::rename(&self.path, &old)?;
+        }
+        if let Err(error) = fs_err::rename(&self.staged, &self.path) {
+            if old.exists() {
+                fs_err::rename(&old, &self.path)?;
+            }
+            return Err(error);
+        }
+        sync_folder(&self.path)?;
+        if old.exists() { fs_err::remove_dir_all(&old) } else { Ok(()) }
+    }
+}
+
+impl Drop for StagedFolder {
+    fn drop(&mut self) {
+        let _ = fs_err::remove_dir_all(&self.staged);
+    }
+}
+
+/// Writes a whole file at once, see [`StagedFile`].
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = StagedFile::create(path)?;
+    file.write(bytes)?;
+    file.commit()
+}
+
+fn write_error(path: &Path, source: io::Error) -> ModelError {
+    ModelError::Write { path: path.to_path_buf(), source }
+}
+
+/// A name in the same folder that no other writer, in this process or another, is using.
+fn beside(path: &Path) -> PathBuf {
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    path.with_file_name(format!(".{name}.{}-{count}.tmp", std::process::id()))
+}
+
+fn is_empty_folder(path: &Path) -> bool {
+    fs_err::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// A rename is only on disk once the folder that holds the name is.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs_err::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_file_appears_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        write_file(&path, b"old").unwrap();
+        let mut staged = StagedFile::create(&path).unwrap();
+        staged.write(b"half").unwrap();
+        drop(staged);
+        assert_eq!(fs_err::read(&path).unwrap(), b"old");
+        assert_eq!(names(folder.path()), ["x"]);
+    }
+
+    #[test]
+    fn a_folder_replaces_only_what_may_be_replaced() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("out");
+        let fill = |text: &[u8], may: bool| -> Result<()> {
+            let staged = StagedFolder::create(&path, |_| may)?;
+            write_file(&staged.path().join("file"), text)?;
+            staged.commit()
+        };
+        fill(b"1", false).unwrap();
+        assert!(matches!(fill(b"2", false), Err(ModelError::OutputExists { .. })));
+        assert_eq!(fs_err::read(path.join("file")).unwrap(), b"1");
+        fill(b"3", true).unwrap();
+        assert_eq!(fs_err::read(path.join("file")).unwrap(), b"3");
+        assert_eq!(names(parent.path()), ["out"]);
+    }
+
+    #[test]
+    fn an_error_names_the_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("no/such/x");
+        let error = write_file(&path, b"").unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot write {}", path.display()));
+    }
+}

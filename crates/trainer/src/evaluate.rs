@@ -1,0 +1,141 @@
+//! Loss on the data held back, and answers to its prompts.
+use crate::watch::{Event, SampleAnswer, Watch};
+use crate::{Result, settings::Settings, tensors};
+use serde_json::Value;
+use tune_data::{Batch, Codec, Sample, pack};
+use tune_model::generate::{GenerateOptions, generate};
+use tune_model::{CausalLm, Checkpoint, Input, Loss};
+
+/// One validation sample as question and answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Probe {
+    /// All tokens before the first learned one.
+    pub prompt: Vec<u32>,
+    /// The first learned run.
+    pub reference: Vec<u32>,
+}
+
+impl Probe {
+    /// `None` where nothing is learned or nothing comes before it.
+    pub fn of(sample: &Sample) -> Option<Self> {
+        let start = sample.learn.iter().position(|learned| *learned)?;
+        let length = sample.learn[start..].iter().take_while(|learned| **learned).count();
+        let (prompt, rest) = sample.tokens.split_at(start);
+        (!prompt.is_empty()).then(|| Self { prompt: prompt.to_vec(), reference: rest[..length].to_vec() })
+    }
+}
+
+pub struct Evaluator {
+    batches: Vec<Input>,
+    probes: Vec<Probe>,
+    options: GenerateOptions,
+}
+
+impl Evaluator {
+    pub fn new(settings: &Settings, validation: &[Sample], stop: Vec<u32>) -> Result<Self> {
+        let (data, train) = (&settings.data, &settings.train);
+        let mut batches = Vec::new();
+        if !validation.is_empty() {
+            let rows = pack::pack(validation, data.max_length, data.packing, data.too_long)?.rows;
+            for rows in rows.chunks(train.batch_size) {
+                batches.push(tensors::input(&Batch::new(&rows.iter().collect::<Vec<_>>(), validation)?));
+            }
+        }
+        let probes = spread(validation, train.samples).filter_map(Probe::of).collect();
+        Ok(Self { batches, probes, options: greedy(train.sample_tokens, stop) })
+    }
+
+    /// Whether there is anything to evaluate on.
+    pub fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    pub fn tokens(&self) -> usize {
+        self.batches.iter().map(|input| input.tokens.len()).sum()
+    }
+
+    pub fn loss(&self, model: &CausalLm, watch: &mut dyn Watch) -> Result<Loss> {
+        watch.on(Event::Phase { name: "evaluating", total: self.batches.len() });
+        let mut total = Loss::default();
+        for (done, input) in self.batches.iter().enumerate() {
+            let loss = model.loss(input)?;
+            total = Loss { sum: total.sum + loss.sum, learned: total.learned + loss.learned };
+            watch.on(Event::Progress { done: done + 1 });
+        }
+        Ok(total)
+    }
+
+    /// Greedy answers to the same few prompts each time.
+    pub fn answers(&self, model: &CausalLm, codec: &Codec, step: usize) -> Result<Vec<SampleAnswer>> {
+        if self.probes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let room = model.context().saturating_sub(self.options.max_new_tokens);
+        let fitting: Vec<_> = self.probes.iter().filter(|probe| probe.prompt.len() <= room).collect();
+        let prompts: Vec<_> = fitting.iter().map(|probe| probe.prompt.clone()).collect();
+        let answers = generate(model, &prompts, &self.options, &mut |_, _| true)?;
+        let text = |tokens: &[u32]| codec.decode(tokens, true);
+        let pairs = fitting.iter().zip(&answers);
+        Ok(pairs
+            .map(|(probe, answer)| SampleAnswer {
+                step,
+                prompt: text(&probe.prompt),
+                answer: text(&answer.tokens),
+                reference: text(&probe.reference),
+            })
+            .collect())
+    }
+}
+
+/// The likeliest token each time, until one of `stop`.
+pub fn greedy(max_new_tokens: usize, stop: Vec<u32>) -> GenerateOptions {
+    GenerateOptions {
+        max_new_tokens, temperature: 0.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 0, stop, logprobs: 0,
+    }
+}
+
+/// Tokens that end an answer: the tokenizer's, the template's and those of `generation_config.json`.
+pub fn stop_tokens(base: &Checkpoint, codec: &Codec) -> Vec<u32> {
+    let listed = [base.generation_config.as_ref(), Some(&base.config)].into_iter().flatten().flat_map(|config| {
+        match config.get("eos_token_id") {
+            Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_u64).collect(),
+            Some(id) => id.as_u64().into_iter().collect(),
+            None => Vec::new(),
+        }
+    });
+    let mut stop: Vec<u32> = listed.filter_map(|id| u32::try_from(id).ok()).collect();
+    stop.extend(codec.eos());
+    stop.extend(codec.end_of_turn());
+    stop.sort_unstable();
+    stop.dedup();
+    stop
+}
+
+/// At most `wanted` items, evenly spread.
+pub fn spread<T>(items: &[T], wanted: usize) -> impl Iterator<Item = &T> {
+    let count = wanted.min(items.len());
+    (0..count).map(move |i| &items[i * items.len() / count])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_is_the_first_question_and_its_answer() {
+        let origin = tune_data::Origin { file: "a".into(), line: 1 };
+        let learn = [false, false, true, true, false, true].to_vec();
+        let sample = Sample { tokens: vec![1, 2, 3, 4, 5, 6], learn, origin };
+        assert_eq!(Probe::of(&sample), Some(Probe { prompt: vec![1, 2], reference: vec![3, 4] }));
+        let silent = Sample { learn: vec![false; 6], ..sample };
+        assert_eq!(Probe::of(&silent), None);
+    }
+
+    #[test]
+    fn probes_are_spread_over_all() {
+        let items: Vec<_> = (0..10).collect();
+        assert_eq!(spread(&items, 3).copied().collect::<Vec<_>>(), [0, 3, 6]);
+        assert_eq!(spread(&items[..2], 5).count(), 2);
+        assert_eq!(spread(&items[..0], 5).count(), 0);
+    }
+}

@@ -1,0 +1,145 @@
+//! From settings to everything a run needs but the weights: base, tokenizer, data, rows, plan.
+use crate::evaluate::{Evaluator, stop_tokens};
+use crate::plan::{Plan, Sources, plan};
+use crate::train::Start;
+use crate::watch::{Event, Watch};
+use crate::{Result, TrainError, identity::Identity, settings::Settings};
+use burn::tensor::Device;
+use std::sync::Mutex;
+use tune_data::corpus::Progress;
+use tune_data::{Batch, Codec, Corpus, Loader, Packed, pack};
+use tune_model::causal_lm::{Sizes, sizes};
+use tune_model::lora::LoraSpec;
+use tune_model::{CausalLm, Checkpoint, OpenOptions};
+
+pub struct Prepared {
+    pub base: Checkpoint,
+    pub codec: Codec,
+    pub corpus: Corpus,
+    pub packed: Packed,
+    pub evaluator: Evaluator,
+    pub plan: Plan,
+}
+
+/// Reads headers and data, no weights. `kept_before`: blocks kept by the run that goes on.
+pub fn prepare(start: &Start<'_>, kept_before: Option<usize>, watch: &mut dyn Watch) -> Result<Prepared> {
+    let settings = start.settings;
+    let warnings = settings.validate()?;
+    let (base, codec) = open_base(settings, &start.hub)?;
+    let lora = settings.lora_spec();
+    let sizes = sizes(&base, Some(&lora))?;
+
+    let corpus = load_data(start, &codec, watch)?;
+    let data = &settings.data;
+    let packed = pack::pack(&corpus.train, data.max_length, data.packing, data.too_long)?;
+    if packed.rows.is_empty() {
+        let problem = format!("none of {} samples is left", corpus.train.len());
+        return Err(tune_data::DataError::NothingLeft { problem }.into());
+    }
+    check_fit(&base, &sizes, &corpus, &packed)?;
+    let evaluator = Evaluator::new(settings, &corpus.validation, stop_tokens(&base, &codec))?;
+    let plan = plan(Sources {
+        settings,
+        base: &base,
+        sizes: &sizes,
+        corpus: &corpus,
+        packed: &packed,
+        validation_tokens: evaluator.tokens(),
+        device: &start.device,
+        device_why: &start.device_why,
+        kept_before,
+        warnings,
+    })?;
+    Ok(Prepared { base, codec, corpus, packed, evaluator, plan })
+}
+
+impl Prepared {
+    /// Hashes the base.
+    pub fn identity(&self, settings: &Settings) -> Result<Identity> {
+        Ok(Identity::new(settings, &self.corpus, self.base.fingerprint()?))
+    }
+
+    /// The micro-batches of the next step. A window ends with its epoch, so that each epoch sees each row once.
+    pub fn next_window(&self, loader: &mut Loader, accumulation: usize) -> Result<Vec<Batch>> {
+        let mut window = Vec::with_capacity(accumulation);
+        while window.len() < accumulation {
+            let micro = loader.next_batch();
+            let rows: Vec<_> = micro.rows.iter().map(|row| &self.packed.rows[*row]).collect();
+            window.push(Batch::new(&rows, &self.corpus.train)?);
+            if micro.last_of_epoch {
+                break;
+            }
+        }
+        Ok(window)
+    }
+}
+
+/// The base and its tokenizer, with the chat template the settings name in place of the base's own.
+pub fn open_base(settings: &Settings, hub: &OpenOptions) -> Result<(Checkpoint, Codec)> {
+    let mut base = Checkpoint::open(&settings.model.base, &settings.open_options(hub))?;
+    let template = &settings.model.chat_template;
+    if !template.as_os_str().is_empty() {
+        base.text.chat_template = Some(fs_err::read_to_string(template).map_err(TrainError::read(template))?);
+    }
+    let codec = codec(&base)?;
+    Ok((base, codec))
+}
+
+/// The weights onto `device`, with progress.
+pub fn load_model(
+    base: &Checkpoint,
+    lora: Option<&LoraSpec>,
+    device: &Device,
+    watch: &mut dyn Watch,
+) -> Result<CausalLm> {
+    let mut announced = false;
+    Ok(CausalLm::load(base, lora, device, &mut |done, total| {
+        if !announced {
+            announced = true;
+            watch.on(Event::Phase { name: "loading weights", total });
+        }
+        watch.on(Event::Progress { done });
+    })?)
+}
+
+pub fn codec(base: &Checkpoint) -> Result<Codec> {
+    let text = &base.text;
+    Ok(Codec::new(&text.tokenizer_json, text.tokenizer_config.as_ref(), text.chat_template.as_deref())?)
+}
+
+fn load_data(start: &Start<'_>, codec: &Codec, watch: &mut dyn Watch) -> Result<Corpus> {
+    let settings = start.settings;
+    let cache = start.cache.as_deref().filter(|_| settings.data.cache);
+    // The tokenizer reports from all its threads.
+    let watch = Mutex::new((watch, false));
+    let progress = |progress: Progress| {
+        let Ok(mut guard) = watch.lock() else { return };
+        let (watch, tokenizing) = &mut *guard;
+        match progress {
+            Progress::Reading { file } => watch.on(Event::Phase { name: &format!("reading {file}"), total: 0 }),
+            Progress::Tokenizing { done, total } => {
+                if !*tokenizing {
+                    *tokenizing = true;
+                    watch.on(Event::Phase { name: "tokenizing", total });
+                }
+                watch.on(Event::Progress { done });
+            }
+            Progress::Cached => watch.on(Event::Note("tokens read from the cache")),
+        }
+    };
+    Ok(tune_data::corpus::load(&settings.data_spec(), codec, cache, &progress)?)
+}
+
+/// Whether the model can see what the data holds: token ids and segment lengths.
+fn check_fit(base: &Checkpoint, sizes: &Sizes, corpus: &Corpus, packed: &Packed) -> Result<()> {
+    let tokens = corpus.train.iter().chain(&corpus.validation).flat_map(|sample| &sample.tokens);
+    let highest = tokens.copied().max().unwrap_or(0) as usize;
+    if highest >= sizes.vocab {
+        return Err(TrainError::TokenizerMisfit { token: highest, vocab: sizes.vocab, base: base.name.clone() });
+    }
+    let longest = packed.rows.iter().flat_map(|row| &row.pieces).map(|piece| piece.len()).max().unwrap_or(0);
+    if longest > sizes.context {
+        return Err(TrainError::LongerThanContext { longest, context: sizes.context, base: base.name.clone() });
+    }
+    Ok(())
+}

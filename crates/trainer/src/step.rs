@@ -1,0 +1,110 @@
+//! One optimizer step: micro-batches to (sum, count), one division, norm, clip, update.
+use crate::optim::{AdamW, Pairs, clip_factor, global_norm};
+use crate::{Result, TrainError, tensors};
+use tune_data::Batch;
+use tune_model::{CausalLm, Keep, Loss, Noise};
+
+/// What one step did. `loss` is the mean over the learned tokens of the whole window.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepResult {
+    pub loss: f64,
+    pub grad_norm: f64,
+    pub tokens: usize,
+    pub learned: usize,
+}
+
+/// How a step is made; the same for all steps of a run but for `step` and `rate`.
+#[derive(Debug, Clone, Copy)]
+pub struct StepOptions {
+    /// From 1.
+    pub step: usize,
+    pub rate: f64,
+    pub max_grad_norm: f64,
+    pub keep: Keep,
+    pub seed: u64,
+    pub dropout: f64,
+    pub neftune_alpha: f64,
+}
+
+/// Errors leave model and optimizer as they were: nothing is updated by a loss or gradient that is not finite.
+pub fn step(model: &mut CausalLm, adamw: &mut AdamW, window: &[Batch], options: &StepOptions) -> Result<StepResult> {
+    let (loss, gradients) = accumulate(model, window, options)?;
+    let divisor = loss.learned as f64;
+    let grad_norm = global_norm(&gradients) / divisor;
+    if !grad_norm.is_finite() {
+        return Err(not_finite("gradient norm", grad_norm, options.step, window));
+    }
+    let scale = clip_factor(grad_norm, options.max_grad_norm) / divisor;
+    let pairs = adamw.update(model.adapters(), gradients, scale, options.rate);
+    model.set_adapters(pairs);
+    let tokens = window.iter().map(|batch| batch.tokens.len()).sum();
+    Ok(StepResult { loss: loss.sum / divisor, grad_norm, tokens, learned: loss.learned })
+}
+
+/// Loss sum and gradient sums over the window.
+fn accumulate(model: &CausalLm, window: &[Batch], options: &StepOptions) -> Result<(Loss, Pairs)> {
+    let mut total = Loss::default();
+    let mut sums = Pairs::new();
+    for (micro, batch) in window.iter().enumerate() {
+        let noise = Noise {
+            seed: mix(options.seed, options.step as u64, micro as u64),
+            dropout: options.dropout,
+            neftune_alpha: options.neftune_alpha,
+        };
+        let (loss, gradients) = model.loss_and_gradients(&tensors::input(batch), options.keep, noise)?;
+        if !loss.sum.is_finite() {
+            return Err(not_finite("loss", loss.sum, options.step, std::slice::from_ref(batch)));
+        }
+        total = Loss { sum: total.sum + loss.sum, learned: total.learned + loss.learned };
+        sums = if sums.is_empty() { gradients } else { add(sums, gradients) };
+    }
+    Ok((total, sums))
+}
+
+fn add(sums: Pairs, gradients: Pairs) -> Pairs {
+    sums.into_iter().zip(gradients).map(|((a, b), (da, db))| (a + da, b + db)).collect()
+}
+
+fn not_finite(what: &'static str, value: f64, step: usize, batches: &[Batch]) -> TrainError {
+    let mut rows: Vec<String> = Vec::new();
+    for origin in batches.iter().flat_map(|batch| &batch.origins) {
+        let row = origin.to_string();
+        if !rows.contains(&row) {
+            rows.push(row);
+        }
+    }
+    TrainError::NotFinite { what, value, step, rows }
+}
+
+/// One seed for each micro-batch of each step (splitmix64 over all three), so that resuming needs no generator state.
+fn mix(seed: u64, step: u64, micro: u64) -> u64 {
+    [step, micro].into_iter().fold(seed, |state, value| {
+        let mut z = state.wrapping_add(value.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_micro_batch_has_its_own_seed() {
+        let mut seeds: Vec<_> = (0..50).flat_map(|s| (0..50).map(move |m| mix(42, s, m))).collect();
+        seeds.sort_unstable();
+        seeds.dedup();
+        assert_eq!(seeds.len(), 2500);
+    }
+
+    #[test]
+    fn bad_rows_are_named_once() {
+        let origin = |line| tune_data::Origin { file: "a.jsonl".into(), line };
+        let batch = Batch {
+            tokens: vec![], positions: vec![], learn: vec![], starts: vec![0], origins: vec![origin(3), origin(3), origin(7)],
+        };
+        let error = not_finite("loss", f64::NAN, 12, &[batch]).to_string();
+        assert_eq!(error, "loss of step 12 is NaN; the rows in it:\n  a.jsonl:3\n  a.jsonl:7");
+    }
+}

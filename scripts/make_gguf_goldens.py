@@ -1,0 +1,123 @@
+"""Writes tests/goldens/gguf: random blocks of every supported ggml type with gguf-py's own dequantization,
+and a tiny llama GGUF with what gguf-py says its tensors are. Needs gguf, numpy, safetensors, tokenizers.
+
+    python scripts/make_gguf_goldens.py
+"""
+
+import json
+from pathlib import Path
+
+import gguf
+import numpy as np
+from safetensors.numpy import save_file
+
+OUT = Path(__file__).parent.parent / "tests/goldens/gguf"
+TYPES = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
+# Where each type keeps its f16 scales: random bits there would give NaN, which no two programs agree on.
+HALVES = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82], "Q3_K": [108],
+          "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}
+rng = np.random.default_rng(0)
+
+
+def random_blocks(name, count):
+    kind = gguf.GGMLQuantizationType[name]
+    elements, width = gguf.GGML_QUANT_SIZES[kind]
+    if elements == 1:
+        values = rng.normal(size=32 * count).astype(np.float32)
+        return gguf.quantize(values, kind).view(np.uint8)
+    blocks = rng.integers(0, 256, (count, width), dtype=np.uint8)
+    for at in HALVES[name]:
+        blocks[:, at : at + 2] = rng.normal(size=(count, 1)).astype(np.float16).view(np.uint8)
+    return blocks.reshape(-1)
+
+
+def make_blocks():
+    tensors = {}
+    for name in TYPES:
+        blocks = random_blocks(name, 4)
+        tensors[name + ".blocks"] = blocks
+        tensors[name + ".values"] = gguf.dequantize(blocks, gguf.GGMLQuantizationType[name]).astype(np.float32)
+    save_file(tensors, OUT / "blocks.safetensors")
+
+
+def permute(weight, heads):
+    """As convert_hf_to_gguf.py does it for q and k."""
+    halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
+    return halves.swapaxes(1, 2).reshape(weight.shape)
+
+
+def make_model():
+    """2 layers, 64 wide, 4 heads on 2; byte-level vocabulary with a few merges."""
+    hidden, inner, heads, kv_heads, layers = 64, 96, 4, 2, 2
+    alphabet = byte_alphabet()
+    merges = ["h e", "l l", "he ll", "hell o", "\u0120 w"]
+    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"] + alphabet + [m.replace(" ", "") for m in merges]
+    writer = gguf.GGUFWriter(OUT / "tiny.gguf", "llama")
+    writer.add_context_length(128)
+    writer.add_embedding_length(hidden)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_rope_dimension_count(hidden // heads)
+    writer.add_rope_freq_base(100000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3] * 3 + [1] * (len(tokens) - 3))
+    writer.add_token_merges(merges)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_pad_token_id(2)
+    writer.add_chat_template("{% for message in messages %}{{ message['content'] }}{% endfor %}")
+
+    expected = {}
+
+    def add(name, hf_name, shape, kind, permuted_by=None):
+        values = (rng.normal(size=shape) * 0.05).astype(np.float32)
+        stored = permute(values, permuted_by) if permuted_by else values
+        data = gguf.quantize(stored, kind)
+        writer.add_tensor(name, data, raw_dtype=kind)
+        back = gguf.dequantize(data, kind).astype(np.float32).reshape(shape)
+        if permuted_by:
+            back = back.reshape(permuted_by, shape[0] // permuted_by // 2, 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
+        expected[hf_name] = np.ascontiguousarray(back)
+
+    F32, Q8_0, Q4_1 = (gguf.GGMLQuantizationType[n] for n in ("F32", "Q8_0", "Q4_1"))
+    add("token_embd.weight", "model.embed_tokens.weight", (len(tokens), hidden), Q8_0)
+    add("output_norm.weight", "model.norm.weight", (hidden,), F32)
+    for i in range(layers):
+        gg, hf = f"blk.{i}.", f"model.layers.{i}."
+        kv = hidden * kv_heads // heads
+        add(gg + "attn_norm.weight", hf + "input_layernorm.weight", (hidden,), F32)
+        add(gg + "ffn_norm.weight", hf + "post_attention_layernorm.weight", (hidden,), F32)
+        add(gg + "attn_q.weight", hf + "self_attn.q_proj.weight", (hidden, hidden), Q4_1, heads)
+        add(gg + "attn_k.weight", hf + "self_attn.k_proj.weight", (kv, hidden), Q4_1, kv_heads)
+        add(gg + "attn_v.weight", hf + "self_attn.v_proj.weight", (kv, hidden), Q4_1)
+        add(gg + "attn_output.weight", hf + "self_attn.o_proj.weight", (hidden, hidden), Q4_1)
+        add(gg + "ffn_gate.weight", hf + "mlp.gate_proj.weight", (inner, hidden), Q4_1)
+        add(gg + "ffn_up.weight", hf + "mlp.up_proj.weight", (inner, hidden), Q4_1)
+        add(gg + "ffn_down.weight", hf + "mlp.down_proj.weight", (hidden, inner), Q4_1)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    # Sums and corners instead of all numbers: any wrong row or column changes them, and the file stays small.
+    summary = {name: {"shape": list(t.shape), "sum": float(t.astype(np.float64).sum()),
+                      "weighted": float((t.astype(np.float64).reshape(-1) * (np.arange(t.size) % 997)).sum())}
+               for name, t in sorted(expected.items())}
+    (OUT / "tiny.json").write_text(json.dumps(summary, indent=1) + "\n")
+
+
+def byte_alphabet():
+    from tokenizers import pre_tokenizers
+
+    return sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+if __name__ == "__main__":
+    OUT.mkdir(parents=True, exist_ok=True)
+    make_blocks()
+    make_model()

@@ -1,0 +1,263 @@
+"""Writes tests/goldens/models/: tiny random models and the numbers that transformers and peft compute with them.
+
+    pip install -r scripts/requirements.txt
+    python scripts/make_goldens.py
+
+Made with torch 2.11.0 (CPU, f32, eager attention), transformers 5.23.0, peft 0.21.2. Seeded: the same versions on
+the same processor write the same bytes.
+
+Each case is a Hugging Face folder (config.json in the form published models have) with `golden.safetensors`. V is
+the vocabulary, `<path>` a module as in the checkpoint, e.g. `model.layers.0.self_attn.q_proj`, A [r, in], B [out, r]:
+
+    input_ids             [2, 24] i32     two unpadded rows
+    logits                [2, 24, V] f32  of the base
+  with adapter/ (r 4, alpha 8, all-linear, both factors random):
+    adapter_logits        [2, 24, V] f32  of `input_ids`
+    ids.<i>               [T] i32         a batch of two sequences, 24 and 17 tokens
+    learn.<i>             [T] u8          1: this token is a target, predicted from the one before it
+    loss_sum, learned     [1] f64, i32    negative log-likelihood summed over all targets of the batch, their count
+    grad.<path>.lora_A|B  f32             gradient of `loss_sum`, each sequence run alone
+  with adapter-pattern/ (rsLoRA, rank_pattern, alpha_pattern):
+    pattern_logits        [2, 24, V] f32  of `input_ids`
+  20 steps of AdamW from adapter/ (learning rate 1e-2, betas 0.9 0.999, eps 1e-8, decay 0.01, norm clipped to 1):
+    adamw.ids.<b>.<i>, adamw.learn.<b>.<i>  step s takes batch b = s mod 4, two sequences
+    adamw.losses, adamw.grad_norms          [20] f64  mean over learned tokens before the step; norm before the clip
+    adamw.final.<path>.lora_A|B             f32       weights after the last step
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging
+
+OUT = Path(__file__).resolve().parent.parent / "tests" / "goldens" / "models"
+
+
+def without(config, *keys):
+    return {k: v for k, v in config.items() if k not in keys}
+
+
+LLAMA = dict(
+    architectures=["LlamaForCausalLM"], model_type="llama", vocab_size=160, hidden_size=64, intermediate_size=128,
+    num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16, hidden_act="silu",
+    max_position_embeddings=128, rms_norm_eps=1e-5, rope_theta=10000.0, rope_scaling=None, attention_bias=False,
+    attention_dropout=0.0, mlp_bias=False, pretraining_tp=1, initializer_range=0.02, tie_word_embeddings=False,
+    bos_token_id=1, eos_token_id=2, torch_dtype="float32", transformers_version="4.43.0", use_cache=True,
+)
+
+CASES = {
+    # 256 bytes, 5 merges, 3 special tokens: the case with a tokenizer.
+    "llama-gqa-tied": LLAMA | dict(vocab_size=264, tie_word_embeddings=True, bos_token_id=261, eos_token_id=263),
+    # original_max_position_embeddings is small, so that 24 positions feel all three bands of the scaling.
+    "llama3-rope-untied": LLAMA | dict(
+        num_key_value_heads=1, rope_theta=500000.0, max_position_embeddings=512,
+        rope_scaling=dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                          original_max_position_embeddings=64, rope_type="llama3"),
+    ),
+    # "type", not "rope_type": the older spelling. Heads as many as key/value heads, and head_dim left out.
+    "llama-linear-rope": without(LLAMA, "head_dim") | dict(
+        num_key_value_heads=4, rope_scaling=dict(type="linear", factor=2.0), attention_bias=True, mlp_bias=True,
+    ),
+    "mistral-window": without(LLAMA, "attention_bias", "mlp_bias", "pretraining_tp") | dict(
+        architectures=["MistralForCausalLM"], model_type="mistral", sliding_window=8,
+    ),
+    "gpt-neo": dict(
+        architectures=["GPTNeoForCausalLM"], model_type="gpt_neo", vocab_size=160, hidden_size=64, num_layers=3,
+        num_heads=4, intermediate_size=None, attention_types=[[["global", "local"], 1], [["global"], 1]],
+        attention_layers=["global", "local", "global"], window_size=8, max_position_embeddings=64,
+        activation_function="gelu_new", layer_norm_epsilon=1e-5, attention_dropout=0, embed_dropout=0, resid_dropout=0,
+        initializer_range=0.02, bos_token_id=1, eos_token_id=2, torch_dtype="float32", transformers_version="4.9.0",
+        use_cache=True,
+    ),
+}
+WITH_ADAPTER = ("llama-gqa-tied", "llama3-rope-untied", "gpt-neo")
+WITH_PATTERN = WITH_STEPS = WITH_TOKENIZER = "llama-gqa-tied"
+LORA = dict(r=4, lora_alpha=8, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM")
+PATTERN = LORA | dict(
+    use_rslora=True,
+    # The first pattern that matches a path's end decides.
+    rank_pattern={"layers.0.self_attn.q_proj": 2, "q_proj": 8, r"layers\.1\.mlp\.(up|down)_proj": 3},
+    alpha_pattern={"o_proj": 16, "layers.1.self_attn.q_proj": 4},
+)
+STEPS, BATCHES = 20, 4
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def write_json(path, value):
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def randomize(model):
+    """Weights far from the usual start, so that logits, norms and biases all matter."""
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.dim() == 1 and name.endswith("weight"):
+                p.normal_(1.0, 0.2)
+            else:
+                p.normal_(0.0, 0.1 if "wpe" in name or name.endswith("bias") else 0.15)
+
+
+def published_state(model):
+    """What a hub file holds: no tied head; for GPT-Neo also its causal masks, which a reader has to skip."""
+    state = {k: v.detach().clone().contiguous() for k, v in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)
+    if model.config.model_type == "gpt_neo":
+        n = model.config.max_position_embeddings
+        for i, kind in enumerate(model.config.attention_layers):
+            mask = torch.ones(n, n, dtype=torch.uint8).tril()
+            if kind == "local":
+                mask = mask ^ mask.tril(-model.config.window_size)
+            state[f"transformer.h.{i}.attn.attention.bias"] = mask.view(1, 1, n, n)
+            state[f"transformer.h.{i}.attn.attention.masked_bias"] = torch.tensor(-1e9)
+    return state
+
+
+def write_model(folder, config):
+    write_json(folder / "config.json", config)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), attn_implementation="eager")
+    randomize(model)
+    save_file(published_state(model), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def load(folder):
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["mismatched_keys"], info
+    return model.eval()
+
+
+def write_tokenizer(folder):
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("h", "e"), ("t", "he"), ("Ġ", "the"), ("i", "n"), ("o", "n")]
+    vocab = {t: i for i, t in enumerate(alphabet + [a + b for a, b in merges])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    assert tokenizer.get_vocab_size() == CASES[WITH_TOKENIZER]["vocab_size"]
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", dict(
+        tokenizer_class="PreTrainedTokenizerFast", bos_token="<|endoftext|>", eos_token="<|im_end|>",
+        pad_token="<|endoftext|>", model_max_length=128, clean_up_tokenization_spaces=False,
+        chat_template=CHAT_TEMPLATE,
+    ))
+
+
+def write_adapter(model, path, settings):
+    """Random factors: with PEFT's own start B is zero, and a wrong adapter would go unseen."""
+    peft = get_peft_model(model, LoraConfig(**settings)).eval()
+    with torch.no_grad():
+        for name, p in peft.named_parameters():
+            if "lora_A" in name:
+                p.normal_(0.0, 0.1)
+            elif "lora_B" in name:
+                p.normal_(0.0, 0.05)
+    peft.save_pretrained(path)
+    (path / "README.md").unlink()
+    config = json.loads((path / "adapter_config.json").read_text())
+    # A set's order and the folder's path would make every machine write another file.
+    config["target_modules"].sort()
+    config["base_model_name_or_path"] = path.parent.name
+    write_json(path / "adapter_config.json", config)
+    return peft
+
+
+def sequence(vocab, length):
+    """Ids and learn-mask: a prompt of a third, then mostly learned tokens with a hole."""
+    ids = torch.randint(0, vocab, (length,), dtype=torch.int32)
+    learn = (torch.arange(length) >= length // 3) & (torch.arange(length) % 7 != 3)
+    return ids, learn.to(torch.uint8)
+
+
+def loss_sum(model, ids, learn):
+    logp = model(input_ids=ids[None].long()).logits[0].double().log_softmax(-1)
+    picked = logp[:-1].gather(1, ids[1:, None].long())[:, 0]
+    return -(picked * learn[1:]).sum()
+
+
+def logits(model, ids):
+    with torch.no_grad():
+        return model(input_ids=ids.long()).logits.clone()
+
+
+def factors(peft):
+    """`model.layers.0.self_attn.q_proj.lora_A` to its parameter."""
+    name = lambda n: n.removeprefix("base_model.model.").removesuffix(".default.weight")
+    return {name(n): p for n, p in peft.named_parameters() if p.requires_grad}
+
+
+def adapter_golden(folder, config, ids):
+    peft = write_adapter(load(folder), folder / "adapter", LORA)
+    golden = {"adapter_logits": logits(peft, ids)}
+    batch = [sequence(config["vocab_size"], n) for n in (24, 17)]
+    total = torch.zeros(1, dtype=torch.float64)
+    for i, (seq, learn) in enumerate(batch):
+        golden |= {f"ids.{i}": seq, f"learn.{i}": learn}
+        loss = loss_sum(peft, seq, learn)
+        loss.backward()
+        total += loss.detach()
+    golden["loss_sum"] = total
+    golden["learned"] = torch.tensor([sum(int(learn.sum()) for _, learn in batch)], dtype=torch.int32)
+    return golden | {f"grad.{n}": p.grad.clone() for n, p in factors(peft).items()}
+
+
+def steps_golden(folder, config):
+    peft = PeftModel.from_pretrained(load(folder), folder / "adapter", is_trainable=True).eval()
+    params = factors(peft)
+    optimizer = torch.optim.AdamW(params.values(), lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
+    batches = [[sequence(config["vocab_size"], n) for n in (24 - b, 9 + 3 * b)] for b in range(BATCHES)]
+    golden = {}
+    for b, batch in enumerate(batches):
+        for i, (ids, learn) in enumerate(batch):
+            golden |= {f"adamw.ids.{b}.{i}": ids, f"adamw.learn.{b}.{i}": learn}
+    losses, norms = [], []
+    for step in range(STEPS):
+        batch = batches[step % BATCHES]
+        loss = sum(loss_sum(peft, *s) for s in batch) / sum(int(learn.sum()) for _, learn in batch)
+        optimizer.zero_grad()
+        loss.backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(params.values(), 1.0).double())
+        optimizer.step()
+        losses.append(loss.detach())
+    golden |= {"adamw.losses": torch.stack(losses), "adamw.grad_norms": torch.stack(norms)}
+    return golden | {f"adamw.final.{n}": p.detach().clone() for n, p in params.items()}
+
+
+def make(seed, name, config):
+    torch.manual_seed(seed)
+    folder = OUT / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_model(folder, config)
+    if name == WITH_TOKENIZER:
+        write_tokenizer(folder)
+    ids = torch.randint(0, config["vocab_size"], (2, 24), dtype=torch.int32)
+    golden = {"input_ids": ids, "logits": logits(load(folder), ids)}
+    if name in WITH_ADAPTER:
+        golden |= adapter_golden(folder, config, ids)
+    if name == WITH_PATTERN:
+        golden["pattern_logits"] = logits(write_adapter(load(folder), folder / "adapter-pattern", PATTERN), ids)
+    if name == WITH_STEPS:
+        golden |= steps_golden(folder, config)
+    save_file({k: v.contiguous() for k, v in golden.items()}, folder / "golden.safetensors")
+    spread = golden["logits"].std().item()
+    kib = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1024
+    print(f"{name:20} {len(golden):4} tensors  logits' deviation {spread:.2f}  {kib:.0f} KiB")
+
+
+if __name__ == "__main__":
+    logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    for seed, (name, config) in enumerate(CASES.items()):
+        make(seed, name, config)

@@ -1,1 +1,5 @@
-fn main(){}
+//! Every cross-crate test in one binary: linking costs more than running.
+mod export;
+mod golden;
+mod parity;
+mod training;

@@ -137,7 +137,7 @@ Examples:
         rows: usize,
     },
     /// Print counts and lengths as JSON
-    #[command(after_help = "Example: tune data stats configs/lora.toml | jq .train.tokens")]
+    #[command(after_help = "Example: tune data stats configs/lora.toml | jq .tokens.learned")]
     Stats(DataInput),
 }
 
@@ -149,7 +149,7 @@ pub struct DataInput {
     #[command(flatten)]
     pub set: Set,
     /// Count tokens as this base does: folder, hub id or .gguf file. With a config it replaces model.base; without
-    /// either, words are counted
+    /// either, tokens are not counted
     #[arg(long, value_name = "PATH_OR_ID")]
     pub base: Option<String>,
 }

@@ -10,12 +10,22 @@ use tune_trainer::TrainError;
 #[derive(Debug)]
 pub struct Failure {
     pub message: String,
-    pub hint: Option<String>,
+    pub hint: String,
+    pub source: Option<Box<dyn Error + Send + Sync>>,
 }
 
 impl Failure {
     pub fn new(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
-        Self { message: message.into(), hint: Some(hint.into()) }.into()
+        Self { message: message.into(), hint: hint.into(), source: None }.into()
+    }
+
+    /// The same, with what caused it.
+    pub fn caused(
+        message: impl Into<String>,
+        hint: impl Into<String>,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> anyhow::Error {
+        Self { message: message.into(), hint: hint.into(), source: Some(source.into()) }.into()
     }
 }
 
@@ -25,12 +35,16 @@ impl fmt::Display for Failure {
     }
 }
 
-impl Error for Failure {}
+impl Error for Failure {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
 
 /// The hint nearest to the cause that has one, outermost first.
 fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
-        let failure = cause.downcast_ref::<Failure>().and_then(|e| e.hint.clone());
+        let failure = cause.downcast_ref::<Failure>().map(|failure| failure.hint.clone());
         failure
             .or_else(|| cause.downcast_ref::<TrainError>().and_then(TrainError::hint))
             .or_else(|| cause.downcast_ref::<ModelError>().and_then(ModelError::hint))

@@ -29,6 +29,13 @@ pub fn resolve(config: &Path, set: &[String]) -> anyhow::Result<Resolved> {
     resolve_layers(TomlFile { name: config.display().to_string(), text }, &environment::settings(), set)
 }
 
+/// The settings for looking at one data file: nothing held back.
+pub fn data_file(file: &Path, set: &[String]) -> anyhow::Result<Resolved> {
+    let name = file.display().to_string();
+    let text = format!("data.train = [{}]\ndata.validation = 0.0\n", Value::from(name.as_str()));
+    resolve_layers(TomlFile { name, text }, &environment::settings(), set)
+}
+
 fn resolve_layers(file: TomlFile, variables: &[(String, String)], set: &[String]) -> anyhow::Result<Resolved> {
     let options = Options::new()?;
     let (mut given, mut problems) = options.read_file(&file);
@@ -91,10 +98,7 @@ fn cannot_read(config: &Path, error: std::io::Error) -> anyhow::Error {
         std::io::ErrorKind::IsADirectory => "name a config file in it",
         _ => "check the file's owner and mode",
     };
-    anyhow::Error::from(error).context(Failure {
-        message: format!("cannot read the config {}", config.display()),
-        hint: Some(hint.into()),
-    })
+    Failure::caused(format!("cannot read the config {}", config.display()), hint, error)
 }
 
 fn not_utf8(config: &Path, error: &std::string::FromUtf8Error) -> anyhow::Error {

@@ -91,12 +91,11 @@ mod tests {
 
     #[test]
     fn columns_count_characters() {
-        let file = file("[é]\nü = 1 # é\n");
+        let file = file("# é\n\"ü\" = 1 # é\n");
         let table = file.parse().unwrap();
-        let section = table.get_ref().iter().next().unwrap();
-        let key = section.1.get_ref().as_table().unwrap().iter().next().unwrap();
-        assert_eq!(file.place(&key.0.span()), "c.toml:2:1");
-        assert_eq!(file.place(&key.1.span()), "c.toml:2:5");
-        assert_eq!(file.excerpt(&key.1.span()), "    2 | ü = 1 # é\n      |     ^");
+        let (key, value) = table.get_ref().iter().next().unwrap();
+        assert_eq!(file.place(&key.span()), "c.toml:2:1");
+        assert_eq!(file.place(&value.span()), "c.toml:2:7");
+        assert_eq!(file.excerpt(&value.span()), "    2 | \"ü\" = 1 # é\n      |       ^");
     }
 }

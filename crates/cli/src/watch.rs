@@ -166,7 +166,6 @@ impl Watch for Console {
             Event::Plan(plan) => {
                 self.end_phase();
                 self.line(&plan_table(&self.printer.style, plan));
-                plan.warnings.iter().for_each(|warning| self.printer.warning(warning));
             }
             Event::Started { step, total_steps, seconds_since_start } => {
                 self.started(step, total_steps, seconds_since_start);

@@ -25,8 +25,13 @@ const WIDTH: usize = 100;
 impl Batch {
     /// Errors where no token would be learned.
     pub fn new(rows: &[&Row], samples: &[Sample]) -> Result<Self> {
-        let mut batch =
-            Self { tokens: vec![], positions: vec![], learn: vec![], starts: vec![0], origins: vec![] };
+        let mut batch = Self {
+            tokens: vec![],
+            positions: vec![],
+            learn: vec![],
+            starts: vec![0],
+            origins: vec![],
+        };
         for piece in rows.iter().flat_map(|row| &row.pieces) {
             let sample = &samples[piece.sample];
             batch.tokens.extend(&sample.tokens[piece.start..piece.end]);
@@ -40,7 +45,10 @@ impl Batch {
         }
         if batch.learned() == 0 {
             let total = batch.origins.len();
-            return Err(DataError::NothingLearned { origins: batch.origins, total });
+            return Err(DataError::NothingLearned {
+                origins: batch.origins,
+                total,
+            });
         }
         Ok(batch)
     }
@@ -54,7 +62,12 @@ impl Batch {
         let columns = self.starts.windows(2).enumerate().flat_map(|(segment, ends)| {
             (ends[0]..ends[1]).map(move |i| {
                 let learn = if self.learn[i] { "x" } else { "-" };
-                [segment.to_string(), self.positions[i].to_string(), learn.into(), visible(&decode(self.tokens[i]))]
+                [
+                    segment.to_string(),
+                    self.positions[i].to_string(),
+                    learn.into(),
+                    visible(&decode(self.tokens[i])),
+                ]
             })
         });
         let mut out = String::new();
@@ -97,16 +110,32 @@ mod tests {
 
     fn sample(text: &str, learn: &str) -> Sample {
         let tokens = text.chars().map(u32::from).collect();
-        Sample::new(tokens, learn.chars().map(|c| c == 'x').collect(), Origin { file: "f".into(), line: 1 })
+        Sample::new(
+            tokens,
+            learn.chars().map(|c| c == 'x').collect(),
+            Origin {
+                file: "f".into(),
+                line: 1,
+            },
+        )
     }
 
     fn row(pieces: &[(usize, usize, usize)]) -> Row {
-        Row { pieces: pieces.iter().map(|&(sample, start, end)| Piece { sample, start, end }).collect() }
+        Row {
+            pieces: pieces
+                .iter()
+                .map(|&(sample, start, end)| Piece { sample, start, end })
+                .collect(),
+        }
     }
 
     #[test]
     fn picture() {
-        let samples = [sample("Q:?A\n", "---xx"), sample("QA", "-x"), sample("Q: AB", "---xx")];
+        let samples = [
+            sample("Q:?A\n", "---xx"),
+            sample("QA", "-x"),
+            sample("Q: AB", "---xx"),
+        ];
         let rows = [row(&[(0, 0, 5), (1, 0, 2)]), row(&[(2, 1, 5)])];
         let batch = Batch::new(&rows.iter().collect::<Vec<_>>(), &samples).unwrap();
         assert_eq!(batch.starts, [0, 5, 7, 11]);
@@ -124,6 +153,9 @@ mod tests {
         let samples = [sample("abcd", "-xxx")];
         let batch = Batch::new(&[&row(&[(0, 2, 4)])], &samples).unwrap();
         assert_eq!(batch.learn, [false, true]);
-        assert!(matches!(Batch::new(&[&row(&[(0, 3, 4)])], &samples), Err(DataError::NothingLearned { .. })));
+        assert!(matches!(
+            Batch::new(&[&row(&[(0, 3, 4)])], &samples),
+            Err(DataError::NothingLearned { .. })
+        ));
     }
 }

@@ -19,7 +19,9 @@ pub fn key(parts: &[&str]) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(MAGIC).update(env!("CARGO_PKG_VERSION").as_bytes());
     for part in parts {
-        hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+        hasher
+            .update(&(part.len() as u64).to_le_bytes())
+            .update(part.as_bytes());
     }
     hasher.finalize().to_hex().to_string()
 }
@@ -69,9 +71,16 @@ fn encode(tokenized: &Tokenized) -> std::io::Result<Vec<u8>> {
     samples.iter().for_each(|s| put(&mut out, s.origin.line as u64));
     tokenized.hashes.iter().for_each(|hash| put(&mut out, *hash));
     samples.iter().for_each(|s| put(&mut out, s.tokens.len() as u64));
-    samples.iter().flat_map(|s| &s.tokens).for_each(|t| out.extend(t.to_le_bytes()));
+    samples
+        .iter()
+        .flat_map(|s| &s.tokens)
+        .for_each(|t| out.extend(t.to_le_bytes()));
     let learn: Vec<bool> = samples.iter().flat_map(|s| s.learn.iter().copied()).collect();
-    out.extend(learn.chunks(8).map(|bits| bits.iter().rev().fold(0u8, |byte, bit| byte << 1 | u8::from(*bit))));
+    out.extend(learn.chunks(8).map(|bits| {
+        bits.iter()
+            .rev()
+            .fold(0u8, |byte, bit| byte << 1 | u8::from(*bit))
+    }));
     Ok(out)
 }
 
@@ -80,7 +89,11 @@ fn decode(mut bytes: &[u8], file: &Arc<str>) -> Option<Tokenized> {
     let (n, total, meta) = (head[0] as usize, head[1] as usize, head[2] as usize);
     let mut report: FileReport = serde_json::from_slice(bytes.split_off(..meta)?).ok()?;
     report.path = file.to_string();
-    let (lines, hashes, lengths) = (numbers(&mut bytes, n)?, numbers(&mut bytes, n)?, numbers(&mut bytes, n)?);
+    let (lines, hashes, lengths) = (
+        numbers(&mut bytes, n)?,
+        numbers(&mut bytes, n)?,
+        numbers(&mut bytes, n)?,
+    );
     let tokens = bytes.split_off(..total.checked_mul(4)?)?;
     let mut samples = Vec::with_capacity(n);
     let mut start = 0;
@@ -88,18 +101,33 @@ fn decode(mut bytes: &[u8], file: &Arc<str>) -> Option<Tokenized> {
         let end = start + length as usize;
         let own = tokens.get(start * 4..end * 4)?.chunks_exact(4);
         samples.push(Sample {
-            tokens: own.map(|t| u32::from_le_bytes([t[0], t[1], t[2], t[3]])).collect(),
-            learn: (start..end).map(|i| Some(bytes.get(i / 8)? >> (i % 8) & 1 == 1)).collect::<Option<_>>()?,
-            origin: Origin { file: file.clone(), line: line as usize },
+            tokens: own
+                .map(|t| u32::from_le_bytes([t[0], t[1], t[2], t[3]]))
+                .collect(),
+            learn: (start..end)
+                .map(|i| Some(bytes.get(i / 8)? >> (i % 8) & 1 == 1))
+                .collect::<Option<_>>()?,
+            origin: Origin {
+                file: file.clone(),
+                line: line as usize,
+            },
         });
         start = end;
     }
-    Some(Tokenized { file: report, samples, hashes })
+    Some(Tokenized {
+        file: report,
+        samples,
+        hashes,
+    })
 }
 
 fn numbers(bytes: &mut &[u8], n: usize) -> Option<Vec<u64>> {
     let own = bytes.split_off(..n.checked_mul(8)?)?;
-    Some(own.chunks_exact(8).map(|b| u64::from_le_bytes(std::array::from_fn(|i| b[i]))).collect())
+    Some(
+        own.chunks_exact(8)
+            .map(|b| u64::from_le_bytes(std::array::from_fn(|i| b[i])))
+            .collect(),
+    )
 }
 
 #[cfg(test)]
@@ -109,11 +137,27 @@ mod tests {
     fn tokenized(file: &Arc<str>) -> Tokenized {
         let sample = |line: usize, n: usize| {
             let learn = (0..n).map(|i| i % 3 == 1).collect();
-            Sample::new((0..n as u32).collect(), learn, Origin { file: file.clone(), line })
+            Sample::new(
+                (0..n as u32).collect(),
+                learn,
+                Origin {
+                    file: file.clone(),
+                    line,
+                },
+            )
         };
         let samples = vec![sample(1, 5), sample(7, 13), sample(9, 1)];
-        let file = FileReport { path: file.to_string(), format: "text".into(), records: 3, ..Default::default() };
-        Tokenized { file, samples, hashes: vec![1, u64::MAX, 3] }
+        let file = FileReport {
+            path: file.to_string(),
+            format: "text".into(),
+            records: 3,
+            ..Default::default()
+        };
+        Tokenized {
+            file,
+            samples,
+            hashes: vec![1, u64::MAX, 3],
+        }
     }
 
     #[test]

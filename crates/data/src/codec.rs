@@ -37,7 +37,10 @@ impl Codec {
         chat_template: Option<&str>,
     ) -> Result<Self> {
         let mut tokenizer = Tokenizer::from_bytes(tokenizer_json).map_err(broken)?;
-        tokenizer.with_truncation(None).map_err(broken)?.with_padding(None);
+        tokenizer
+            .with_truncation(None)
+            .map_err(broken)?
+            .with_padding(None);
         let empty = Value::Object(Map::new());
         let config = tokenizer_config.unwrap_or(&empty);
         let special_tokens = special_tokens(config);
@@ -54,7 +57,18 @@ impl Codec {
         let template = Template::new(source, special_tokens)?;
         let end_of_turn = end_of_turn(&tokenizer, &template);
         let splitter = Splitter::new(&tokenizer, tokenizer_json);
-        Ok(Self { tokenizer, splitter, template, template_source, bos, eos, before, after, end_of_turn, fingerprint })
+        Ok(Self {
+            tokenizer,
+            splitter,
+            template,
+            template_source,
+            bos,
+            eos,
+            before,
+            after,
+            end_of_turn,
+            fingerprint,
+        })
     }
 
     pub fn vocab_size(&self) -> usize {
@@ -87,14 +101,22 @@ impl Codec {
     /// Text to tokens; `special` adds what the tokenizer's post-processor adds (BOS), never twice.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
         let tokens = self.tokens(text)?.into_iter().map(|(id, _)| id).collect();
-        Ok(if special { self.with_after(self.with_before(tokens)) } else { tokens })
+        Ok(if special {
+            self.with_after(self.with_before(tokens))
+        } else {
+            tokens
+        })
     }
 
     /// The text's own tokens and where each begins.
     fn tokens(&self, text: &str) -> Result<Vec<Token>> {
-        let Some(splitter) = &self.splitter else { return words::ask(&self.tokenizer, text).map_err(broken) };
+        let Some(splitter) = &self.splitter else {
+            return words::ask(&self.tokenizer, text).map_err(broken);
+        };
         let mut tokens = Vec::with_capacity(text.len() / 3);
-        splitter.encode(&self.tokenizer, text, &mut tokens).map_err(broken)?;
+        splitter
+            .encode(&self.tokenizer, text, &mut tokens)
+            .map_err(broken)?;
         Ok(tokens)
     }
 
@@ -111,16 +133,20 @@ impl Codec {
     /// A conversation to the tokens a model is asked with (generation prompt added, no double BOS).
     pub fn encode_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
         let tokens = self.encode(&self.render(messages, true)?, false)?;
-        Ok(if self.template_source == "plain" { self.with_before(tokens) } else { tokens })
+        Ok(if self.template_source == "plain" {
+            self.with_before(tokens)
+        } else {
+            tokens
+        })
     }
 
     /// A record to tokens and learn-mask.
     pub fn encode_record(&self, record: &Record, learn: Learn) -> Result<Sample> {
         let (tokens, mask) = match &record.body {
             Body::Text(text) => self.encode_text(text)?,
-            Body::Chat(messages) => {
-                self.encode_chat(messages, record.tools.as_ref(), learn).map_err(|e| e.at(&record.origin))?
-            }
+            Body::Chat(messages) => self
+                .encode_chat(messages, record.tools.as_ref(), learn)
+                .map_err(|e| e.at(&record.origin))?,
         };
         Ok(Sample::new(tokens, mask, record.origin.clone()))
     }
@@ -128,7 +154,10 @@ impl Codec {
     /// A document: all of it learned, BOS as the tokenizer has it, EOS at the end so that endings are learned.
     fn encode_text(&self, text: &str) -> Result<(Vec<u32>, Vec<bool>)> {
         let mut tokens = self.encode(text, true)?;
-        if let Some(eos) = self.eos.filter(|eos| tokens.last() != Some(eos) && !text.is_empty()) {
+        if let Some(eos) = self
+            .eos
+            .filter(|eos| tokens.last() != Some(eos) && !text.is_empty())
+        {
             tokens.push(eos);
         }
         let learn = vec![true; tokens.len()];
@@ -142,7 +171,12 @@ impl Codec {
         learn: Learn,
     ) -> Result<(Vec<u32>, Vec<bool>)> {
         let end = self.end_of_turn.as_ref().map(|end| end.text.as_str());
-        let turns = spans::Turns { template: &self.template, messages, tools, end_of_turn: end };
+        let turns = spans::Turns {
+            template: &self.template,
+            messages,
+            tools,
+            end_of_turn: end,
+        };
         let (text, spans) = turns.learned(learn)?;
         // Once over the whole text: these are the tokens the model sees, whatever the spans.
         let encoded = self.tokens(&text)?;
@@ -171,12 +205,18 @@ impl Codec {
 
     /// A streaming decoder: push token ids, get complete UTF-8 text as it becomes certain.
     pub fn stream(&self) -> StreamDecoder<'_> {
-        StreamDecoder { codec: self, tokens: Vec::new(), shown: 0 }
+        StreamDecoder {
+            codec: self,
+            tokens: Vec::new(),
+            shown: 0,
+        }
     }
 }
 
 fn broken(error: tokenizers::Error) -> DataError {
-    DataError::Tokenizer { problem: error.to_string() }
+    DataError::Tokenizer {
+        problem: error.to_string(),
+    }
 }
 
 /// `bos_token` and the like: plain text or `{"content": …}`.
@@ -185,7 +225,11 @@ fn special_tokens(config: &Value) -> Map<String, Value> {
     for name in ["bos_token", "eos_token", "pad_token", "unk_token"] {
         tokens.insert(name.into(), Value::Null);
     }
-    let entries = config.as_object().into_iter().flatten().filter(|(key, _)| key.ends_with("_token"));
+    let entries = config
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(key, _)| key.ends_with("_token"));
     for (key, value) in entries {
         if let Some(text) = value.as_str().or_else(|| value.get("content")?.as_str()) {
             tokens.insert(key.clone(), text.into());
@@ -216,9 +260,20 @@ fn added_around(
     bos: Option<u32>,
     eos: Option<u32>,
 ) -> Result<(Vec<u32>, Vec<u32>)> {
-    let bare = tokenizer.encode_fast("a", false).map_err(broken)?.get_ids().to_vec();
-    let full = tokenizer.encode_fast("a", true).map_err(broken)?.get_ids().to_vec();
-    let at = full.windows(bare.len().max(1)).position(|w| w == bare).unwrap_or(0);
+    let bare = tokenizer
+        .encode_fast("a", false)
+        .map_err(broken)?
+        .get_ids()
+        .to_vec();
+    let full = tokenizer
+        .encode_fast("a", true)
+        .map_err(broken)?
+        .get_ids()
+        .to_vec();
+    let at = full
+        .windows(bare.len().max(1))
+        .position(|w| w == bare)
+        .unwrap_or(0);
     let mut before = full[..at].to_vec();
     let mut after = full.get(at + bare.len()..).unwrap_or_default().to_vec();
     let set = |key: &str| config.get(key).and_then(Value::as_bool);
@@ -231,10 +286,22 @@ fn added_around(
     Ok((before, after))
 }
 
-fn fingerprint(json: &[u8], template: &str, special: &Map<String, Value>, before: &[u32], after: &[u32]) -> String {
+fn fingerprint(
+    json: &[u8],
+    template: &str,
+    special: &Map<String, Value>,
+    before: &[u32],
+    after: &[u32],
+) -> String {
     let mut hasher = blake3::Hasher::new();
     let special = Value::Object(special.clone()).to_string();
-    for part in [json, template.as_bytes(), special.as_bytes(), bytemuck::cast_slice(before), bytemuck::cast_slice(after)] {
+    for part in [
+        json,
+        template.as_bytes(),
+        special.as_bytes(),
+        bytemuck::cast_slice(before),
+        bytemuck::cast_slice(after),
+    ] {
         hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
     }
     hasher.finalize().to_hex().to_string()
@@ -243,10 +310,18 @@ fn fingerprint(json: &[u8], template: &str, special: &Map<String, Value>, before
 /// Asks the template how it ends an assistant's turn: the first added token after the answer's text.
 fn end_of_turn(tokenizer: &Tokenizer, template: &Template) -> Option<EndOfTurn> {
     const ANSWER: &str = "tune-answer";
-    let text = template.render(&[Message::new("user", "a"), Message::new("assistant", ANSWER)], None, false).ok()?;
+    let text = template
+        .render(
+            &[Message::new("user", "a"), Message::new("assistant", ANSWER)],
+            None,
+            false,
+        )
+        .ok()?;
     let rest = &text[text.rfind(ANSWER)? + ANSWER.len()..];
     let added = tokenizer.get_added_tokens_decoder();
-    let found = added.into_iter().filter_map(|(id, token)| Some((rest.find(&token.content)?, id, token.content)));
+    let found = added
+        .into_iter()
+        .filter_map(|(id, token)| Some((rest.find(&token.content)?, id, token.content)));
     // Of tokens at the same place the longest is the one that the tokenizer takes.
     let (_, token, text) = found.min_by_key(|(at, _, text)| (*at, std::cmp::Reverse(text.len())))?;
     Some(EndOfTurn { token, text })
@@ -275,5 +350,186 @@ impl StreamDecoder<'_> {
         self.tokens.drain(..self.shown);
         self.shown = self.tokens.len();
         Some(new)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::words::tests::{byte_level, gpt2};
+    use serde_json::json;
+
+    pub const CHATML: &str = "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
+        {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    const SPECIAL: [&str; 4] = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"];
+
+    /// Bytes as tokens; the post-processor adds BOS.
+    pub fn codec(template: Option<&str>) -> Codec {
+        let mut json: Value = serde_json::from_slice(&byte_level(&SPECIAL, gpt2())).unwrap();
+        let bos = json["added_tokens"][0]["id"].clone();
+        json["post_processor"] = json!({
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [bos], "tokens": ["<s>"]}}
+        });
+        let config = json!({"bos_token": "<s>", "eos_token": {"content": "</s>"}});
+        Codec::new(&serde_json::to_vec(&json).unwrap(), Some(&config), template).unwrap()
+    }
+
+    fn record(turns: &[(&str, &str)]) -> Record {
+        let messages = turns
+            .iter()
+            .map(|(role, content)| Message::new(*role, *content))
+            .collect();
+        Record {
+            origin: Origin {
+                file: "f".into(),
+                line: 1,
+            },
+            body: Body::Chat(messages),
+            tools: None,
+        }
+    }
+
+    fn learned(codec: &Codec, sample: &Sample) -> String {
+        let tokens = sample
+            .tokens
+            .iter()
+            .zip(&sample.learn)
+            .filter(|(_, l)| **l)
+            .map(|(t, _)| *t);
+        codec.decode(&tokens.collect::<Vec<_>>(), false)
+    }
+
+    #[test]
+    fn answers_and_their_ends_are_learned_and_bos_stands_once() {
+        let record = record(&[
+            ("user", "Hi"),
+            ("assistant", "é 12\nthe"),
+            ("user", "?"),
+            ("assistant", " b "),
+        ]);
+        for (template, end) in [(Some(CHATML), "<|im_end|>"), (None, "</s>")] {
+            let codec = codec(template);
+            assert_eq!(
+                codec.end_of_turn().map(|t| codec.decode(&[t], false)).as_deref(),
+                Some(end)
+            );
+            let sample = codec.encode_record(&record, Learn::Assistant).unwrap();
+            assert_eq!(learned(&codec, &sample), format!("é 12\nthe{end} b {end}"));
+            let bos = codec.bos().unwrap();
+            assert_eq!(sample.tokens.iter().filter(|t| **t == bos).count(), 1);
+            assert_eq!((sample.tokens[0], sample.tokens.len()), (bos, sample.learn.len()));
+        }
+    }
+
+    /// Every golden template: the end of turn is found, and the learned tokens are the answers and their ends.
+    #[test]
+    fn learned_tokens_of_public_templates() {
+        use crate::template::tests::{conversation, golden, goldens};
+        let goldens = goldens();
+        for (name, entry) in goldens["templates"].as_object().unwrap() {
+            let special = ["bos_token", "eos_token", "end_of_turn"].map(|key| entry[key].as_str().unwrap());
+            let mut added = special.to_vec();
+            added.dedup();
+            let config = json!({"bos_token": special[0], "eos_token": special[1]});
+            let template = golden(&format!("{name}.jinja"));
+            let codec = Codec::new(&byte_level(&added, gpt2()), Some(&config), Some(&template)).unwrap();
+            assert_eq!(
+                codec.end_of_turn(),
+                codec.tokenizer.token_to_id(special[2]),
+                "{name}"
+            );
+            let (messages, _) = conversation(&goldens["conversations"]["multi"]);
+            let record = Record {
+                body: Body::Chat(messages),
+                ..record(&[])
+            };
+            let sample = codec.encode_record(&record, Learn::Assistant).unwrap();
+            let learned = learned(&codec, &sample).replace("<think>\n\n</think>\n\n", "");
+            let answers: Vec<_> = learned.split_terminator(special[2]).map(str::trim).collect();
+            assert_eq!(answers, ["2", "It is é4"], "{name}: {learned:?}");
+        }
+    }
+
+    #[test]
+    fn a_prompt_is_the_beginning_of_its_record() {
+        for template in [Some(CHATML), None] {
+            let codec = codec(template);
+            let turns = [("system", "s"), ("user", "Hi"), ("assistant", "Yes")];
+            let prompt = codec.encode_prompt(record(&turns[..2]).messages()).unwrap();
+            let sample = codec.encode_record(&record(&turns), Learn::Assistant).unwrap();
+            assert!(sample.tokens.starts_with(&prompt));
+            assert_eq!(sample.learn.iter().position(|l| *l), Some(prompt.len()));
+        }
+    }
+
+    #[test]
+    fn a_text_is_learned_to_its_end() {
+        let codec = codec(None);
+        let text = Record {
+            body: Body::Text("the cat".into()),
+            ..record(&[])
+        };
+        let sample = codec.encode_record(&text, Learn::Assistant).unwrap();
+        assert_eq!(codec.decode(&sample.tokens, false), "<s>the cat</s>");
+        assert_eq!(learned(&codec, &sample), "the cat</s>");
+    }
+
+    #[test]
+    fn special_tokens_are_added_once() {
+        let codec = codec(None);
+        let once = codec.encode("a", true).unwrap();
+        assert_eq!(once.len(), 2);
+        assert_eq!(codec.encode("<s>a", true).unwrap(), once);
+        assert_eq!(codec.encode("a", false).unwrap(), once[1..]);
+    }
+
+    #[test]
+    fn where_the_template_came_from() {
+        assert_eq!(
+            (codec(None).template().1, codec(Some(CHATML)).template().1),
+            ("plain", "given")
+        );
+        let config = json!({"chat_template": [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "y"}]});
+        let model = Codec::new(&byte_level(&SPECIAL, gpt2()), Some(&config), None).unwrap();
+        assert_eq!(model.template(), ("y", "model"));
+        assert_eq!(model.end_of_turn(), None);
+    }
+
+    #[test]
+    fn add_bos_token_wins_over_the_post_processor() {
+        let config = json!({"bos_token": "<s>", "add_bos_token": true});
+        let codec = Codec::new(&byte_level(&SPECIAL, gpt2()), Some(&config), None).unwrap();
+        assert_eq!(codec.encode("a", true).unwrap()[0], codec.bos().unwrap());
+    }
+
+    #[test]
+    fn a_stream_gives_whole_characters() {
+        let codec = codec(None);
+        let tokens = codec.encode("a 😀é, the</s>", false).unwrap();
+        let mut stream = codec.stream();
+        let parts: Vec<_> = tokens.iter().filter_map(|t| stream.push(*t)).collect();
+        assert_eq!(parts.concat(), "a 😀é, the");
+        assert!(parts.contains(&"😀".to_owned()), "{parts:?}");
+    }
+
+    #[test]
+    fn the_fingerprint_follows_the_template() {
+        assert_eq!(codec(None).fingerprint(), codec(None).fingerprint());
+        assert_ne!(codec(None).fingerprint(), codec(Some(CHATML)).fingerprint());
+    }
+
+    #[test]
+    fn a_broken_tokenizer_is_an_error() {
+        assert!(matches!(
+            Codec::new(b"{", None, None),
+            Err(DataError::Tokenizer { .. })
+        ));
+        assert!(matches!(
+            Codec::new(&byte_level(&[], gpt2()), None, Some("{% if")),
+            Err(DataError::Template { .. })
+        ));
     }
 }

@@ -72,7 +72,15 @@ pub fn load(
 ) -> Result<Corpus> {
     spec.check()?;
     let hashes = file_hashes(spec)?;
-    let mut loading = Loading { spec, codec, cache, progress, from_cache: true, cache_error: None, keys: Vec::new() };
+    let mut loading = Loading {
+        spec,
+        codec,
+        cache,
+        progress,
+        from_cache: true,
+        cache_error: None,
+        keys: Vec::new(),
+    };
     let mut report = Report::default();
     let mut train = Vec::new();
     for (source, hash) in spec.train.iter().zip(&hashes.train) {
@@ -90,30 +98,59 @@ pub fn load(
     let mut files: Vec<&mut Tokenized> = train.iter_mut().chain(&mut validation).collect();
     report.dropped_empty = leave_out_empty(&mut files, spec.on_empty, total)?;
     let (train, held) = divide(spec, train);
-    let validation = held.into_iter().chain(validation.into_iter().flat_map(|file| file.samples)).collect::<Vec<_>>();
+    let validation = held
+        .into_iter()
+        .chain(validation.into_iter().flat_map(|file| file.samples))
+        .collect::<Vec<_>>();
     if train.is_empty() {
-        return Err(DataError::NothingLeft { problem: format!("none of {total} records is in the training part") });
+        let problem = format!("in {total} records there is nothing to learn");
+        return Err(DataError::NothingLeft {
+            problem,
+            hint: "run `tune data check`; it lists these records",
+        });
     }
     report.train_records = train.len();
     report.validation_records = validation.len();
     report.train_tokens = train.iter().map(|s| s.tokens.len()).sum();
     report.train_learned_tokens = train.iter().map(Sample::learned).sum();
     let fingerprint = fingerprint(spec, &loading.keys);
-    let Loading { from_cache, cache_error, .. } = loading;
+    let Loading {
+        from_cache,
+        cache_error,
+        ..
+    } = loading;
     if from_cache {
         progress(Progress::Cached);
     }
-    Ok(Corpus { train, validation, report, fingerprint, from_cache, cache_error })
+    Ok(Corpus {
+        train,
+        validation,
+        report,
+        fingerprint,
+        from_cache,
+        cache_error,
+    })
 }
 
 /// Records of one file as read, for `tune data`. A bad row is an error that lists all of them.
 pub fn records(path: &Path, spec: &DataSpec) -> Result<(FileReport, Vec<Record>)> {
-    let Scan { file, records, bad, hint } = scan(path, spec)?;
+    let Scan {
+        file,
+        records,
+        bad,
+        hint,
+    } = scan(path, spec)?;
     if bad.is_empty() {
         return Ok((file, records));
     }
     let total = file.records;
-    Err(DataError::BadRows { path: path.into(), wanted: format!("{} rows", file.format), rows: bad, total, hint })
+    Err(DataError::BadRows {
+        path: path.into(),
+        wanted: format!("{} rows", file.format),
+        rows: bad,
+        total,
+        hint,
+    })
 }
 
 /// Conversations to be answered: the rows of a file without their last answer, which may be absent.
@@ -125,23 +162,45 @@ pub fn prompts(path: &Path, spec: &DataSpec) -> Result<Vec<(Origin, Vec<Message>
     bad.extend(rows.bad);
     for (line, value) in rows.values {
         match prompt(&value, spec) {
-            Ok(messages) => prompts.push((Origin { file: file.clone(), line }, with_system(messages, spec))),
-            Err(problem) => bad.push(BadRow { file: file.to_string(), line, problem }),
+            Ok(messages) => prompts.push((
+                Origin {
+                    file: file.clone(),
+                    line,
+                },
+                with_system(messages, spec),
+            )),
+            Err(problem) => bad.push(BadRow {
+                file: file.to_string(),
+                line,
+                problem,
+            }),
         }
     }
     if bad.is_empty() {
         return Ok(prompts);
     }
     let hint = Some("set data.prompt_key to the key that holds the question".into());
-    Err(DataError::BadRows { path: path.into(), wanted: "prompts".into(), rows: bad, total, hint })
+    Err(DataError::BadRows {
+        path: path.into(),
+        wanted: "prompts".into(),
+        rows: bad,
+        total,
+        hint,
+    })
 }
 
 fn prompt(value: &Value, spec: &DataSpec) -> std::result::Result<Vec<Message>, String> {
-    let row = value.as_object().ok_or_else(|| format!("{}, wanted an object", format::kind(value)))?;
+    let row = value
+        .as_object()
+        .ok_or_else(|| format!("{}, wanted an object", format::kind(value)))?;
     let alone = row.contains_key(&spec.prompt_key) && !row.contains_key(&spec.response_key);
     let body = match format::sniff(row, spec) {
         Ok((format, _)) if !alone => format.parse(row, spec)?.0,
-        _ => format::exchange(format::optional_text(row, "system")?, format::text_at(row, &spec.prompt_key)?, ""),
+        _ => format::exchange(
+            format::optional_text(row, "system")?,
+            format::text_at(row, &spec.prompt_key)?,
+            "",
+        ),
     };
     match body {
         Body::Text(text) => Ok(vec![Message::new("user", text)]),
@@ -169,19 +228,34 @@ pub(crate) fn scan(path: &Path, spec: &DataSpec) -> Result<Scan> {
     let total = values.len() + bad.len();
     let (format, why) = sniff(path, &values, &bad, spec)?;
     let file: Arc<str> = path.display().to_string().into();
-    let parsed: Vec<_> = values.par_iter().map(|(line, value)| parse(format, value, spec, &file, *line)).collect();
-    let (mut records, mut hint) = (Vec::with_capacity(parsed.len()), None);
+    let parsed: Vec<_> = values
+        .par_iter()
+        .map(|(line, value)| parse(format, value, spec, &file, *line))
+        .collect();
+    let (mut records, mut missing) = (Vec::with_capacity(parsed.len()), None);
     for (result, (line, value)) in parsed.into_iter().zip(&values) {
         match result {
             Ok(record) => records.push(record),
             Err(problem) => {
-                hint = hint.or_else(|| row_hint(format, value.as_object()?, spec));
-                bad.push(BadRow { file: file.to_string(), line: *line, problem });
+                missing = missing.or_else(|| value.as_object().filter(|row| lacks_key(format, row, spec)));
+                bad.push(BadRow {
+                    file: file.to_string(),
+                    line: *line,
+                    problem,
+                });
             }
         }
     }
     bad.sort_by_key(|row| row.line);
-    let hint = hint.or_else(|| Some("correct or remove these rows; `tune data check` shows them again".into()));
+    // Where no row has the keys the setting is wrong, else these rows are.
+    let by_key = if records.is_empty() {
+        format::key_hint
+    } else {
+        format::misspelt_hint
+    };
+    let hint = missing.and_then(|row| by_key(row, spec));
+    let hint =
+        hint.or_else(|| Some("correct or remove these rows; `tune data check` shows them again".into()));
     let report = FileReport {
         path: file.to_string(),
         format: format.choice().name().into(),
@@ -190,7 +264,12 @@ pub(crate) fn scan(path: &Path, spec: &DataSpec) -> Result<Scan> {
         bytes: read::bytes(path)?,
         blake3: read::hash(path)?,
     };
-    Ok(Scan { file: report, records, bad, hint })
+    Ok(Scan {
+        file: report,
+        records,
+        bad,
+        hint,
+    })
 }
 
 fn sniff(
@@ -199,13 +278,21 @@ fn sniff(
     bad: &[BadRow],
     spec: &DataSpec,
 ) -> Result<(&'static dyn Format, String)> {
-    let objects: Vec<&Object> = values.iter().take(SNIFFED_ROWS).filter_map(|(_, v)| v.as_object()).collect();
+    let objects: Vec<&Object> = values
+        .iter()
+        .take(SNIFFED_ROWS)
+        .filter_map(|(_, v)| v.as_object())
+        .collect();
     if let Some(found) = objects.iter().find_map(|row| format::sniff(row, spec).ok()) {
         return Ok(found);
     }
     if let Some(row) = objects.first() {
         let (keys, hint) = (row.keys().cloned().collect(), format::key_hint(row, spec));
-        return Err(DataError::UnknownFormat { path: path.into(), keys, hint });
+        return Err(DataError::UnknownFormat {
+            path: path.into(),
+            keys,
+            hint,
+        });
     }
     let others = values.iter().map(|(line, value)| BadRow {
         file: path.display().to_string(),
@@ -214,7 +301,13 @@ fn sniff(
     });
     let rows: Vec<_> = bad.iter().cloned().chain(others).collect();
     let hint = Some("write one JSON object a line, e.g. {\"prompt\": \"…\", \"response\": \"…\"}".into());
-    Err(DataError::BadRows { path: path.into(), wanted: "JSON objects".into(), total: rows.len(), rows, hint })
+    Err(DataError::BadRows {
+        path: path.into(),
+        wanted: "JSON objects".into(),
+        total: rows.len(),
+        rows,
+        hint,
+    })
 }
 
 fn parse(
@@ -224,24 +317,35 @@ fn parse(
     file: &Arc<str>,
     line: usize,
 ) -> std::result::Result<Record, String> {
-    let row = value.as_object().ok_or_else(|| format!("{}, wanted an object", format::kind(value)))?;
+    let row = value
+        .as_object()
+        .ok_or_else(|| format!("{}, wanted an object", format::kind(value)))?;
     let (body, tools) = format.parse(row, spec)?;
     let body = match body {
         Body::Chat(messages) => Body::Chat(with_system(messages, spec)),
         text => text,
     };
-    Ok(Record { origin: Origin { file: file.clone(), line }, body, tools })
+    Ok(Record {
+        origin: Origin {
+            file: file.clone(),
+            line,
+        },
+        body,
+        tools,
+    })
 }
 
-/// Only a missing key has a setting to blame.
-fn row_hint(format: &dyn Format, row: &Object, spec: &DataSpec) -> Option<String> {
-    let missing = format.choice() == FormatChoice::PromptResponse
-        && [&spec.prompt_key, &spec.response_key].iter().any(|key| !row.contains_key(*key));
-    missing.then(|| format::key_hint(row, spec))?
+fn lacks_key(format: &dyn Format, row: &Object, spec: &DataSpec) -> bool {
+    let keys = [&spec.prompt_key, &spec.response_key];
+    format.choice() == FormatChoice::PromptResponse && keys.iter().any(|key| !row.contains_key(*key))
 }
 
 fn with_system(mut messages: Vec<Message>, spec: &DataSpec) -> Vec<Message> {
-    if let Some(system) = spec.system.as_ref().filter(|_| messages.iter().all(|m| m.role != "system")) {
+    if let Some(system) = spec
+        .system
+        .as_ref()
+        .filter(|_| messages.iter().all(|m| m.role != "system"))
+    {
         messages.insert(0, Message::new("system", system.as_str()));
     }
     messages
@@ -256,9 +360,15 @@ struct FileHashes {
 fn file_hashes(spec: &DataSpec) -> Result<FileHashes> {
     let train: Vec<&PathBuf> = spec.train.iter().map(|s| &s.path).collect();
     let validation: Vec<&PathBuf> = spec.validation_files().iter().collect();
-    let all: Vec<(&PathBuf, bool)> =
-        train.iter().map(|p| (*p, true)).chain(validation.iter().map(|p| (*p, false))).collect();
-    let hashes = all.par_iter().map(|(path, _)| read::hash(path)).collect::<Result<Vec<_>>>()?;
+    let all: Vec<(&PathBuf, bool)> = train
+        .iter()
+        .map(|p| (*p, true))
+        .chain(validation.iter().map(|p| (*p, false)))
+        .collect();
+    let hashes = all
+        .par_iter()
+        .map(|(path, _)| read::hash(path))
+        .collect::<Result<Vec<_>>>()?;
     for (i, (path, in_train)) in all.iter().enumerate() {
         if let Some(j) = hashes[..i].iter().position(|hash| *hash == hashes[i]) {
             let (first, second) = (all[j].0.clone(), (*path).clone());
@@ -271,7 +381,10 @@ fn file_hashes(spec: &DataSpec) -> Result<FileHashes> {
         }
     }
     let (train, validation) = hashes.split_at(train.len());
-    Ok(FileHashes { train: train.to_vec(), validation: validation.to_vec() })
+    Ok(FileHashes {
+        train: train.to_vec(),
+        validation: validation.to_vec(),
+    })
 }
 
 struct Loading<'a> {
@@ -293,7 +406,9 @@ impl Loading<'_> {
             return Ok(found);
         }
         self.from_cache = false;
-        (self.progress)(Progress::Reading { file: name.to_string() });
+        (self.progress)(Progress::Reading {
+            file: name.to_string(),
+        });
         let (file, records) = records(path, self.spec)?;
         let tokenized = Tokenized {
             samples: encode_all(path, &records, self.codec, self.spec.learn, self.progress)?,
@@ -312,7 +427,14 @@ impl Loading<'_> {
         let spec = self.spec;
         let kind = path.extension().unwrap_or_default().to_string_lossy();
         let settings = format!("{:?} {:?} {:?}", spec.format, spec.learn, spec.system);
-        cache::key(&[hash, &kind, self.codec.fingerprint(), &settings, &spec.prompt_key, &spec.response_key])
+        cache::key(&[
+            hash,
+            &kind,
+            self.codec.fingerprint(),
+            &settings,
+            &spec.prompt_key,
+            &spec.response_key,
+        ])
     }
 }
 
@@ -320,7 +442,7 @@ impl Loading<'_> {
 const REPORTED: usize = 256;
 
 /// All records to samples, on all cores. Rows that the template refuses are listed in one error.
-pub(crate) fn encode_all(
+fn encode_all(
     path: &Path,
     records: &[Record],
     codec: &Codec,
@@ -351,15 +473,30 @@ pub(crate) fn encode_all(
         return Ok(samples);
     }
     let wanted = "conversations the chat template can show".into();
-    Err(DataError::BadRows { path: path.into(), wanted, rows, total, hint })
+    Err(DataError::BadRows {
+        path: path.into(),
+        wanted,
+        rows,
+        total,
+        hint,
+    })
 }
 
 /// The row a template error is about; any other error is passed on.
-fn refused(error: DataError) -> Result<BadRow> {
+pub(crate) fn refused(error: DataError) -> Result<BadRow> {
     match error {
-        DataError::Template { origin: Some(at), problem } | DataError::Span { origin: Some(at), problem } => {
-            Ok(BadRow { file: at.file.to_string(), line: at.line, problem })
+        DataError::Template {
+            origin: Some(at),
+            problem,
         }
+        | DataError::Span {
+            origin: Some(at),
+            problem,
+        } => Ok(BadRow {
+            file: at.file.to_string(),
+            line: at.line,
+            problem,
+        }),
         other => Err(other),
     }
 }
@@ -369,7 +506,13 @@ fn leave_out_empty(files: &mut [&mut Tokenized], on_empty: OnEmpty, total: usize
     let mut origins = Vec::new();
     for file in files {
         let kept: Vec<bool> = file.samples.iter().map(|s| s.learned() > 0).collect();
-        origins.extend(file.samples.iter().zip(&kept).filter(|(_, kept)| !**kept).map(|(s, _)| s.origin.clone()));
+        origins.extend(
+            file.samples
+                .iter()
+                .zip(&kept)
+                .filter(|(_, kept)| !**kept)
+                .map(|(s, _)| s.origin.clone()),
+        );
         let (mut a, mut b) = (kept.iter(), kept.iter());
         file.samples.retain(|_| a.next() == Some(&true));
         file.hashes.retain(|_| b.next() == Some(&true));
@@ -382,7 +525,10 @@ fn leave_out_empty(files: &mut [&mut Tokenized], on_empty: OnEmpty, total: usize
 
 /// The training samples, each as often as its source's weight says, and those held back by the share.
 fn divide(spec: &DataSpec, files: Vec<Tokenized>) -> (Vec<Sample>, Vec<Sample>) {
-    let hashes: Vec<u64> = files.iter().flat_map(|file| file.hashes.iter().copied()).collect();
+    let hashes: Vec<u64> = files
+        .iter()
+        .flat_map(|file| file.hashes.iter().copied())
+        .collect();
     let held = match spec.validation {
         Validation::Share(share) => split::held_back(&hashes, share),
         _ => vec![false; hashes.len()],
@@ -406,7 +552,10 @@ fn weighted(samples: Vec<Sample>, weight: f64, seed: u64, stream: u64) -> Vec<Sa
     chosen.truncate(extra);
     chosen.sort();
     let whole = std::iter::repeat_n(&samples, weight as usize).flatten();
-    whole.chain(chosen.iter().map(|i| &samples[*i])).cloned().collect()
+    whole
+        .chain(chosen.iter().map(|i| &samples[*i]))
+        .cloned()
+        .collect()
 }
 
 fn fingerprint(spec: &DataSpec, keys: &[String]) -> String {
@@ -417,6 +566,307 @@ fn fingerprint(spec: &DataSpec, keys: &[String]) -> String {
         _ => None,
     };
     let settings = format!("{weights:?} {seed:?} {share:?} {:?}", spec.on_empty);
-    let parts: Vec<&str> = keys.iter().map(String::as_str).chain([settings.as_str()]).collect();
+    let parts: Vec<&str> = keys
+        .iter()
+        .map(String::as_str)
+        .chain([settings.as_str()])
+        .collect();
     cache::key(&parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::tests::{CHATML, codec};
+    use crate::format::tests::spec;
+    use std::collections::HashSet;
+
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn file(&self, name: &str, lines: &[String]) -> Source {
+            let path = self.0.path().join(name);
+            fs_err::write(&path, lines.join("\n")).unwrap();
+            Source { path, weight: 1.0 }
+        }
+
+        /// The error and its hint, without the folder's name.
+        fn message(&self, error: DataError) -> String {
+            let message = format!("{error}\n\nhint: {}", error.hint().unwrap_or_default());
+            message.replace(&format!("{}/", self.0.path().display()), "")
+        }
+    }
+
+    fn rows(numbers: std::ops::Range<usize>) -> Vec<String> {
+        numbers
+            .map(|i| format!(r#"{{"prompt": "What is {i}?", "response": "It is {i}."}}"#))
+            .collect()
+    }
+
+    fn with(train: Vec<Source>) -> DataSpec {
+        DataSpec { train, ..spec() }
+    }
+
+    fn loaded(spec: &DataSpec, cache: Option<&Path>) -> Result<Corpus> {
+        load(spec, &codec(Some(CHATML)), cache, &|_| {})
+    }
+
+    #[test]
+    fn a_second_start_reads_the_cache_and_gives_the_same() {
+        let folder = Folder::new();
+        let cache = folder.0.path().join("cache");
+        let spec = DataSpec {
+            validation: Validation::Share(0.2),
+            ..with(vec![folder.file("a.jsonl", &rows(0..50))])
+        };
+        let first = loaded(&spec, Some(&cache)).unwrap();
+        let second = loaded(&spec, Some(&cache)).unwrap();
+        assert_eq!(
+            (first.from_cache, second.from_cache, &first.cache_error),
+            (false, true, &None)
+        );
+        assert_eq!(
+            (&first.train, &first.validation),
+            (&second.train, &second.validation)
+        );
+        assert_eq!(
+            (first.report.files, first.fingerprint),
+            (second.report.files, second.fingerprint)
+        );
+        assert_eq!(first.report.records, 50);
+        assert_eq!(
+            first.train[0].origin.to_string(),
+            format!("{}:{}", spec.train[0].path.display(), first.train[0].origin.line)
+        );
+    }
+
+    #[test]
+    fn what_changes_the_tokens_changes_the_fingerprint() {
+        let folder = Folder::new();
+        let base = with(vec![folder.file("a.jsonl", &rows(0..9))]);
+        let specs = [
+            base.clone(),
+            DataSpec {
+                learn: Learn::All,
+                ..base.clone()
+            },
+            DataSpec {
+                system: Some("s".into()),
+                ..base.clone()
+            },
+            DataSpec {
+                validation: Validation::Share(0.3),
+                ..base.clone()
+            },
+            with(vec![Source {
+                weight: 2.0,
+                ..base.train[0].clone()
+            }]),
+            with(vec![folder.file("b.jsonl", &rows(0..8))]),
+        ];
+        let prints: HashSet<_> = specs
+            .iter()
+            .map(|spec| loaded(spec, None).unwrap().fingerprint)
+            .collect();
+        assert_eq!(prints.len(), specs.len());
+        let renamed = with(vec![folder.file("c.jsonl", &rows(0..9))]);
+        assert_eq!(
+            loaded(&renamed, None).unwrap().fingerprint,
+            loaded(&base, None).unwrap().fingerprint
+        );
+    }
+
+    #[test]
+    fn an_unwritable_cache_is_no_error_but_said() {
+        let folder = Folder::new();
+        let source = folder.file("a.jsonl", &rows(0..3));
+        let corpus = loaded(&with(vec![source.clone()]), Some(&source.path)).unwrap();
+        assert!(corpus.cache_error.is_some() && corpus.train.len() == 3);
+    }
+
+    #[test]
+    fn the_share_moves_no_record_when_rows_are_added() {
+        let folder = Folder::new();
+        let held = |n| {
+            let source = folder.file("a.jsonl", &rows(0..n));
+            let spec = DataSpec {
+                validation: Validation::Share(0.2),
+                ..with(vec![source])
+            };
+            loaded(&spec, None)
+                .unwrap()
+                .validation
+                .iter()
+                .map(|s| s.origin.line)
+                .collect::<Vec<_>>()
+        };
+        let (few, many) = (held(100), held(200));
+        assert!((10..30).contains(&few.len()), "{}", few.len());
+        assert_eq!(
+            many.iter().filter(|line| **line <= 100).collect::<Vec<_>>(),
+            few.iter().collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn a_weight_says_how_often() {
+        let folder = Folder::new();
+        let mut source = folder.file("a.jsonl", &rows(0..10));
+        source.weight = 2.5;
+        let corpus = loaded(&with(vec![source]), None).unwrap();
+        let mut times = [0; 11];
+        corpus.train.iter().for_each(|s| times[s.origin.line] += 1);
+        assert_eq!(corpus.train.len(), 25);
+        assert!(times[1..].iter().all(|n| (2..=3).contains(n)), "{times:?}");
+    }
+
+    #[test]
+    fn the_same_data_twice_is_refused() {
+        let folder = Folder::new();
+        let (a, b) = (
+            folder.file("a.jsonl", &rows(0..3)),
+            folder.file("b.jsonl", &rows(0..3)),
+        );
+        let spec = DataSpec {
+            validation: Validation::Files(vec![b.path]),
+            ..with(vec![a])
+        };
+        insta::assert_snapshot!(folder.message(loaded(&spec, None).unwrap_err()), @r#"
+        a.jsonl and b.jsonl are the same data, once to train on and once to validate with
+
+        hint: name each file once; to take one more often use its weight; to hold rows back use data.validation = 0.05
+        "#);
+    }
+
+    #[test]
+    fn nothing_to_learn_is_an_error_or_counted() {
+        let folder = Folder::new();
+        let mut lines = rows(0..3);
+        lines.insert(1, r#"{"prompt": "a", "response": " "}"#.into());
+        let spec = with(vec![folder.file("a.jsonl", &lines)]);
+        insta::assert_snapshot!(folder.message(loaded(&spec, None).unwrap_err()), @r#"
+        nothing would be learned from 1 of 4 records:
+          a.jsonl:2
+
+        hint: give these rows an answer, or set data.on_empty = "drop" to leave them out and count them
+        "#);
+        let corpus = loaded(
+            &DataSpec {
+                on_empty: OnEmpty::Drop,
+                ..spec
+            },
+            None,
+        )
+        .unwrap();
+        assert_eq!(
+            (
+                corpus.report.dropped_empty,
+                corpus.train.len(),
+                corpus.report.records
+            ),
+            (1, 3, 4)
+        );
+    }
+
+    #[test]
+    fn bad_rows_are_listed_with_the_key_to_set() {
+        let folder = Folder::new();
+        let mut lines = rows(0..2);
+        lines.extend(
+            [
+                r#"{"prompt": "a", "respones": "b"}"#,
+                "[1]",
+                "{",
+                r#"{"prompt": "a", "response": null}"#,
+            ]
+            .map(String::from),
+        );
+        let spec = with(vec![folder.file("a.jsonl", &lines)]);
+        insta::assert_snapshot!(folder.message(loaded(&spec, None).unwrap_err()), @r#"
+        4 of 6 rows of a.jsonl are not prompt-response rows:
+          a.jsonl:3: no key "response"; found prompt, respones
+          a.jsonl:4: a list, wanted an object
+          a.jsonl:5: not valid JSON at column 1: EOF while parsing an object; found "{"
+          a.jsonl:6: "response" is null, wanted text
+
+        hint: "respones" may be a misspelt "response"; correct or remove these rows
+        "#);
+    }
+
+    #[test]
+    fn rows_that_the_template_refuses_are_listed() {
+        let folder = Folder::new();
+        let strict = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system here') }}{% endif %}\
+                      {{ m.content }}{% endfor %}";
+        let spec = DataSpec {
+            system: Some("s".into()),
+            ..with(vec![folder.file("a.jsonl", &rows(0..2))])
+        };
+        let error = load(&spec, &codec(Some(strict)), None, &|_| {}).unwrap_err();
+        insta::assert_snapshot!(folder.message(error), @r#"
+        2 of 2 rows of a.jsonl are not conversations the chat template can show:
+          a.jsonl:1: no system here (line 1 of the template)
+          a.jsonl:2: no system here (line 1 of the template)
+
+        hint: the template refuses these messages (order of roles, a system message?); change the rows or give another chat template
+        "#);
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_settings() {
+        let folder = Folder::new();
+        let unknown = with(vec![
+            folder.file("a.jsonl", &[r#"{"question": "a", "answer": "b"}"#.into()]),
+        ]);
+        let share = DataSpec {
+            validation: Validation::Share(1.0),
+            ..with(vec![folder.file("b.jsonl", &rows(0..2))])
+        };
+        let messages =
+            [unknown, share, with(vec![])].map(|spec| folder.message(loaded(&spec, None).unwrap_err()));
+        insta::assert_snapshot!(messages.join("\n\n"), @r#"
+        a.jsonl: rows have keys question, answer; no known format has these
+
+        hint: set data.prompt_key = "question" and data.response_key = "answer"
+
+        data.validation = 1; wanted a share from 0 to below 1
+
+        hint: set data.validation = 0.05
+
+        data.train names no file
+
+        hint: set data.train = ["train.jsonl"]
+        "#);
+    }
+
+    #[test]
+    fn prompts_need_no_answer() {
+        let folder = Folder::new();
+        let lines = [
+            r#"{"prompt": "a"}"#,
+            r#"{"prompt": "b", "response": "x"}"#,
+            r#"{"messages": [{"role": "user", "content": "c"}, {"role": "assistant", "content": "x"}]}"#,
+        ];
+        let source = folder.file("a.jsonl", &lines.map(String::from));
+        let spec = DataSpec {
+            system: Some("s".into()),
+            ..spec()
+        };
+        let prompts = prompts(&source.path, &spec).unwrap();
+        let said = |messages: &[Message]| {
+            messages
+                .iter()
+                .map(|m| m.content.as_str())
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(
+            prompts.iter().map(|(_, m)| said(m)).collect::<Vec<_>>(),
+            ["s a", "s b", "s c"]
+        );
+    }
 }

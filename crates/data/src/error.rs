@@ -22,7 +22,11 @@ impl std::fmt::Display for BadRow {
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     #[error("cannot read {}", path.display())]
-    Read { path: PathBuf, #[source] source: std::io::Error },
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
 
     #[error("no such file: {}", path.display())]
     Missing { path: PathBuf, nearest: Option<String> },
@@ -40,18 +44,35 @@ pub enum DataError {
     FileType { path: PathBuf },
 
     #[error("{} is not a valid {kind} file: {problem}", path.display())]
-    Malformed { path: PathBuf, kind: &'static str, problem: String },
+    Malformed {
+        path: PathBuf,
+        kind: &'static str,
+        problem: String,
+    },
 
     #[error("{}: rows have keys {}; no known format has these", path.display(), keys.join(", "))]
-    UnknownFormat { path: PathBuf, keys: Vec<String>, hint: Option<String> },
+    UnknownFormat {
+        path: PathBuf,
+        keys: Vec<String>,
+        hint: Option<String>,
+    },
 
     #[error("{} of {total} rows of {} are not {wanted}:\n{}", rows.len(), path.display(), listing(rows))]
-    BadRows { path: PathBuf, wanted: String, rows: Vec<BadRow>, total: usize, hint: Option<String> },
+    BadRows {
+        path: PathBuf,
+        wanted: String,
+        rows: Vec<BadRow>,
+        total: usize,
+        hint: Option<String>,
+    },
 
     #[error("the chat template failed{}: {problem}", at(origin))]
     Template { origin: Option<Origin>, problem: String },
 
-    #[error("cannot tell which text of the chat template is the assistant's answer{}: {problem}", at(origin))]
+    #[error(
+        "cannot tell which text of the chat template is the assistant's answer{}: {problem}",
+        at(origin)
+    )]
     Span { origin: Option<Origin>, problem: String },
 
     #[error("the tokenizer cannot be used: {problem}")]
@@ -60,24 +81,36 @@ pub enum DataError {
     #[error("nothing would be learned from {} of {total} records:\n{}", origins.len(), listing(origins))]
     NothingLearned { origins: Vec<Origin>, total: usize },
 
-    #[error("{} samples are longer than max_length = {max_length} tokens (longest {longest}):\n{}",
+    #[error("longer than max_length = {max_length} tokens: {} of the samples, the longest {longest}\n{}",
             samples.len(), listing(samples))]
-    TooLong { samples: Vec<String>, max_length: usize, longest: usize },
+    TooLong {
+        samples: Vec<String>,
+        max_length: usize,
+        longest: usize,
+    },
 
     #[error("{} and {} are the same data, {role}", first.display(), second.display())]
-    SameData { first: PathBuf, second: PathBuf, role: &'static str },
+    SameData {
+        first: PathBuf,
+        second: PathBuf,
+        role: &'static str,
+    },
 
     #[error("{problem}")]
     Spec { problem: String, hint: &'static str },
 
     #[error("nothing is left to train on: {problem}")]
-    NothingLeft { problem: String },
+    NothingLeft { problem: String, hint: &'static str },
 }
 
 pub const FILE_TYPES: &str = ".jsonl, .json, .csv, .parquet or .txt (.gz may follow all but .parquet)";
 
 fn listing<T: std::fmt::Display>(items: &[T]) -> String {
-    let mut lines: Vec<_> = items.iter().take(SHOWN_ROWS).map(|item| format!("  {item}")).collect();
+    let mut lines: Vec<_> = items
+        .iter()
+        .take(SHOWN_ROWS)
+        .map(|item| format!("  {item}"))
+        .collect();
     if items.len() > SHOWN_ROWS {
         lines.push(format!("  and {} more", items.len() - SHOWN_ROWS));
     }
@@ -105,6 +138,9 @@ impl DataError {
             Self::Malformed { kind: "JSON", .. } => {
                 "one object a line belongs in a .jsonl file; a .json file is one list of objects".into()
             }
+            Self::Malformed { kind: "Parquet", .. } => {
+                "check that the file is whole, and compressed by snappy, zstd, gzip or lz4".into()
+            }
             Self::Malformed { .. } => "check that the file was written to its end".into(),
             Self::UnknownFormat { hint, .. } | Self::BadRows { hint, .. } => return hint.clone(),
             Self::Template { .. } => {
@@ -125,16 +161,21 @@ impl DataError {
                  data.validation = 0.05"
                     .into()
             }
-            Self::Spec { hint, .. } => (*hint).into(),
-            Self::NothingLeft { .. } => "raise data.max_length, or set data.too_long = \"split\"".into(),
+            Self::Spec { hint, .. } | Self::NothingLeft { hint, .. } => (*hint).into(),
         })
     }
 
     /// The same error, with the record that caused it.
     pub(crate) fn at(self, place: &Origin) -> Self {
         match self {
-            Self::Template { problem, .. } => Self::Template { origin: Some(place.clone()), problem },
-            Self::Span { problem, .. } => Self::Span { origin: Some(place.clone()), problem },
+            Self::Template { problem, .. } => Self::Template {
+                origin: Some(place.clone()),
+                problem,
+            },
+            Self::Span { problem, .. } => Self::Span {
+                origin: Some(place.clone()),
+                problem,
+            },
             other => other,
         }
     }

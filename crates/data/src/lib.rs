@@ -1,12 +1,14 @@
 //! Prompt/response records to tokenized, masked, packed batches of plain integers.
 //!
-//! The path of one line: file -> JSON value + [`Origin`] (`read`) -> [`Record`] (`format/*`)
-//! -> text (`template`) -> [`Sample`]: tokens + learn-mask (`codec`, `sample`)
-//! -> [`Row`] (`pack`) -> [`Batch`] (`batch`). No tensors, no Burn.
+//! The path of one line: file -> JSON value + line (`read`) -> [`Record`] with its [`Origin`] (`format/*`)
+//! -> text (`template`) and what is learned of it (`spans`) -> [`Sample`]: tokens + learn-mask (`codec`, `words`)
+//! -> [`Row`] (`pack`) -> [`Batch`] (`batch`), in the order of the [`Loader`]. `corpus` walks whole files along it
+//! and keeps the tokens on disk (`cache`); `summary` reports on them. No tensors, no Burn.
 pub mod batch;
 mod cache;
 pub mod codec;
 pub mod corpus;
+mod duplicates;
 pub mod error;
 pub mod format;
 pub mod loader;
@@ -31,4 +33,5 @@ pub use pack::{Packed, Row};
 pub use record::{Message, Origin, Record};
 pub use sample::Sample;
 pub use spec::*;
+pub use summary::Summary;
 pub type Result<T> = std::result::Result<T, DataError>;

@@ -31,7 +31,13 @@ impl Loader {
     /// `rows` rows, `batch_size` a micro-batch; the order of each epoch depends on (`seed`, epoch) alone.
     pub fn new(rows: usize, batch_size: usize, seed: u64) -> Self {
         let order = order(rows, seed, 0);
-        Self { rows, batch_size: batch_size.max(1), seed, cursor: Cursor::default(), order }
+        Self {
+            rows,
+            batch_size: batch_size.max(1),
+            seed,
+            cursor: Cursor::default(),
+            order,
+        }
     }
 
     pub fn batches_per_epoch(&self) -> usize {
@@ -45,7 +51,14 @@ impl Loader {
     /// A position at or past the epoch's end is the beginning of the next epoch.
     pub fn seek(&mut self, cursor: Cursor) {
         let past = cursor.position >= self.rows;
-        self.cursor = if past { Cursor { epoch: cursor.epoch + 1, position: 0 } } else { cursor };
+        self.cursor = if past {
+            Cursor {
+                epoch: cursor.epoch + 1,
+                position: 0,
+            }
+        } else {
+            cursor
+        };
         self.order = order(self.rows, self.seed, self.cursor.epoch);
     }
 
@@ -56,10 +69,17 @@ impl Loader {
         let rows = self.order[position..end].to_vec();
         let last_of_epoch = end == self.rows;
         match last_of_epoch {
-            true => self.seek(Cursor { epoch: epoch + 1, position: 0 }),
+            true => self.seek(Cursor {
+                epoch: epoch + 1,
+                position: 0,
+            }),
             false => self.cursor.position = end,
         }
-        MicroBatch { rows, epoch, last_of_epoch }
+        MicroBatch {
+            rows,
+            epoch,
+            last_of_epoch,
+        }
     }
 }
 
@@ -82,7 +102,10 @@ mod tests {
     fn no_rows_do_not_hang_or_panic() {
         let mut loader = Loader::new(0, 4, 1);
         assert_eq!(loader.next_batch().rows, Vec::<usize>::new());
-        loader.seek(Cursor { epoch: 3, position: 0 });
+        loader.seek(Cursor {
+            epoch: 3,
+            position: 0,
+        });
         assert_eq!(loader.next_batch().rows, Vec::<usize>::new());
     }
 

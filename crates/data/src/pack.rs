@@ -33,7 +33,10 @@ impl Piece {
 
     /// Targets in this piece.
     pub fn learned(&self, samples: &[Sample]) -> usize {
-        let mask = samples[self.sample].learn.get(self.start + 1..self.end).unwrap_or_default();
+        let mask = samples[self.sample]
+            .learn
+            .get(self.start + 1..self.end)
+            .unwrap_or_default();
         mask.iter().filter(|l| **l).count()
     }
 }
@@ -69,34 +72,52 @@ pub struct Packed {
 /// target is lost.
 pub fn pack(samples: &[Sample], max_length: usize, packing: bool, too_long: TooLong) -> Result<Packed> {
     if max_length < 2 {
-        let problem = format!("max_length = {max_length}; wanted at least 2, one token of context and one to learn");
-        return Err(DataError::Spec { problem, hint: "set data.max_length = 1024" });
+        let problem =
+            format!("max_length = {max_length}; wanted at least 2, one token of context and one to learn");
+        return Err(DataError::Spec {
+            problem,
+            hint: "set data.max_length = 1024",
+        });
     }
     if too_long == TooLong::Refuse {
         refuse(samples, max_length)?;
     }
     let mut packed = Packed::default();
-    let pieces: Vec<Piece> =
-        (0..samples.len()).flat_map(|i| packed.pieces(samples, i, max_length, too_long)).collect();
+    let pieces: Vec<Piece> = (0..samples.len())
+        .flat_map(|i| packed.pieces(samples, i, max_length, too_long))
+        .collect();
     packed.rows = match packing {
         true => best_fit(pieces, max_length),
-        false => pieces.into_iter().map(|piece| Row { pieces: vec![piece] }).collect(),
+        false => pieces
+            .into_iter()
+            .map(|piece| Row { pieces: vec![piece] })
+            .collect(),
     };
     if packed.rows.is_empty() {
         let problem = match packed.dropped {
             0 => "there are no samples".to_owned(),
             n => format!("all {n} samples were dropped at max_length = {max_length}"),
         };
-        return Err(DataError::NothingLeft { problem });
+        let hint = "raise data.max_length, or set data.too_long = \"split\"";
+        return Err(DataError::NothingLeft { problem, hint });
     }
     Ok(packed)
 }
 
 fn refuse(samples: &[Sample], max_length: usize) -> Result<()> {
     let long: Vec<_> = samples.iter().filter(|s| s.tokens.len() > max_length).collect();
-    let Some(longest) = long.iter().map(|s| s.tokens.len()).max() else { return Ok(()) };
-    let samples = long.iter().map(|s| format!("{}: {} tokens", s.origin, s.tokens.len())).collect();
-    Err(DataError::TooLong { samples, max_length, longest })
+    let Some(longest) = long.iter().map(|s| s.tokens.len()).max() else {
+        return Ok(());
+    };
+    let samples = long
+        .iter()
+        .map(|s| format!("{}: {} tokens", s.origin, s.tokens.len()))
+        .collect();
+    Err(DataError::TooLong {
+        samples,
+        max_length,
+        longest,
+    })
 }
 
 impl Packed {
@@ -104,8 +125,16 @@ impl Packed {
     fn pieces(&mut self, samples: &[Sample], i: usize, max_length: usize, too_long: TooLong) -> Vec<Piece> {
         let length = samples[i].tokens.len();
         let mut pieces = match too_long {
-            _ if length <= max_length => vec![Piece { sample: i, start: 0, end: length }],
-            TooLong::Cut => vec![Piece { sample: i, start: 0, end: max_length }],
+            _ if length <= max_length => vec![Piece {
+                sample: i,
+                start: 0,
+                end: length,
+            }],
+            TooLong::Cut => vec![Piece {
+                sample: i,
+                start: 0,
+                end: max_length,
+            }],
             TooLong::Split => split(i, length, max_length),
             TooLong::Drop | TooLong::Refuse => Vec::new(),
         };
@@ -123,7 +152,13 @@ impl Packed {
 
 fn split(sample: usize, length: usize, max_length: usize) -> Vec<Piece> {
     let starts = (0..length - 1).step_by(max_length - 1);
-    starts.map(|start| Piece { sample, start, end: (start + max_length).min(length) }).collect()
+    starts
+        .map(|start| Piece {
+            sample,
+            start,
+            end: (start + max_length).min(length),
+        })
+        .collect()
 }
 
 /// Distinct tokens in pieces of one sample, in order.
@@ -165,7 +200,14 @@ mod tests {
 
     fn sample(learn: Vec<bool>) -> Sample {
         let tokens = (0..learn.len() as u32).collect();
-        Sample::new(tokens, learn, Origin { file: "f".into(), line: 1 })
+        Sample::new(
+            tokens,
+            learn,
+            Origin {
+                file: "f".into(),
+                line: 1,
+            },
+        )
     }
 
     fn learned(lengths: &[usize]) -> Vec<Sample> {
@@ -180,22 +222,31 @@ mod tests {
     #[test]
     fn the_picture() {
         let packed = pack(&learned(&[5, 2, 3, 4]), 8, true, TooLong::Refuse).unwrap();
-        assert_eq!(pieces(&packed), [vec![(0, 0, 5), (2, 0, 3)], vec![(3, 0, 4), (1, 0, 2)]]);
+        assert_eq!(
+            pieces(&packed),
+            [vec![(0, 0, 5), (2, 0, 3)], vec![(3, 0, 4), (1, 0, 2)]]
+        );
     }
 
     #[test]
     fn each_policy_counts_what_it_does() {
         let samples = learned(&[10, 3]);
         let cut = pack(&samples, 4, true, TooLong::Cut).unwrap();
-        assert_eq!((cut.cut, cut.tokens_lost, pieces(&cut)), (1, 6, vec![vec![(0, 0, 4)], vec![(1, 0, 3)]]));
+        assert_eq!(
+            (cut.cut, cut.tokens_lost, pieces(&cut)),
+            (1, 6, vec![vec![(0, 0, 4)], vec![(1, 0, 3)]])
+        );
         let split = pack(&samples, 4, true, TooLong::Split).unwrap();
         assert_eq!((split.split, split.tokens_lost), (1, 0));
-        assert_eq!(pieces(&split)[..3], [vec![(0, 0, 4)], vec![(0, 3, 7)], vec![(0, 6, 10)]]);
+        assert_eq!(
+            pieces(&split)[..3],
+            [vec![(0, 0, 4)], vec![(0, 3, 7)], vec![(0, 6, 10)]]
+        );
         let drop = pack(&samples, 4, true, TooLong::Drop).unwrap();
         assert_eq!((drop.dropped, drop.tokens_lost), (1, 10));
         let refused = pack(&samples, 4, true, TooLong::Refuse).unwrap_err();
         insta::assert_snapshot!(format!("{refused}\n\nhint: {}", refused.hint().unwrap()), @r#"
-        1 samples are longer than max_length = 4 tokens (longest 10):
+        longer than max_length = 4 tokens: 1 of the samples, the longest 10
           f:1: 10 tokens
 
         hint: set data.max_length = 10, or data.too_long = "cut", "split" or "drop"
@@ -211,7 +262,10 @@ mod tests {
 
     #[test]
     fn nothing_left_is_an_error() {
-        assert!(matches!(pack(&learned(&[9]), 4, true, TooLong::Drop), Err(DataError::NothingLeft { .. })));
+        assert!(matches!(
+            pack(&learned(&[9]), 4, true, TooLong::Drop),
+            Err(DataError::NothingLeft { .. })
+        ));
     }
 
     proptest! {

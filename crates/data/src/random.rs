@@ -40,6 +40,9 @@ mod tests {
     #[test]
     fn the_published_numbers() {
         let mut source = SplitMix64(1234567);
-        assert_eq!([source.next(), source.next()], [6457827717110365317, 3203168211198807973]);
+        assert_eq!(
+            [source.next(), source.next()],
+            [6457827717110365317, 3203168211198807973]
+        );
     }
 }

@@ -41,7 +41,12 @@ pub struct Record {
 
 impl Message {
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into(), weight: 1.0, extra: Map::new() }
+        Self {
+            role: role.into(),
+            content: content.into(),
+            weight: 1.0,
+            extra: Map::new(),
+        }
     }
 }
 
@@ -58,13 +63,23 @@ impl Record {
     pub fn content_hash(&self) -> u64 {
         let mut hasher = blake3::Hasher::new();
         let mut add = |part: &str| {
-            hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+            hasher
+                .update(&(part.len() as u64).to_le_bytes())
+                .update(part.as_bytes());
         };
         match &self.body {
             Body::Text(text) => add(text),
             Body::Chat(messages) => messages.iter().for_each(|m| {
-                [m.role.as_str(), &m.content, if m.weight == 0.0 { "0" } else { "1" }].into_iter().for_each(&mut add);
-                m.extra.iter().for_each(|(key, value)| [key, &value.to_string()].into_iter().for_each(|s| add(s)));
+                [
+                    m.role.as_str(),
+                    &m.content,
+                    if m.weight == 0.0 { "0" } else { "1" },
+                ]
+                .into_iter()
+                .for_each(&mut add);
+                m.extra
+                    .iter()
+                    .for_each(|(key, value)| [key, &value.to_string()].into_iter().for_each(|s| add(s)));
             }),
         }
         add(&self.tools.as_ref().map(Value::to_string).unwrap_or_default());

@@ -18,7 +18,11 @@ impl Sample {
         if let Some(first) = learn.first_mut() {
             *first = false;
         }
-        Self { tokens, learn, origin }
+        Self {
+            tokens,
+            learn,
+            origin,
+        }
     }
 
     pub fn learned(&self) -> usize {
@@ -47,12 +51,21 @@ mod tests {
     #[test]
     fn a_token_is_learned_where_it_begins() {
         let starts = [0, 2, 5, 6, 9].into_iter();
-        assert_eq!(learn_mask(starts, &[3..6, 9..20]), [false, false, true, false, true]);
+        assert_eq!(
+            learn_mask(starts, &[3..6, 9..20]),
+            [false, false, true, false, true]
+        );
     }
 
     #[test]
     fn the_first_token_is_never_a_target() {
-        let origin = Origin { file: "a".into(), line: 1 };
-        assert_eq!(Sample::new(vec![1, 2], vec![true, true], origin).learn, [false, true]);
+        let origin = Origin {
+            file: "a".into(),
+            line: 1,
+        };
+        assert_eq!(
+            Sample::new(vec![1, 2], vec![true, true], origin).learn,
+            [false, true]
+        );
     }
 }

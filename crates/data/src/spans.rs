@@ -36,20 +36,34 @@ impl Turns<'_> {
                 spans.push(self.span(&text, i)?);
             }
         }
-        let spans = if learn == Learn::All { between(&spans, text.len()) } else { spans };
+        let spans = if learn == Learn::All {
+            between(&spans, text.len())
+        } else {
+            spans
+        };
         Ok((text, spans))
     }
 
     fn render(&self, messages: usize, generation_prompt: bool) -> Result<String> {
-        self.template.render(&self.messages[..messages], self.tools, generation_prompt)
+        self.template
+            .render(&self.messages[..messages], self.tools, generation_prompt)
     }
 
     /// Where message `i` stands in `text`.
     fn span(&self, text: &str, i: usize) -> Result<Range<usize>> {
         let answer = self.messages[i].role == "assistant";
-        let prefix = |rendered: Result<String>| rendered.ok().filter(|r| text.starts_with(r.as_str())).map(|r| r.len());
+        let prefix = |rendered: Result<String>| {
+            rendered
+                .ok()
+                .filter(|r| text.starts_with(r.as_str()))
+                .map(|r| r.len())
+        };
         // An empty conversation is a prefix of anything; what it renders to says nothing.
-        let mut start = if i == 0 { None } else { prefix(self.render(i, answer)) };
+        let mut start = if i == 0 {
+            None
+        } else {
+            prefix(self.render(i, answer))
+        };
         let mut end = match i + 1 == self.messages.len() {
             true => Some(text.len()),
             false => prefix(self.render(i + 1, false)),
@@ -60,7 +74,9 @@ impl Turns<'_> {
             end = end.or_else(|| self.turn_end(text, content.map(|c| c.end).or(start)?));
         }
         match (start, end) {
-            (Some(start), Some(end)) if start <= end && answer => Ok(start..self.without_tail(text, start..end)),
+            (Some(start), Some(end)) if start <= end && answer => {
+                Ok(start..self.without_tail(text, start..end))
+            }
             (Some(start), Some(end)) if start <= end => Ok(start..end),
             _ => Err(self.lost(i)),
         }
@@ -74,7 +90,8 @@ impl Turns<'_> {
         let marked = self.template.render(&messages, self.tools, false).ok()?;
         let (before, after) = marked.split_once(MARK)?;
         let end = text.len().checked_sub(after.len())?;
-        (text.starts_with(before) && text.ends_with(after) && before.len() <= end).then_some(before.len()..end)
+        (text.starts_with(before) && text.ends_with(after) && before.len() <= end)
+            .then_some(before.len()..end)
     }
 
     /// The end of the turn at or after byte `after`: behind the end-of-turn token.
@@ -87,7 +104,9 @@ impl Turns<'_> {
 
     /// The span's end without what a template puts behind the end-of-turn token (a newline, a final EOS).
     fn without_tail(&self, text: &str, span: Range<usize>) -> usize {
-        let end = self.end_of_turn.and_then(|end| Some(span.start + text[span.clone()].rfind(end)? + end.len()));
+        let end = self
+            .end_of_turn
+            .and_then(|end| Some(span.start + text[span.clone()].rfind(end)? + end.len()));
         end.unwrap_or(span.end)
     }
 
@@ -95,7 +114,10 @@ impl Turns<'_> {
         let problem = format!(
             "messages[{i}] is not shown as written, and the messages before it are shown otherwise without it"
         );
-        DataError::Span { origin: None, problem }
+        DataError::Span {
+            origin: None,
+            problem,
+        }
     }
 }
 
@@ -109,7 +131,11 @@ fn is_answer(message: &Message) -> bool {
 fn between(spans: &[Range<usize>], length: usize) -> Vec<Range<usize>> {
     let starts = std::iter::once(0).chain(spans.iter().map(|s| s.end));
     let ends = spans.iter().map(|s| s.start).chain(std::iter::once(length));
-    starts.zip(ends).filter(|(start, end)| start < end).map(|(start, end)| start..end).collect()
+    starts
+        .zip(ends)
+        .filter(|(start, end)| start < end)
+        .map(|(start, end)| start..end)
+        .collect()
 }
 
 #[cfg(test)]
@@ -118,8 +144,18 @@ mod tests {
     use crate::template::tests::{conversation, golden, goldens};
     use serde_json::Map;
 
-    fn learned(template: &Template, messages: &[Message], end_of_turn: Option<&str>, learn: Learn) -> Vec<String> {
-        let turns = Turns { template, messages, tools: None, end_of_turn };
+    fn learned(
+        template: &Template,
+        messages: &[Message],
+        end_of_turn: Option<&str>,
+        learn: Learn,
+    ) -> Vec<String> {
+        let turns = Turns {
+            template,
+            messages,
+            tools: None,
+            end_of_turn,
+        };
         let (text, spans) = turns.learned(learn).unwrap();
         spans.into_iter().map(|span| text[span].to_owned()).collect()
     }
@@ -137,7 +173,12 @@ mod tests {
                     continue;
                 }
                 let (messages, tools) = conversation(&goldens["conversations"][case]);
-                let turns = Turns { template: &template, messages: &messages, tools, end_of_turn: Some(end) };
+                let turns = Turns {
+                    template: &template,
+                    messages: &messages,
+                    tools,
+                    end_of_turn: Some(end),
+                };
                 let (text, spans) = turns.learned(Learn::Assistant).unwrap();
                 let answers: Vec<_> = messages.iter().filter(|m| is_answer(m)).collect();
                 assert_eq!(spans.len(), answers.len(), "{name} {case}");
@@ -145,8 +186,13 @@ mod tests {
                     let learned = &text[span];
                     let learned = learned.strip_prefix("<think>\n\n</think>\n\n").unwrap_or(learned);
                     let calls = answer.extra.contains_key("tool_calls");
-                    let spoken = learned.strip_suffix(end).unwrap_or_else(|| panic!("{name} {case}: {learned:?}"));
-                    assert!(calls || spoken.trim() == answer.content, "{name} {case}: {learned:?}");
+                    let spoken = learned
+                        .strip_suffix(end)
+                        .unwrap_or_else(|| panic!("{name} {case}: {learned:?}"));
+                    assert!(
+                        calls || spoken.trim() == answer.content,
+                        "{name} {case}: {learned:?}"
+                    );
                 }
             }
         }
@@ -167,32 +213,54 @@ mod tests {
     }
 
     fn turns() -> Vec<Message> {
-        [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")].map(|(r, c)| Message::new(r, c)).to_vec()
+        [
+            ("user", "a"),
+            ("assistant", "b"),
+            ("user", "c"),
+            ("assistant", "d"),
+        ]
+        .map(|(r, c)| Message::new(r, c))
+        .to_vec()
     }
 
     #[test]
     fn last_turn_all_and_weight() {
         let (template, mut messages, end) = (chatml(), turns(), Some("<|im_end|>"));
-        assert_eq!(learned(&template, &messages, end, Learn::LastTurn), ["d<|im_end|>"]);
+        assert_eq!(
+            learned(&template, &messages, end, Learn::LastTurn),
+            ["d<|im_end|>"]
+        );
         assert_eq!(learned(&template, &messages, end, Learn::All).concat().len(), 126);
         messages[3].weight = 0.0;
-        assert_eq!(learned(&template, &messages, end, Learn::Assistant), ["b<|im_end|>"]);
+        assert_eq!(
+            learned(&template, &messages, end, Learn::Assistant),
+            ["b<|im_end|>"]
+        );
         assert_eq!(learned(&template, &messages, end, Learn::LastTurn), [""; 0]);
         let all = learned(&template, &messages, end, Learn::All);
-        assert!(all[0].ends_with("<|im_start|>assistant\n") && all[1..] == ["\n"], "{all:?}");
+        assert!(
+            all[0].ends_with("<|im_start|>assistant\n") && all[1..] == ["\n"],
+            "{all:?}"
+        );
     }
 
     #[test]
     fn an_empty_answer_teaches_nothing() {
         let messages = [Message::new("user", "a"), Message::new("assistant", " \n")];
-        assert_eq!(learned(&chatml(), &messages, Some("<|im_end|>"), Learn::Assistant), [""; 0]);
+        assert_eq!(
+            learned(&chatml(), &messages, Some("<|im_end|>"), Learn::Assistant),
+            [""; 0]
+        );
     }
 
     #[test]
     fn an_answer_that_holds_the_end_of_turn_is_learned_whole() {
         let mut messages = turns();
         messages[1].content = "x<|im_end|>y".into();
-        assert_eq!(learned(&chatml(), &messages, Some("<|im_end|>"), Learn::Assistant)[0], "x<|im_end|>y<|im_end|>");
+        assert_eq!(
+            learned(&chatml(), &messages, Some("<|im_end|>"), Learn::Assistant)[0],
+            "x<|im_end|>y<|im_end|>"
+        );
     }
 
     #[test]
@@ -200,7 +268,12 @@ mod tests {
         let shouting = "{% for m in messages %}{{ loop.length }}{{ m.content | upper }}{% endfor %}";
         let template = Template::new(shouting, Map::new()).unwrap();
         let messages = turns();
-        let turns = Turns { template: &template, messages: &messages, tools: None, end_of_turn: None };
+        let turns = Turns {
+            template: &template,
+            messages: &messages,
+            tools: None,
+            end_of_turn: None,
+        };
         insta::assert_snapshot!(turns.learned(Learn::Assistant).unwrap_err(), @"cannot tell which text of the chat template is the assistant's answer: messages[1] is not shown as written, and the messages before it are shown otherwise without it");
     }
 }

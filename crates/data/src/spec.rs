@@ -5,29 +5,55 @@ use std::path::PathBuf;
 
 /// One training file and how often its records are taken: 2.0 twice, 0.5 a seeded half.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Source { pub path: PathBuf, pub weight: f64 }
+pub struct Source {
+    pub path: PathBuf,
+    pub weight: f64,
+}
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum Validation { None, Share(f64), Files(Vec<PathBuf>) }
+pub enum Validation {
+    None,
+    Share(f64),
+    Files(Vec<PathBuf>),
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum FormatChoice { Auto, PromptResponse, Messages, Alpaca, Sharegpt, Text }
+pub enum FormatChoice {
+    Auto,
+    PromptResponse,
+    Messages,
+    Alpaca,
+    Sharegpt,
+    Text,
+}
 
 /// What is learned of a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Learn { Assistant, LastTurn, All }
+pub enum Learn {
+    Assistant,
+    LastTurn,
+    All,
+}
 
 /// What happens to a sample longer than `max_length`. Lives in `pack` and nowhere else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum TooLong { Refuse, Cut, Split, Drop }
+pub enum TooLong {
+    Refuse,
+    Cut,
+    Split,
+    Drop,
+}
 
 /// A row in which nothing would be learned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum OnEmpty { Error, Drop }
+pub enum OnEmpty {
+    Error,
+    Drop,
+}
 
 #[derive(Debug, Clone)]
 pub struct DataSpec {
@@ -46,6 +72,18 @@ pub struct DataSpec {
     pub seed: u64,
 }
 
+impl TooLong {
+    /// As written in a config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::Cut => "cut",
+            Self::Split => "split",
+            Self::Drop => "drop",
+        }
+    }
+}
+
 impl DataSpec {
     /// Files to validate with; none where a share is held back.
     pub fn validation_files(&self) -> &[PathBuf] {
@@ -58,16 +96,28 @@ impl DataSpec {
     pub(crate) fn check(&self) -> Result<()> {
         let wrong = |problem: String, hint| Err(DataError::Spec { problem, hint });
         if self.train.is_empty() {
-            return wrong("data.train names no file".into(), "set data.train = [\"train.jsonl\"]");
+            return wrong(
+                "data.train names no file".into(),
+                "set data.train = [\"train.jsonl\"]",
+            );
         }
-        if let Some(source) = self.train.iter().find(|s| !(s.weight > 0.0 && s.weight <= 1000.0)) {
-            let problem = format!("weight {} of {}; wanted more than 0, at most 1000", source.weight, source.path.display());
+        if let Some(source) = self
+            .train
+            .iter()
+            .find(|s| !(s.weight > 0.0 && s.weight <= 1000.0))
+        {
+            let problem = format!(
+                "weight {} of {}; wanted more than 0, at most 1000",
+                source.weight,
+                source.path.display()
+            );
             return wrong(problem, "leave a file out instead of giving it weight 0");
         }
         match self.validation {
-            Validation::Share(share) if !(0.0..1.0).contains(&share) => {
-                wrong(format!("data.validation = {share}; wanted a share from 0 to below 1"), "set data.validation = 0.05")
-            }
+            Validation::Share(share) if !(0.0..1.0).contains(&share) => wrong(
+                format!("data.validation = {share}; wanted a share from 0 to below 1"),
+                "set data.validation = 0.05",
+            ),
             _ => Ok(()),
         }
     }

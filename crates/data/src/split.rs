@@ -2,14 +2,16 @@
 
 /// Which records are held back for validation, given their content hashes.
 ///
-/// A record's side depends on its content alone: adding rows moves no other, duplicates stay together. Where the
-/// share would leave a side without any record and there are two distinct ones, the nearest one crosses over.
+/// A record's side depends on its content alone: adding rows moves no other, duplicates stay together. Two records
+/// are the exception, so that neither side is empty: the lowest hash is always held back, the highest never.
 pub fn held_back(hashes: &[u64], share: f64) -> Vec<bool> {
     let limit = (share * u64::MAX as f64) as u64;
     let mut side: Vec<bool> = hashes.iter().map(|hash| *hash < limit).collect();
     let (lowest, highest) = (hashes.iter().min(), hashes.iter().max());
-    let (Some(&lowest), Some(&highest)) = (lowest, highest) else { return side };
-    if lowest != highest && share > 0.0 {
+    let (Some(&lowest), Some(&highest)) = (lowest, highest) else {
+        return side;
+    };
+    if share > 0.0 {
         for (held, hash) in side.iter_mut().zip(hashes) {
             *held = (*held || *hash == lowest) && *hash != highest;
         }
@@ -26,7 +28,7 @@ mod tests {
     fn both_sides_get_a_record() {
         assert_eq!(held_back(&[7, 9, 9], 1e-9), [true, false, false]);
         assert_eq!(held_back(&[7, 9], 0.999), [true, false]);
-        assert_eq!(held_back(&[7, 7], 0.5), [true, true]);
+        assert_eq!(held_back(&[7, 7], 0.5), [false, false]);
         assert_eq!(held_back(&[7, 9], 0.0), [false, false]);
     }
 

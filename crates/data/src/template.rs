@@ -46,22 +46,35 @@ impl Template {
 
     fn with_clock(source: &str, special_tokens: Map<String, Json>, now: fn() -> SystemTime) -> Result<Self> {
         let mut environment = environment(now).map_err(|e| failure(&e))?;
-        environment.add_template_owned("chat", rewrite_generation_tags(source)).map_err(|e| failure(&e))?;
-        Ok(Self { environment, source: source.to_owned(), special_tokens })
+        environment
+            .add_template_owned("chat", rewrite_generation_tags(source))
+            .map_err(|e| failure(&e))?;
+        Ok(Self {
+            environment,
+            source: source.to_owned(),
+            special_tokens,
+        })
     }
 
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    pub fn render(&self, messages: &[Message], tools: Option<&Json>, generation_prompt: bool) -> Result<String> {
+    pub fn render(
+        &self,
+        messages: &[Message],
+        tools: Option<&Json>,
+        generation_prompt: bool,
+    ) -> Result<String> {
         let mut context = self.special_tokens.clone();
         context.insert("messages".into(), messages.iter().map(message_object).collect());
         context.insert("tools".into(), tools.cloned().unwrap_or(Json::Null));
         context.insert("documents".into(), Json::Null);
         context.insert("add_generation_prompt".into(), generation_prompt.into());
         let template = self.environment.get_template("chat").map_err(|e| failure(&e))?;
-        template.render(Value::from(Serde(&context))).map_err(|e| failure(&e))
+        template
+            .render(Value::from(Serde(&context)))
+            .map_err(|e| failure(&e))
     }
 }
 
@@ -71,7 +84,9 @@ fn message_object(message: &Message) -> Json {
     object.insert("role".into(), message.role.clone().into());
     object.insert("content".into(), message.content.clone().into());
     object.extend(message.extra.clone());
-    let reasoning = ["reasoning_content", "thinking", "reasoning"].iter().find_map(|key| object.get(*key));
+    let reasoning = ["reasoning_content", "thinking", "reasoning"]
+        .iter()
+        .find_map(|key| object.get(*key));
     if let Some(reasoning) = reasoning.filter(|r| !r.is_null()).cloned() {
         object.entry("thinking").or_insert(reasoning.clone());
         object.insert("reasoning_content".into(), reasoning);
@@ -80,19 +95,35 @@ fn message_object(message: &Message) -> Json {
 }
 
 fn failure(error: &Error) -> DataError {
-    let line = error.line().map(|line| format!(" (line {line} of the template)")).unwrap_or_default();
-    let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    DataError::Template { origin: None, problem: format!("{what}{line}") }
+    let line = error
+        .line()
+        .map(|line| format!(" (line {line} of the template)"))
+        .unwrap_or_default();
+    let what = error
+        .detail()
+        .map_or_else(|| error.kind().to_string(), str::to_owned);
+    DataError::Template {
+        origin: None,
+        problem: format!("{what}{line}"),
+    }
 }
 
 fn environment(now: fn() -> SystemTime) -> std::result::Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
-    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_syntax(
+        SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()?,
+    );
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.set_fuel(Some(FUEL));
-    environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, Error> {
-        Err(Error::new(ErrorKind::InvalidOperation, message))
-    });
+    environment.add_function(
+        "raise_exception",
+        |message: String| -> std::result::Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        },
+    );
     environment.add_function("strftime_now", move |format: String| strftime(&format, now()));
     environment.add_filter("tojson", tojson);
     // minijinja calls none and undefined iterable; Python does not.
@@ -107,7 +138,9 @@ fn rewrite_generation_tags(source: &str) -> String {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let (mut out, mut rest) = (String::with_capacity(source.len()), source.as_str());
     while let Some(start) = rest.find("{%") {
-        let Some(end) = rest[start..].find("%}").map(|i| start + i + 2) else { break };
+        let Some(end) = rest[start..].find("%}").map(|i| start + i + 2) else {
+            break;
+        };
         let tag = &rest[start..end];
         let word = tag[2..tag.len() - 2].trim_matches(['-', '+']).trim();
         out.push_str(&rest[..start]);
@@ -123,7 +156,8 @@ fn rewrite_generation_tags(source: &str) -> String {
 
 /// Python's `json.dumps(value, ensure_ascii=False, …)`.
 fn tojson(value: Value, options: Kwargs) -> std::result::Result<Value, Error> {
-    let json = serde_json::to_value(&value).map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
+    let json =
+        serde_json::to_value(&value).map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
     let indent: Option<usize> = options.get("indent")?;
     let separators: Option<Vec<String>> = options.get("separators")?;
     let style = JsonStyle {
@@ -151,7 +185,9 @@ struct JsonStyle {
 impl JsonStyle {
     fn write(&self, value: &Json, level: usize, out: &mut String) {
         match value {
-            Json::Array(list) => self.items(list.iter(), "[]", level, out, |v, out| self.write(v, level + 1, out)),
+            Json::Array(list) => self.items(list.iter(), "[]", level, out, |v, out| {
+                self.write(v, level + 1, out)
+            }),
             Json::Object(map) => {
                 let mut entries: Vec<_> = map.iter().collect();
                 if self.sort_keys {
@@ -201,7 +237,9 @@ impl JsonStyle {
         for c in value.to_string().chars() {
             if self.ascii && !c.is_ascii() {
                 let mut units = [0; 2];
-                c.encode_utf16(&mut units).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+                c.encode_utf16(&mut units)
+                    .iter()
+                    .for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
             } else {
                 out.push(c);
             }
@@ -209,7 +247,15 @@ impl JsonStyle {
     }
 }
 
-const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
+const DAYS: [&str; 7] = [
+    "Sunday",
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
+];
 const MONTHS: [&str; 12] = [
     "January",
     "February",
@@ -227,7 +273,9 @@ const MONTHS: [&str; 12] = [
 
 /// The usual codes of C's `strftime`, in UTC; unknown ones stay as they are.
 fn strftime(format: &str, time: SystemTime) -> String {
-    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let seconds = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
     let days = seconds / 86_400;
     let (year, month, day) = civil_date(days);
     let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
@@ -240,7 +288,11 @@ fn strftime(format: &str, time: SystemTime) -> String {
             continue;
         }
         let code = chars.next();
-        let (code, plain) = if code == Some('-') { (chars.next(), true) } else { (code, false) };
+        let (code, plain) = if code == Some('-') {
+            (chars.next(), true)
+        } else {
+            (code, false)
+        };
         let two = |n: u64| if plain { n.to_string() } else { format!("{n:02}") };
         let text = match code {
             Some('Y') => year.to_string(),
@@ -278,7 +330,10 @@ fn civil_date(days: u64) -> (u64, u64, u64) {
     let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * day_of_year + 2) / 153;
-    let (day, month) = (day_of_year - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
+    let (day, month) = (
+        day_of_year - (153 * shifted + 2) / 5 + 1,
+        if shifted < 10 { shifted + 3 } else { shifted - 9 },
+    );
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
@@ -308,9 +363,17 @@ pub(crate) mod tests {
             let mut extra = m.as_object().unwrap().clone();
             let mut text = |key| extra.shift_remove(key).unwrap().as_str().unwrap().to_owned();
             let (role, content) = (text("role"), text("content"));
-            Message { role, content, weight: 1.0, extra }
+            Message {
+                role,
+                content,
+                weight: 1.0,
+                extra,
+            }
         };
-        (case["messages"].as_array().unwrap().iter().map(message).collect(), case.get("tools"))
+        (
+            case["messages"].as_array().unwrap().iter().map(message).collect(),
+            case.get("tools"),
+        )
     }
 
     fn template(source: &str) -> Template {
@@ -344,18 +407,26 @@ pub(crate) mod tests {
                 }
             }
         }
-        assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n\n"));
+        assert!(
+            wrong.is_empty(),
+            "{} differ:\n{}",
+            wrong.len(),
+            wrong.join("\n\n")
+        );
     }
 
     #[test]
     fn raise_exception_is_passed_on() {
-        let error = template("a\n{{ raise_exception('no system role') }}").render(&[], None, false).unwrap_err();
+        let error = template("a\n{{ raise_exception('no system role') }}")
+            .render(&[], None, false)
+            .unwrap_err();
         insta::assert_snapshot!(error, @"the chat template failed: no system role (line 2 of the template)");
     }
 
     #[test]
     fn an_endless_template_runs_out_of_fuel() {
-        let endless = template("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}");
+        let endless =
+            template("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}");
         let error = endless.render(&[], None, false).unwrap_err();
         assert!(error.to_string().contains("fuel"), "{error}");
     }
@@ -384,30 +455,41 @@ pub(crate) mod tests {
 
     #[test]
     fn generation_tags_keep_their_dashes() {
-        let with = template("a {%- generation -%} b {%- endgeneration %}\nc\n{% generation %}\nd\n{% endgeneration %}\n");
+        let with = template(
+            "a {%- generation -%} b {%- endgeneration %}\nc\n{% generation %}\nd\n{% endgeneration %}\n",
+        );
         assert_eq!(with.render(&[], None, false).unwrap(), "abc\nd\n");
     }
 
     #[test]
     fn none_is_not_iterable() {
-        let test = "{{ tools is iterable }} {{ nothing is iterable }} {{ [] is iterable }} {{ 'a' is iterable }}";
-        assert_eq!(template(test).render(&[], None, false).unwrap(), "False False True True");
+        let test =
+            "{{ tools is iterable }} {{ nothing is iterable }} {{ [] is iterable }} {{ 'a' is iterable }}";
+        assert_eq!(
+            template(test).render(&[], None, false).unwrap(),
+            "False False True True"
+        );
     }
 
     #[test]
     fn dates() {
         let all = "%Y-%m-%d %H:%M:%S %j %a %A %b %B %-d %e %I %p %y %F %T %% %Q";
-        let expected = "2026-01-02 03:04:05 002 Fri Friday Jan January 2  2 03 AM 26 2026-01-02 03:04:05 % %Q";
+        let expected =
+            "2026-01-02 03:04:05 002 Fri Friday Jan January 2  2 03 AM 26 2026-01-02 03:04:05 % %Q";
         assert_eq!(strftime(all, the_date()), expected);
         let leap_day = SystemTime::UNIX_EPOCH + Duration::from_secs(1_709_210_096);
-        assert_eq!(strftime("%d %b %Y %j %A %I%p", leap_day), "29 Feb 2024 060 Thursday 12PM");
+        assert_eq!(
+            strftime("%d %b %Y %j %A %I%p", leap_day),
+            "29 Feb 2024 060 Thursday 12PM"
+        );
     }
 
     #[test]
     fn the_plain_format() {
         let special = Map::from_iter([("eos_token".to_owned(), json!("</s>"))]);
         let plain = Template::new(PLAIN, special).unwrap();
-        let turns = ["system", "user", "assistant", "user", "assistant"].map(|role| Message::new(role, role.to_uppercase()));
+        let turns = ["system", "user", "assistant", "user", "assistant"]
+            .map(|role| Message::new(role, role.to_uppercase()));
         let whole = plain.render(&turns, None, false).unwrap();
         assert!(whole.starts_with(&plain.render(&turns[..4], None, true).unwrap()));
         insta::assert_snapshot!(whole, @"

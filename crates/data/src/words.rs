@@ -58,15 +58,22 @@ impl Splitter {
         let parts: Parts = serde_json::from_slice(json).ok()?;
         let normal = parts.normalizer.is_none_or(|n| n["type"] == "NFC");
         let added = tokenizer.get_added_tokens_decoder();
-        let plain = added.values().all(|token| !token.lstrip && !token.rstrip && !token.content.contains(' '));
-        (normal && plain && cuts_at_spaces(&parts.pre_tokenizer?)).then(|| Self { id: IDS.fetch_add(1, Ordering::Relaxed) })
+        let plain = added
+            .values()
+            .all(|token| !token.lstrip && !token.rstrip && !token.content.contains(' '));
+        (normal && plain && cuts_at_spaces(&parts.pre_tokenizer?)).then(|| Self {
+            id: IDS.fetch_add(1, Ordering::Relaxed),
+        })
     }
 
     /// Appends the tokens of `text`, without special tokens.
     pub fn encode(&self, tokenizer: &Tokenizer, text: &str, out: &mut Vec<Token>) -> tokenizers::Result<()> {
         WORDS.with_borrow_mut(|memory| {
             if memory.owner != self.id {
-                *memory = Memory { owner: self.id, words: HashMap::new() };
+                *memory = Memory {
+                    owner: self.id,
+                    words: HashMap::new(),
+                };
             }
             memory.learn(tokenizer, words(text).filter(|word| word.len() <= LONGEST))?;
             let mut start = 0;
@@ -84,7 +91,11 @@ impl Splitter {
 
 impl Memory {
     /// Asks for the words not known yet. A call costs more than a word, so words are joined where they would be cut.
-    fn learn<'a>(&mut self, tokenizer: &Tokenizer, words: impl Iterator<Item = &'a str>) -> tokenizers::Result<()> {
+    fn learn<'a>(
+        &mut self,
+        tokenizer: &Tokenizer,
+        words: impl Iterator<Item = &'a str>,
+    ) -> tokenizers::Result<()> {
         if self.words.len() > REMEMBERED {
             self.words.clear();
         }
@@ -104,12 +115,26 @@ impl Memory {
         self.learn_joined(tokenizer, &joined, &ends)
     }
 
-    fn learn_joined(&mut self, tokenizer: &Tokenizer, joined: &str, ends: &[usize]) -> tokenizers::Result<()> {
-        let tokens = if joined.is_empty() { Vec::new() } else { ask(tokenizer, joined)? };
+    fn learn_joined(
+        &mut self,
+        tokenizer: &Tokenizer,
+        joined: &str,
+        ends: &[usize],
+    ) -> tokenizers::Result<()> {
+        let tokens = if joined.is_empty() {
+            Vec::new()
+        } else {
+            ask(tokenizer, joined)?
+        };
         let (mut start, mut rest) = (0, tokens.as_slice());
         for &end in ends {
-            let (own, after) = rest.split_at(rest.partition_point(|(_, at)| (*at as usize) < end));
-            self.words.insert(joined[start..end].into(), own.iter().map(|(id, at)| (*id, at - start as u32)).collect());
+            // A post-processor may trim a token of blanks to nothing, at its end: the last word takes all that is left.
+            let last = end == joined.len();
+            let (own, after) = rest.split_at(rest.partition_point(|(_, at)| last || (*at as usize) < end));
+            self.words.insert(
+                joined[start..end].into(),
+                own.iter().map(|(id, at)| (*id, at - start as u32)).collect(),
+            );
             (start, rest) = (end, after);
         }
         Ok(())
@@ -132,7 +157,9 @@ fn cuts_at_spaces(pre_tokenizer: &Value) -> bool {
         Some("Sequence") => {
             let steps = pre_tokenizer["pretokenizers"].as_array();
             // Without its regex, ByteLevel cuts nowhere: some step before it must.
-            steps.is_some_and(|s| s.iter().all(|step| step["type"] == "Digits" || known(step)) && s.iter().any(cuts))
+            steps.is_some_and(|s| {
+                s.iter().all(|step| step["type"] == "Digits" || known(step)) && s.iter().any(cuts)
+            })
         }
         _ => known(pre_tokenizer) && cuts(pre_tokenizer),
     }
@@ -149,7 +176,9 @@ fn known(step: &Value) -> bool {
 fn cuts(step: &Value) -> bool {
     match step["type"].as_str() {
         Some("ByteLevel") => step["use_regex"] != false,
-        Some("Split") => step["pattern"]["Regex"].as_str().is_some_and(|pattern| PATTERNS.contains(&pattern)),
+        Some("Split") => step["pattern"]["Regex"]
+            .as_str()
+            .is_some_and(|pattern| PATTERNS.contains(&pattern)),
         _ => false,
     }
 }
@@ -179,16 +208,34 @@ pub(crate) mod tests {
 
     /// A byte-level BPE of 256 bytes, a few merges and the given special tokens, as a `tokenizer.json`.
     pub fn byte_level(special: &[&str], pre_tokenizer: Value) -> Vec<u8> {
-        let mut alphabet: Vec<char> = (b'!'..=b'~').chain(0xA1..=0xAC).chain(0xAE..=0xFF).map(char::from).collect();
+        let mut alphabet: Vec<char> = (b'!'..=b'~')
+            .chain(0xA1..=0xAC)
+            .chain(0xAE..=0xFF)
+            .map(char::from)
+            .collect();
         alphabet.extend((0..68).filter_map(|i| char::from_u32(256 + i)));
-        let merges = [("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("Ġ", "Ġ"), ("1", "2"), ("Ã", "©"), (",", "Ċ"), ("Ċ", "Ċ")];
-        let words = alphabet.iter().map(char::to_string).chain(merges.iter().map(|(a, b)| format!("{a}{b}")));
+        let merges = [
+            ("Ġ", "t"),
+            ("h", "e"),
+            ("Ġt", "he"),
+            ("Ġ", "Ġ"),
+            ("1", "2"),
+            ("Ã", "©"),
+            (",", "Ċ"),
+            ("Ċ", "Ċ"),
+        ];
+        let words = alphabet
+            .iter()
+            .map(char::to_string)
+            .chain(merges.iter().map(|(a, b)| format!("{a}{b}")));
         let vocab: serde_json::Map<_, _> = words.zip((0..).map(Value::from)).collect();
         let merges: Vec<_> = merges.iter().map(|(a, b)| json!([a, b])).collect();
-        let added = |(i, content): (usize, &&str)| json!({
-            "id": vocab.len() + i, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-            "normalized": false, "special": true
-        });
+        let added = |(i, content): (usize, &&str)| {
+            json!({
+                "id": vocab.len() + i, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true
+            })
+        };
         let added: Vec<_> = special.iter().enumerate().map(added).collect();
         serde_json::to_vec(&json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
@@ -206,23 +253,30 @@ pub(crate) mod tests {
     }
 
     fn pre_tokenizers() -> Vec<Value> {
-        let split = |pattern| json!({"type": "Sequence", "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false},
-            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}
-        ]});
+        let split = |pattern| {
+            json!({"type": "Sequence", "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false},
+                {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}
+            ]})
+        };
         let digits = json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, gpt2()]});
         PATTERNS.map(split).into_iter().chain([gpt2(), digits]).collect()
     }
 
     #[test]
     fn words_join_to_the_text() {
-        assert_eq!(words("He said,\nno\n\n  he é did").collect::<Vec<_>>(), ["He", " said,\n", "no\n\n  he", " é did"]);
+        assert_eq!(
+            words("He said,\nno\n\n  he é did").collect::<Vec<_>>(),
+            ["He", " said,\n", "no\n\n  he", " é did"]
+        );
     }
 
     #[test]
     fn others_are_asked_for_the_whole_text() {
-        let no_prefix = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
-        let no_cut = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+        let no_prefix =
+            json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
+        let no_cut =
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
         for (special, pre_tokenizer) in [("<s>", no_prefix), ("<s>", no_cut), ("<a b>", gpt2())] {
             let json = byte_level(&[special], pre_tokenizer);
             assert!(Splitter::new(&Tokenizer::from_bytes(&json).unwrap(), &json).is_none());
@@ -239,10 +293,13 @@ pub(crate) mod tests {
                 ],
                 0..30,
             ),
+            trim: bool,
         ) {
             let text = parts.concat();
             for pre_tokenizer in pre_tokenizers() {
-                let json = byte_level(&["<|e|>"], pre_tokenizer);
+                let mut json: Value = serde_json::from_slice(&byte_level(&["<|e|>"], pre_tokenizer)).unwrap();
+                json["post_processor"] = if trim { gpt2() } else { Value::Null };
+                let json = serde_json::to_vec(&json).unwrap();
                 let tokenizer = Tokenizer::from_bytes(&json).unwrap();
                 let splitter = Splitter::new(&tokenizer, &json).unwrap();
                 let mut fast = Vec::new();

@@ -72,7 +72,15 @@ impl TensorInfo {
     /// A buffer for this tensor's numbers must have exactly as many.
     pub(crate) fn check_buffer(&self, name: &str, found: usize) -> Result<()> {
         let wanted = self.elements();
-        if found == wanted { Ok(()) } else { Err(ModelError::BufferLength { name: name.to_string(), found, wanted }) }
+        if found == wanted {
+            Ok(())
+        } else {
+            Err(ModelError::BufferLength {
+                name: name.to_string(),
+                found,
+                wanted,
+            })
+        }
     }
 }
 
@@ -115,9 +123,14 @@ impl Checkpoint {
         } else if path.is_dir() {
             Self::open_folder(path, "folder")?
         } else if hub::is_id(base) {
-            Self { revision: options.revision.clone(), ..Self::open_folder(&hub::snapshot(base, options)?, "hub")? }
+            Self {
+                revision: options.revision.clone(),
+                ..Self::open_folder(&hub::snapshot(base, options)?, "hub")?
+            }
         } else {
-            return Err(ModelError::BaseNotFound { base: base.to_string() });
+            return Err(ModelError::BaseNotFound {
+                base: base.to_string(),
+            });
         };
         checkpoint.name = base.to_string();
         Ok(checkpoint)
@@ -162,7 +175,9 @@ impl Checkpoint {
     }
 
     fn info(&self, name: &str) -> Result<&TensorInfo> {
-        self.tensors().get(name).ok_or_else(|| ModelError::NoTensor { name: name.to_string() })
+        self.tensors().get(name).ok_or_else(|| ModelError::NoTensor {
+            name: name.to_string(),
+        })
     }
 
     /// One tensor as f32, row-major in the checkpoint's shape (dequantized, q/k un-permuted for GGUF).
@@ -196,11 +211,18 @@ impl Checkpoint {
             let tensors = self.tensors().values().filter(|info| info.dtype == dtype);
             tensors.map(TensorInfo::elements).sum()
         };
-        if self.tensors().values().any(|info| matches!(info.dtype, StoredType::Ggml(_))) {
+        if self
+            .tensors()
+            .values()
+            .any(|info| matches!(info.dtype, StoredType::Ggml(_)))
+        {
             return StoredType::F32;
         }
         let floats = [StoredType::BF16, StoredType::F16, StoredType::F32];
-        floats.into_iter().max_by_key(|dtype| elements(*dtype)).unwrap_or(StoredType::F32)
+        floats
+            .into_iter()
+            .max_by_key(|dtype| elements(*dtype))
+            .unwrap_or(StoredType::F32)
     }
 
     /// blake3 over config and tensor bytes.
@@ -245,10 +267,16 @@ impl Checkpoint {
     fn text_files(&self) -> Result<BTreeMap<String, Cow<'_, [u8]>>> {
         let mut files: BTreeMap<String, Cow<[u8]>> = BTreeMap::new();
         for path in self.files.iter().filter(|path| folder::is_tokenizer_file(path)) {
-            let bytes = fs_err::read(path).map_err(|source| ModelError::Read { path: path.clone(), source })?;
+            let bytes = fs_err::read(path).map_err(|source| ModelError::Read {
+                path: path.clone(),
+                source,
+            })?;
             files.insert(folder::file_name(path).to_string(), bytes.into());
         }
-        files.insert("tokenizer.json".into(), self.text.tokenizer_json.as_slice().into());
+        files.insert(
+            "tokenizer.json".into(),
+            self.text.tokenizer_json.as_slice().into(),
+        );
         if let Some(template) = &self.text.chat_template {
             files.insert("chat_template.jinja".into(), template.as_bytes().into());
         }
@@ -262,7 +290,10 @@ impl Checkpoint {
             files.remove("tokenizer_config.json");
         }
         let special = &self.text.special_tokens_map;
-        for (name, value) in [("tokenizer_config.json", &config), ("special_tokens_map.json", special)] {
+        for (name, value) in [
+            ("tokenizer_config.json", &config),
+            ("special_tokens_map.json", special),
+        ] {
             if let Some(value) = value {
                 files.entry(name.into()).or_insert_with(|| pretty(value).into());
             }

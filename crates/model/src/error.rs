@@ -7,9 +7,17 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     #[error("cannot read {}", .path.display())]
-    Read { path: PathBuf, #[source] source: io::Error },
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot write {}", .path.display())]
-    Write { path: PathBuf, #[source] source: io::Error },
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("{} already exists and is not an earlier export", .path.display())]
     OutputExists { path: PathBuf },
 
@@ -21,13 +29,21 @@ pub enum ModelError {
         .folder.display())]
     PickledWeights { folder: PathBuf, file: String },
     #[error("{} is not valid JSON", .path.display())]
-    Json { path: PathBuf, #[source] source: serde_json::Error },
+    Json {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
     /// Contradictions inside a file, or between files that belong together.
     #[error("{} is damaged:{}", .path.display(), list(.problems))]
     Damaged { path: PathBuf, problems: Vec<String> },
     /// A well-formed file that needs something this program does not do.
     #[error("{} needs something that is not supported:{}", .path.display(), list(.problems))]
-    Unsupported { path: PathBuf, problems: Vec<String>, hint: String },
+    Unsupported {
+        path: PathBuf,
+        problems: Vec<String>,
+        hint: String,
+    },
 
     #[error("cannot get `{id}` (revision {revision}): {problem}")]
     Hub {
@@ -43,7 +59,11 @@ pub enum ModelError {
     #[error("`{name}` is stored as {found}, wanted a floating-point tensor")]
     NotNumbers { name: String, found: String },
     #[error("`{name}` has {wanted} elements, the buffer for it {found}")]
-    BufferLength { name: String, found: usize, wanted: usize },
+    BufferLength {
+        name: String,
+        found: usize,
+        wanted: usize,
+    },
 
     #[error("the adapter {} cannot be used:{}", .path.display(), list(.problems))]
     Adapter { path: PathBuf, problems: Vec<String> },
@@ -53,15 +73,26 @@ pub enum ModelError {
     #[error("`{base}` is of model type `{model_type}`, which has no family here")]
     UnknownFamily { base: String, model_type: String },
     #[error("config.json of `{base}` does not describe its architecture")]
-    Config { base: String, #[source] source: serde_json::Error },
+    Config {
+        base: String,
+        #[source]
+        source: serde_json::Error,
+    },
     #[error("config.json of `{base}` asks for what is not supported: {problem}")]
     ConfigUnsupported { base: String, problem: String },
     #[error("the tensors of `{base}` are not those its config.json describes:{}", list(.problems))]
     WrongTensors { base: String, problems: Vec<String> },
     #[error("LoRA cannot be attached as asked:{}", list(.problems))]
-    Targets { problems: Vec<String>, names: Vec<String> },
+    Targets {
+        problems: Vec<String>,
+        names: Vec<String>,
+    },
     #[error("`{pattern}` is not a regular expression")]
-    Pattern { pattern: String, #[source] source: regex::Error },
+    Pattern {
+        pattern: String,
+        #[source]
+        source: regex::Error,
+    },
     #[error("token id {token} is outside the model's vocabulary of {vocab}")]
     TokenOutOfRange { token: u32, vocab: usize },
     #[error("{tokens} tokens do not fit the model's context of {context}")]
@@ -97,17 +128,24 @@ impl ModelError {
             Self::Write { source, .. } => return write_hint(source.kind()).map(str::to_string),
             Self::OutputExists { .. } => "choose another folder, or empty this one first",
             Self::UnknownFamily { .. } => {
-                return Some(format!("families that load: {}", crate::family::SUPPORTED.join(", ")));
+                return Some(format!(
+                    "families that load: {}",
+                    crate::family::SUPPORTED.join(", ")
+                ));
             }
             Self::Config { .. } | Self::ConfigUnsupported { .. } => {
                 "use a base of a supported family, or compare its config.json with the one on its model page"
             }
-            Self::WrongTensors { .. } => "config.json and weights must come from the same model: get both again",
+            Self::WrongTensors { .. } => {
+                "config.json and weights must come from the same model: get both again"
+            }
             Self::Targets { names, .. } => {
                 return Some(format!("linear layers of this model: {}", names.join(", ")));
             }
             Self::Pattern { .. } => "patterns follow the syntax of the Rust regex crate; escape dots as \\.",
-            Self::TokenOutOfRange { .. } => "the tokenizer does not belong to this model: use the one it came with",
+            Self::TokenOutOfRange { .. } => {
+                "the tokenizer does not belong to this model: use the one it came with"
+            }
             Self::TooLong { .. } => "shorten the prompt, or ask for fewer new tokens",
             Self::NoTokens => "give a prompt that is not empty",
             Self::BaseNotFound { .. } => {
@@ -125,7 +163,9 @@ impl ModelError {
             Self::Damaged { .. } => "the file was cut short or changed: download or copy it again",
             Self::Unsupported { hint, .. } => hint,
             Self::Hub { problem, .. } => return Some(problem.hint().to_string()),
-            Self::Adapter { .. } => "adapter_config.json and the weights beside it must be of one saving: copy both again",
+            Self::Adapter { .. } => {
+                "adapter_config.json and the weights beside it must be of one saving: copy both again"
+            }
             Self::AdapterMismatch { .. } => "the adapter was trained on another base: name that one",
             _ => return None,
         };
@@ -136,7 +176,9 @@ impl ModelError {
 impl HubProblem {
     fn hint(&self) -> &'static str {
         match self {
-            Self::Unreachable(_) => "check the network and HF_ENDPOINT, or name a model folder or .gguf file as base",
+            Self::Unreachable(_) => {
+                "check the network and HF_ENDPOINT, or name a model folder or .gguf file as base"
+            }
             Self::NotCached(_) => "go online once, or name a model folder or .gguf file as base",
             Self::Refused(_) => "accept the licence on the model's page, then set HF_TOKEN",
             Self::NoSuchModel => "check the spelling and the revision; a private model also needs HF_TOKEN",

@@ -61,10 +61,19 @@ impl GgufFile {
         let map = map_file(path)?;
         let header = match Header::parse(&map) {
             Ok(header) => header,
-            Err(Fault::Damaged(problems)) => return Err(ModelError::Damaged { path: path.into(), problems }),
+            Err(Fault::Damaged(problems)) => {
+                return Err(ModelError::Damaged {
+                    path: path.into(),
+                    problems,
+                });
+            }
             Err(Fault::Unsupported(problems)) => return Err(unsupported(path, problems)),
         };
-        Ok(Self { path: path.to_path_buf(), map, header })
+        Ok(Self {
+            path: path.to_path_buf(),
+            map,
+            header,
+        })
     }
 
     pub fn path(&self) -> &Path {
@@ -130,7 +139,11 @@ impl GgufFile {
 
 pub(crate) fn unsupported(path: &Path, problems: Vec<String>) -> ModelError {
     let hint = "name the model's Hugging Face folder or hub id instead of its GGUF";
-    ModelError::Unsupported { path: path.to_path_buf(), problems, hint: hint.into() }
+    ModelError::Unsupported {
+        path: path.to_path_buf(),
+        problems,
+        hint: hint.into(),
+    }
 }
 
 /// What is wrong with a header.
@@ -162,7 +175,9 @@ impl Header {
             }
         }
         if let Some(Meta::Integer(parts @ 2..)) = meta.get("split.count") {
-            return Err(Fault::Unsupported(vec![format!("one of {parts} parts, wanted a whole model (gguf-split --merge)")]));
+            return Err(Fault::Unsupported(vec![format!(
+                "one of {parts} parts, wanted a whole model (gguf-split --merge)"
+            )]));
         }
         let alignment = alignment(&meta)?;
         let mut listed = Vec::new();
@@ -170,19 +185,30 @@ impl Header {
             listed.push(reader.tensor()?);
         }
         let data = reader.at.next_multiple_of(alignment);
-        Ok(Self { meta, tensors: place_tensors(listed, data, file.len(), alignment)? })
+        Ok(Self {
+            meta,
+            tensors: place_tensors(listed, data, file.len(), alignment)?,
+        })
     }
 }
 
 fn check_version(reader: &mut Reader) -> std::result::Result<(), Fault> {
     let magic = reader.take(4)?;
     if magic != b"GGUF" {
-        return Err(format!("it begins with {:?}, wanted \"GGUF\"", String::from_utf8_lossy(magic)).into());
+        return Err(format!(
+            "it begins with {:?}, wanted \"GGUF\"",
+            String::from_utf8_lossy(magic)
+        )
+        .into());
     }
     match u32::from_le_bytes(reader.array()?) {
         2 | 3 => Ok(()),
-        version if version.swap_bytes() <= 3 => Err(Fault::Unsupported(vec!["big-endian GGUF, wanted little-endian".into()])),
-        version => Err(Fault::Unsupported(vec![format!("GGUF version {version}, wanted 2 or 3")])),
+        version if version.swap_bytes() <= 3 => Err(Fault::Unsupported(vec![
+            "big-endian GGUF, wanted little-endian".into(),
+        ])),
+        version => Err(Fault::Unsupported(vec![format!(
+            "GGUF version {version}, wanted 2 or 3"
+        )])),
     }
 }
 
@@ -190,7 +216,9 @@ fn alignment(meta: &BTreeMap<String, Meta>) -> Problem<usize> {
     match meta.get("general.alignment") {
         None => Ok(32),
         Some(Meta::Integer(value @ 8..=65536)) if *value % 8 == 0 => Ok(*value as usize),
-        Some(other) => Err(format!("`general.alignment` is {other:?}, wanted a multiple of 8")),
+        Some(other) => Err(format!(
+            "`general.alignment` is {other:?}, wanted a multiple of 8"
+        )),
     }
 }
 
@@ -203,12 +231,22 @@ struct Listed {
 }
 
 /// Checks all tensors against each other and the file; every problem is reported.
-fn place_tensors(listed: Vec<Listed>, data: usize, file: usize, alignment: usize) -> std::result::Result<BTreeMap<String, TensorEntry>, Fault> {
+fn place_tensors(
+    listed: Vec<Listed>,
+    data: usize,
+    file: usize,
+    alignment: usize,
+) -> std::result::Result<BTreeMap<String, TensorEntry>, Fault> {
     let mut tensors = BTreeMap::new();
     let (mut damaged, mut unsupported) = (Vec::new(), Vec::new());
     for tensor in listed {
         let Some(kind) = quant::by_id(tensor.kind) else {
-            unsupported.push(format!("`{}` is of ggml type {}, wanted one of {}", tensor.name, tensor.kind, quant::names()));
+            unsupported.push(format!(
+                "`{}` is of ggml type {}, wanted one of {}",
+                tensor.name,
+                tensor.kind,
+                quant::names()
+            ));
             continue;
         };
         match place(&tensor, kind, data, file, alignment) {
@@ -217,11 +255,19 @@ fn place_tensors(listed: Vec<Listed>, data: usize, file: usize, alignment: usize
             Err(problem) => damaged.push(format!("`{}` {problem}", tensor.name)),
         }
     }
-    let mut spans: Vec<_> = tensors.iter().map(|(name, t)| (t.start, t.start + t.bytes, name)).collect();
+    let mut spans: Vec<_> = tensors
+        .iter()
+        .map(|(name, t)| (t.start, t.start + t.bytes, name))
+        .collect();
     spans.sort();
     for pair in spans.windows(2) {
         if pair[1].0 < pair[0].1 {
-            damaged.push(format!("`{}` overlaps `{}` by {} bytes", pair[1].2, pair[0].2, pair[0].1 - pair[1].0));
+            damaged.push(format!(
+                "`{}` overlaps `{}` by {} bytes",
+                pair[1].2,
+                pair[0].2,
+                pair[0].1 - pair[1].0
+            ));
         }
     }
     match (damaged.is_empty(), unsupported.is_empty()) {
@@ -232,23 +278,51 @@ fn place_tensors(listed: Vec<Listed>, data: usize, file: usize, alignment: usize
 }
 
 /// One tensor's bytes in the file; the problem is worded to follow its name.
-fn place(tensor: &Listed, kind: &'static Kind, data: usize, file: usize, alignment: usize) -> Problem<TensorEntry> {
-    let shape: Option<Vec<usize>> = tensor.dims.iter().rev().map(|&dim| usize::try_from(dim).ok()).collect();
-    let elements = shape.as_ref().and_then(|shape| shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim)));
+fn place(
+    tensor: &Listed,
+    kind: &'static Kind,
+    data: usize,
+    file: usize,
+    alignment: usize,
+) -> Problem<TensorEntry> {
+    let shape: Option<Vec<usize>> = tensor
+        .dims
+        .iter()
+        .rev()
+        .map(|&dim| usize::try_from(dim).ok())
+        .collect();
+    let elements = shape
+        .as_ref()
+        .and_then(|shape| shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim)));
     let (Some(shape), Some(elements)) = (shape, elements) else {
         return Err(format!("has impossible dimensions {:?}", tensor.dims));
     };
-    if !shape.last().is_some_and(|row| row % kind.elements == 0) {
-        return Err(format!("has dimensions {:?}: rows of {} are whole blocks of {}", tensor.dims, kind.name, kind.elements));
+    if shape.last().is_none_or(|row| row % kind.elements != 0) {
+        return Err(format!(
+            "has dimensions {:?}: rows of {} are whole blocks of {}",
+            tensor.dims, kind.name, kind.elements
+        ));
     }
-    if tensor.offset % alignment as u64 != 0 {
-        return Err(format!("begins at {}, wanted a multiple of {alignment}", tensor.offset));
+    if !tensor.offset.is_multiple_of(alignment as u64) {
+        return Err(format!(
+            "begins at {}, wanted a multiple of {alignment}",
+            tensor.offset
+        ));
     }
     let bytes = (elements / kind.elements).checked_mul(kind.bytes);
-    let start = usize::try_from(tensor.offset).ok().and_then(|offset| data.checked_add(offset));
-    let end = start.zip(bytes).and_then(|(start, bytes)| start.checked_add(bytes));
+    let start = usize::try_from(tensor.offset)
+        .ok()
+        .and_then(|offset| data.checked_add(offset));
+    let end = start
+        .zip(bytes)
+        .and_then(|(start, bytes)| start.checked_add(bytes));
     match (start, bytes, end) {
-        (Some(start), Some(bytes), Some(end)) if end <= file => Ok(TensorEntry { kind, shape, start, bytes }),
+        (Some(start), Some(bytes), Some(end)) if end <= file => Ok(TensorEntry {
+            kind,
+            shape,
+            start,
+            bytes,
+        }),
         _ => Err(format!("ends beyond the end of the file ({file} bytes)")),
     }
 }
@@ -328,16 +402,28 @@ impl<'a> Reader<'a> {
         let count = self.count("list elements", least)?;
         Ok(match kind {
             8 => Meta::Texts((0..count).map(|_| self.text()).collect::<Problem<_>>()?),
-            6 => Meta::Floats((0..count).map(|_| self.array().map(f32::from_le_bytes)).collect::<Problem<_>>()?),
+            6 => Meta::Floats(
+                (0..count)
+                    .map(|_| self.array().map(f32::from_le_bytes))
+                    .collect::<Problem<_>>()?,
+            ),
             12 => {
                 let mut double = || self.array().map(|bytes| f64::from_le_bytes(bytes) as f32);
                 Meta::Floats((0..count).map(|_| double()).collect::<Problem<_>>()?)
             }
             10 => {
-                let mut wide = || u64::from_le_bytes(self.array()?).try_into().map_err(|_| "a number beyond 2^63".to_string());
+                let mut wide = || {
+                    u64::from_le_bytes(self.array()?)
+                        .try_into()
+                        .map_err(|_| "a number beyond 2^63".to_string())
+                };
                 Meta::Integers((0..count).map(|_| wide()).collect::<Problem<_>>()?)
             }
-            _ => Meta::Integers((0..count).map(|_| self.small_integer(kind)).collect::<Problem<_>>()?),
+            _ => Meta::Integers(
+                (0..count)
+                    .map(|_| self.small_integer(kind))
+                    .collect::<Problem<_>>()?,
+            ),
         })
     }
 
@@ -347,8 +433,15 @@ impl<'a> Reader<'a> {
         if !(1..=4).contains(&dims) {
             return Err(format!("`{name}` has {dims} dimensions, wanted 1 to 4"));
         }
-        let dims = (0..dims).map(|_| self.array().map(u64::from_le_bytes)).collect::<Problem<_>>()?;
-        Ok(Listed { name, dims, kind: u32::from_le_bytes(self.array()?), offset: u64::from_le_bytes(self.array()?) })
+        let dims = (0..dims)
+            .map(|_| self.array().map(u64::from_le_bytes))
+            .collect::<Problem<_>>()?;
+        Ok(Listed {
+            name,
+            dims,
+            kind: u32::from_le_bytes(self.array()?),
+            offset: u64::from_le_bytes(self.array()?),
+        })
     }
 }
 
@@ -363,7 +456,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn tiny() -> Vec<u8> {
-        fs_err::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/gguf/tiny.gguf")).unwrap()
+        fs_err::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/gguf/tiny.gguf"))
+            .unwrap()
     }
 
     fn damaged(file: &[u8]) -> Vec<String> {
@@ -379,8 +473,14 @@ mod tests {
         let found = damaged(&file[..file.len() - 100]);
         assert_eq!(found.len(), 1);
         assert!(found[0].contains("ends beyond the end of the file"), "{found:?}");
-        assert_eq!(damaged(&file[..14]), ["it ends at byte 14, in the middle of the header"]);
-        assert_eq!(damaged(b"GGML....")[0], "it begins with \"GGML\", wanted \"GGUF\"");
+        assert_eq!(
+            damaged(&file[..14]),
+            ["it ends at byte 14, in the middle of the header"]
+        );
+        assert_eq!(
+            damaged(b"GGML....")[0],
+            "it begins with \"GGML\", wanted \"GGUF\""
+        );
     }
 
     #[test]
@@ -395,7 +495,9 @@ mod tests {
         for (version, found) in [(1u32, "version 1"), (3u32.swap_bytes(), "big-endian")] {
             let mut file = tiny();
             file[4..8].copy_from_slice(&version.to_le_bytes());
-            let Err(Fault::Unsupported(problems)) = Header::parse(&file) else { panic!() };
+            let Err(Fault::Unsupported(problems)) = Header::parse(&file) else {
+                panic!()
+            };
             assert!(problems[0].contains(found), "{problems:?}");
         }
     }

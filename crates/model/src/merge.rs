@@ -23,7 +23,11 @@ pub struct MergeOptions {
 impl Default for MergeOptions {
     /// Shards of 5 GB, the hub's custom.
     fn default() -> Self {
-        Self { dtype: None, max_shard: 5_000_000_000, overwrite: false }
+        Self {
+            dtype: None,
+            max_shard: 5_000_000_000,
+            overwrite: false,
+        }
     }
 }
 
@@ -52,17 +56,27 @@ pub fn merge(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<MergeReport> {
     check_fit(base, adapter)?;
-    let merge = Merge { base, adapter, dtype: options.dtype };
+    let merge = Merge {
+        base,
+        adapter,
+        dtype: options.dtype,
+    };
     let untied = merge.has_own_head()?;
     let shards = split(merge.plan(untied), options.max_shard);
-    let is_base = out.canonicalize().is_ok_and(|out| base.path().canonicalize().is_ok_and(|base| base == out));
+    let is_base = out
+        .canonicalize()
+        .is_ok_and(|out| base.path().canonicalize().is_ok_and(|base| base == out));
     let folder = StagedFolder::create(out, |older| !is_base && (options.overwrite || is_export(older)))?;
 
-    let mut report = MergeReport { merged_modules: adapter.pairs.len(), ..Default::default() };
+    let mut report = MergeReport {
+        merged_modules: adapter.pairs.len(),
+        ..Default::default()
+    };
     let total = shards.iter().map(|(_, plan)| plan.len()).sum();
     let mut done = 0;
     for (name, plan) in &shards {
-        let mut writer = SafetensorsWriter::create(&folder.path().join(name), &[("format", "pt"), MARK], plan)?;
+        let mut writer =
+            SafetensorsWriter::create(&folder.path().join(name), &[("format", "pt"), MARK], plan)?;
         for tensor in plan {
             writer.write(&merge.tensor(tensor, &mut report.worst_rounding)?)?;
             done += 1;
@@ -72,7 +86,10 @@ pub fn merge(
     }
     report.bytes = shards.iter().flat_map(|(_, plan)| plan).map(plan_bytes).sum();
     if shards.len() > 1 {
-        staging::write_file(&folder.path().join("model.safetensors.index.json"), &index(&shards, report.bytes))?;
+        staging::write_file(
+            &folder.path().join("model.safetensors.index.json"),
+            &index(&shards, report.bytes),
+        )?;
     }
     merge.write_small_files(folder.path(), untied)?;
     report.files = list_files(folder.path(), out)?;
@@ -82,10 +99,16 @@ pub fn merge(
 
 /// Whether a folder holds weights that this program merged.
 pub fn is_export(folder: &Path) -> bool {
-    let Ok(entries) = fs_err::read_dir(folder) else { return false };
-    let weights = entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "safetensors"));
+    let Ok(entries) = fs_err::read_dir(folder) else {
+        return false;
+    };
+    let weights = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "safetensors"));
     let marked = |path: PathBuf| {
-        SafetensorsFile::open(&path).is_ok_and(|file| file.metadata().get(MARK.0).is_some_and(|by| by == MARK.1))
+        SafetensorsFile::open(&path)
+            .is_ok_and(|file| file.metadata().get(MARK.0).is_some_and(|by| by == MARK.1))
     };
     weights.into_iter().any(marked)
 }
@@ -97,16 +120,26 @@ fn check_fit(base: &Checkpoint, adapter: &Adapter) -> Result<()> {
         let wanted = weight_shape(pair, adapter.config.fan_in_fan_out);
         match base.tensors().get(&weight_name(module)) {
             None => problems.push(format!("the base has no `{module}.weight`")),
-            Some(TensorInfo { dtype: StoredType::Other(found), .. }) => {
-                problems.push(format!("`{module}.weight` is stored as {found} in the base, wanted numbers"));
+            Some(TensorInfo {
+                dtype: StoredType::Other(found),
+                ..
+            }) => {
+                problems.push(format!(
+                    "`{module}.weight` is stored as {found} in the base, wanted numbers"
+                ));
             }
             Some(info) if info.shape != wanted => problems.push(format!(
-                "`{module}.weight` is {:?} in the base, the adapter is made for {wanted:?}", info.shape
+                "`{module}.weight` is {:?} in the base, the adapter is made for {wanted:?}",
+                info.shape
             )),
             Some(_) => {}
         }
     }
-    if problems.is_empty() { Ok(()) } else { Err(ModelError::AdapterMismatch { problems }) }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(ModelError::AdapterMismatch { problems })
+    }
 }
 
 fn weight_name(module: &str) -> String {
@@ -114,7 +147,11 @@ fn weight_name(module: &str) -> String {
 }
 
 fn weight_shape(pair: &LoraPair, transposed: bool) -> [usize; 2] {
-    if transposed { [pair.inputs, pair.outputs] } else { [pair.outputs, pair.inputs] }
+    if transposed {
+        [pair.inputs, pair.outputs]
+    } else {
+        [pair.outputs, pair.inputs]
+    }
 }
 
 const HEAD: &str = "lm_head.weight";
@@ -130,24 +167,41 @@ impl Merge<'_> {
     /// disagree about such a folder, so it must be declared untied; an equal head is left out.
     fn has_own_head(&self) -> Result<bool> {
         let tensors = self.base.tensors();
-        let embedding = tensors.keys().find(|name| name.ends_with("embed_tokens.weight") || name.ends_with("wte.weight"));
+        let embedding = tensors
+            .keys()
+            .find(|name| name.ends_with("embed_tokens.weight") || name.ends_with("wte.weight"));
         let (true, Some(embedding)) = (self.is_tied() && tensors.contains_key(HEAD), embedding) else {
             return Ok(false);
         };
-        let adapted = |name: &str| name.strip_suffix(".weight").is_some_and(|module| self.adapter.pairs.contains_key(module));
-        Ok(adapted(HEAD) || adapted(embedding) || self.base.stored_bytes(HEAD)? != self.base.stored_bytes(embedding)?)
+        let adapted = |name: &str| {
+            name.strip_suffix(".weight")
+                .is_some_and(|module| self.adapter.pairs.contains_key(module))
+        };
+        Ok(adapted(HEAD)
+            || adapted(embedding)
+            || self.base.stored_bytes(HEAD)? != self.base.stored_bytes(embedding)?)
     }
 
     fn is_tied(&self) -> bool {
-        self.base.config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false)
+        self.base
+            .config
+            .get("tie_word_embeddings")
+            .and_then(Value::as_bool)
+            .unwrap_or(false)
     }
 
     fn plan(&self, untied: bool) -> Vec<Plan> {
         let doubled = |name: &str| name == HEAD && self.is_tied() && !untied;
         let kept = self.base.tensors().iter().filter(|(name, _)| !doubled(name));
         let plan = |(name, info): (&String, &TensorInfo)| {
-            let info = TensorInfo { dtype: self.stored(info.dtype), shape: info.shape.clone() };
-            Plan { name: name.clone(), info }
+            let info = TensorInfo {
+                dtype: self.stored(info.dtype),
+                shape: info.shape.clone(),
+            };
+            Plan {
+                name: name.clone(),
+                info,
+            }
         };
         kept.map(plan).collect()
     }
@@ -172,7 +226,12 @@ impl Merge<'_> {
         }
         let mut weight = self.base.read_f32(&plan.name)?;
         if let Some(pair) = pair {
-            *worst = worst.max(add_update(&mut weight, pair, self.adapter.config.fan_in_fan_out, dtype));
+            *worst = worst.max(add_update(
+                &mut weight,
+                pair,
+                self.adapter.config.fan_in_fan_out,
+                dtype,
+            ));
         }
         Ok(match encode(dtype, &weight) {
             Cow::Owned(bytes) => bytes.into(),
@@ -186,7 +245,10 @@ impl Merge<'_> {
         for path in self.base.files() {
             let copy = folder.join(path.file_name().unwrap_or_default());
             if !copy.exists() {
-                let bytes = fs_err::read(path).map_err(|source| ModelError::Read { path: path.clone(), source })?;
+                let bytes = fs_err::read(path).map_err(|source| ModelError::Read {
+                    path: path.clone(),
+                    source,
+                })?;
                 staging::write_file(&copy, &bytes)?;
             }
         }
@@ -201,8 +263,13 @@ impl Merge<'_> {
     /// The base's config with no more changed than the merge changes.
     fn config(&self, untied: bool) -> Value {
         let mut config = self.base.config.clone();
-        let dtype = self.dtype.unwrap_or_else(|| self.base.export_dtype()).torch_name();
-        let Some(fields) = config.as_object_mut() else { return config };
+        let dtype = self
+            .dtype
+            .unwrap_or_else(|| self.base.export_dtype())
+            .torch_name();
+        let Some(fields) = config.as_object_mut() else {
+            return config;
+        };
         for stale in ["quantization_config", "_name_or_path", "auto_map"] {
             fields.shift_remove(stale);
         }
@@ -233,23 +300,34 @@ fn split(plan: Vec<Plan>, max: u64) -> Vec<(String, Vec<Plan>)> {
             filled = 0;
         }
         filled += bytes;
-        shards.last_mut().into_iter().for_each(|shard| shard.push(tensor.clone()));
+        shards
+            .last_mut()
+            .into_iter()
+            .for_each(|shard| shard.push(tensor.clone()));
     }
     let count = shards.len();
     let name = |number: usize| match count {
         1 => "model.safetensors".to_string(),
         _ => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
     };
-    let mut named: Vec<_> = shards.into_iter().enumerate().map(|(number, shard)| (name(number), shard)).collect();
+    let mut named: Vec<_> = shards
+        .into_iter()
+        .enumerate()
+        .map(|(number, shard)| (name(number), shard))
+        .collect();
     for (_, shard) in &mut named {
         // Wide types first, so that each tensor lies at a multiple of its element.
-        shard.sort_by_key(|tensor| std::cmp::Reverse(plan_bytes(tensor) / tensor.info.elements().max(1) as u64));
+        shard.sort_by_key(|tensor| {
+            std::cmp::Reverse(plan_bytes(tensor) / tensor.info.elements().max(1) as u64)
+        });
     }
     named
 }
 
 fn index(shards: &[(String, Vec<Plan>)], bytes: u64) -> Vec<u8> {
-    let places = shards.iter().flat_map(|(file, plan)| plan.iter().map(move |tensor| (tensor.name.clone(), json!(file))));
+    let places = shards
+        .iter()
+        .flat_map(|(file, plan)| plan.iter().map(move |tensor| (tensor.name.clone(), json!(file))));
     let mut places: Vec<_> = places.collect();
     places.sort_by(|a, b| a.0.cmp(&b.0));
     let map: Value = places.into_iter().collect();
@@ -258,7 +336,10 @@ fn index(shards: &[(String, Vec<Plan>)], bytes: u64) -> Vec<u8> {
 
 /// What was written, under the names it is going to have.
 fn list_files(staged: &Path, out: &Path) -> Result<Vec<PathBuf>> {
-    let read = |source| ModelError::Read { path: staged.to_path_buf(), source };
+    let read = |source| ModelError::Read {
+        path: staged.to_path_buf(),
+        source,
+    };
     let mut files = Vec::new();
     for entry in fs_err::read_dir(staged).map_err(read)? {
         files.push(out.join(entry.map_err(read)?.file_name()));
@@ -282,7 +363,9 @@ fn add_update(weight: &mut [f32], pair: &LoraPair, transposed: bool, dtype: Stor
         .map(|(weight, row)| add_row(weight, row, &basis, pair.scale as f32, dtype))
         .collect();
     // Summed in order, so that the report does not depend on how threads ran.
-    let (lost, update) = sums.into_iter().fold((0.0, 0.0), |all, row| (all.0 + row.0, all.1 + row.1));
+    let (lost, update) = sums
+        .into_iter()
+        .fold((0.0, 0.0), |all, row| (all.0 + row.0, all.1 + row.1));
     if update > 0.0 { (lost / update).sqrt() } else { 0.0 }
 }
 
@@ -315,7 +398,9 @@ fn round(value: f32, dtype: StoredType) -> f32 {
 
 /// `[n, columns]` to `[columns, n]`.
 fn transpose(matrix: &[f32], columns: usize) -> Vec<f32> {
-    (0..columns).flat_map(|column| matrix.iter().skip(column).step_by(columns.max(1)).copied()).collect()
+    (0..columns)
+        .flat_map(|column| matrix.iter().skip(column).step_by(columns.max(1)).copied())
+        .collect()
 }
 
 #[cfg(test)]
@@ -330,25 +415,52 @@ mod tests {
     /// `up` is `[3, 2]`; embedding and head are equal and the config calls them tied.
     fn base(dtype: StoredType) -> (TempDir, Checkpoint) {
         let folder = tempfile::tempdir().unwrap();
-        let config = r#"{"model_type":"llama","tie_word_embeddings":true,"torch_dtype":"x","_name_or_path":"/home"}"#;
+        let config =
+            r#"{"model_type":"llama","tie_word_embeddings":true,"torch_dtype":"x","_name_or_path":"/home"}"#;
         let files = [
             ("config.json", config),
             ("tokenizer.json", r#"{"kept":  "verbatim"}"#),
-            ("tokenizer_config.json", r#"{"eos_token":"e","chat_template":"t"}"#),
+            (
+                "tokenizer_config.json",
+                r#"{"eos_token":"e","chat_template":"t"}"#,
+            ),
             ("generation_config.json", r#"{"eos_token_id":[1,2]}"#),
             ("LICENSE", "free"),
         ];
         for (name, text) in files {
             fs_err::write(folder.path().join(name), text).unwrap();
         }
-        let (up, rows) = (encode(dtype, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), encode(dtype, &[7.0, 8.0]));
+        let (up, rows) = (
+            encode(dtype, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+            encode(dtype, &[7.0, 8.0]),
+        );
         let tensors = [
             ("lm_head.weight", &[1, 2][..], dtype, Data::Bytes(&rows)),
-            ("mask", &[3][..], StoredType::Other("BOOL"), Data::Bytes(&[1, 0, 1])),
-            ("model.embed_tokens.weight", &[1, 2][..], dtype, Data::Bytes(&rows)),
-            ("model.layers.0.mlp.up.weight", &[3, 2][..], dtype, Data::Bytes(&up)),
+            (
+                "mask",
+                &[3][..],
+                StoredType::Other("BOOL"),
+                Data::Bytes(&[1, 0, 1]),
+            ),
+            (
+                "model.embed_tokens.weight",
+                &[1, 2][..],
+                dtype,
+                Data::Bytes(&rows),
+            ),
+            (
+                "model.layers.0.mlp.up.weight",
+                &[3, 2][..],
+                dtype,
+                Data::Bytes(&up),
+            ),
         ];
-        write(&folder.path().join("model.safetensors"), &[("format", "pt")], &tensors).unwrap();
+        write(
+            &folder.path().join("model.safetensors"),
+            &[("format", "pt")],
+            &tensors,
+        )
+        .unwrap();
         let opened = Checkpoint::open(folder.path().to_str().unwrap(), &OpenOptions::default()).unwrap();
         (folder, opened)
     }
@@ -356,11 +468,26 @@ mod tests {
     const UP: &str = "model.layers.0.mlp.up";
 
     fn adapter(module: &str, inputs: usize, outputs: usize, transposed: bool) -> Adapter {
-        let config = AdapterConfig { r: 1, lora_alpha: 2.0, fan_in_fan_out: transposed, ..Default::default() };
+        let config = AdapterConfig {
+            r: 1,
+            lora_alpha: 2.0,
+            fan_in_fan_out: transposed,
+            ..Default::default()
+        };
         let a = (1..=inputs).map(|i| i as f32).collect();
         let b = (1..=outputs).map(|i| 10.0 * i as f32).collect();
-        let pair = LoraPair { r: 1, inputs, outputs, scale: 2.0, a, b };
-        Adapter { config, pairs: BTreeMap::from([(module.to_string(), pair)]) }
+        let pair = LoraPair {
+            r: 1,
+            inputs,
+            outputs,
+            scale: 2.0,
+            a,
+            b,
+        };
+        Adapter {
+            config,
+            pairs: BTreeMap::from([(module.to_string(), pair)]),
+        }
     }
 
     fn merged(base: &Checkpoint, adapter: &Adapter, out: &Path, options: &MergeOptions) -> Checkpoint {
@@ -373,15 +500,27 @@ mod tests {
         let (folder, base) = base(StoredType::F32);
         let out = folder.path().join("out");
         let merged = merged(&base, &adapter(UP, 2, 3, false), &out, &MergeOptions::default());
-        assert_eq!(merged.read_f32("model.layers.0.mlp.up.weight").unwrap(), [21.0, 42.0, 43.0, 84.0, 65.0, 126.0]);
+        assert_eq!(
+            merged.read_f32("model.layers.0.mlp.up.weight").unwrap(),
+            [21.0, 42.0, 43.0, 84.0, 65.0, 126.0]
+        );
         assert_eq!(merged.read_f32("model.embed_tokens.weight").unwrap(), [7.0, 8.0]);
         assert_eq!(merged.stored_bytes("mask").unwrap(), [1, 0, 1]);
-        assert!(!merged.tensors().contains_key(HEAD), "a tied head is not written twice");
-        assert_eq!(merged.config, json!({"model_type": "llama", "tie_word_embeddings": true, "torch_dtype": "float32"}));
+        assert!(
+            !merged.tensors().contains_key(HEAD),
+            "a tied head is not written twice"
+        );
+        assert_eq!(
+            merged.config,
+            json!({"model_type": "llama", "tie_word_embeddings": true, "torch_dtype": "float32"})
+        );
         let text = |name: &str| fs_err::read_to_string(out.join(name)).unwrap();
         assert_eq!(text("tokenizer.json"), r#"{"kept":  "verbatim"}"#);
         assert_eq!(text("generation_config.json"), r#"{"eos_token_id":[1,2]}"#);
-        assert_eq!((text("LICENSE"), text("chat_template.jinja")), ("free".into(), "t".into()));
+        assert_eq!(
+            (text("LICENSE"), text("chat_template.jinja")),
+            ("free".into(), "t".into())
+        );
         let index = SafetensorsFile::open(&out.join("model.safetensors")).unwrap();
         assert_eq!(index.metadata()["format"], "pt");
     }
@@ -389,33 +528,63 @@ mod tests {
     #[test]
     fn a_transposed_base_gets_a_transposed_update() {
         let (folder, base) = base(StoredType::F32);
-        let merged = merged(&base, &adapter(UP, 3, 2, true), &folder.path().join("out"), &MergeOptions::default());
-        assert_eq!(merged.read_f32("model.layers.0.mlp.up.weight").unwrap(), [21.0, 42.0, 43.0, 84.0, 65.0, 126.0]);
+        let merged = merged(
+            &base,
+            &adapter(UP, 3, 2, true),
+            &folder.path().join("out"),
+            &MergeOptions::default(),
+        );
+        assert_eq!(
+            merged.read_f32("model.layers.0.mlp.up.weight").unwrap(),
+            [21.0, 42.0, 43.0, 84.0, 65.0, 126.0]
+        );
     }
 
     #[test]
     fn shards_have_an_index_and_read_back_equal() {
         let (folder, base) = base(StoredType::BF16);
         let adapter = adapter(UP, 2, 3, false);
-        let options = MergeOptions { max_shard: 10, ..Default::default() };
+        let options = MergeOptions {
+            max_shard: 10,
+            ..Default::default()
+        };
         let mut steps = Vec::new();
         let out = folder.path().join("out");
-        let report = merge(&base, &adapter, &out, &options, &mut |done, total| steps.push((done, total))).unwrap();
+        let report = merge(&base, &adapter, &out, &options, &mut |done, total| {
+            steps.push((done, total))
+        })
+        .unwrap();
         assert_eq!(steps, [(1, 3), (2, 3), (3, 3)]);
         assert_eq!((report.bytes, report.merged_modules), (3 + 4 + 12, 1));
         assert!(report.files.iter().all(|file| file.is_file()));
         assert!(out.join("model-00002-of-00002.safetensors").is_file());
         let merged = Checkpoint::open(out.to_str().unwrap(), &OpenOptions::default()).unwrap();
         assert_eq!(merged.config["torch_dtype"], "bfloat16");
-        assert_eq!(merged.tensors()["model.layers.0.mlp.up.weight"].dtype, StoredType::BF16);
-        assert_eq!(merged.read_f32("model.layers.0.mlp.up.weight").unwrap(), [21.0, 42.0, 43.0, 84.0, 65.0, 126.0]);
+        assert_eq!(
+            merged.tensors()["model.layers.0.mlp.up.weight"].dtype,
+            StoredType::BF16
+        );
+        assert_eq!(
+            merged.read_f32("model.layers.0.mlp.up.weight").unwrap(),
+            [21.0, 42.0, 43.0, 84.0, 65.0, 126.0]
+        );
     }
 
     #[test]
     fn rounding_is_measured() {
-        let pair = LoraPair { r: 1, inputs: 1, outputs: 2, scale: 1.0, a: vec![1e-4], b: vec![1.0, 1.0] };
+        let pair = LoraPair {
+            r: 1,
+            inputs: 1,
+            outputs: 2,
+            scale: 1.0,
+            a: vec![1e-4],
+            b: vec![1.0, 1.0],
+        };
         let lost = add_update(&mut [1.0, 1.0], &pair, false, StoredType::BF16);
-        assert!((lost - 1.0).abs() < 1e-6, "all of an update below half a step is lost: {lost}");
+        assert!(
+            (lost - 1.0).abs() < 1e-6,
+            "all of an update below half a step is lost: {lost}"
+        );
         let kept = add_update(&mut [1.0, 1.0], &pair, false, StoredType::F32);
         assert!(kept < 1e-3, "{kept}");
     }
@@ -423,7 +592,12 @@ mod tests {
     #[test]
     fn a_head_of_its_own_unties_the_config() {
         let (folder, base) = base(StoredType::F32);
-        let merged = merged(&base, &adapter("lm_head", 2, 1, false), &folder.path().join("out"), &MergeOptions::default());
+        let merged = merged(
+            &base,
+            &adapter("lm_head", 2, 1, false),
+            &folder.path().join("out"),
+            &MergeOptions::default(),
+        );
         assert_eq!(merged.config["tie_word_embeddings"], false);
         assert_eq!(merged.read_f32(HEAD).unwrap(), [27.0, 48.0]);
     }
@@ -432,17 +606,22 @@ mod tests {
     fn every_module_that_does_not_fit_is_listed() {
         let (folder, base) = base(StoredType::F32);
         let mut adapter = adapter(UP, 3, 3, false);
-        adapter.pairs.insert("model.gone".into(), adapter.pairs[UP].clone());
+        adapter
+            .pairs
+            .insert("model.gone".into(), adapter.pairs[UP].clone());
         let out = folder.path().join("out");
         let Err(ModelError::AdapterMismatch { problems }) =
             merge(&base, &adapter, &out, &MergeOptions::default(), &mut |_, _| {})
         else {
             panic!()
         };
-        assert_eq!(problems, [
-            "the base has no `model.gone.weight`",
-            "`model.layers.0.mlp.up.weight` is [3, 2] in the base, the adapter is made for [3, 3]",
-        ]);
+        assert_eq!(
+            problems,
+            [
+                "the base has no `model.gone.weight`",
+                "`model.layers.0.mlp.up.weight` is [3, 2] in the base, the adapter is made for [3, 3]",
+            ]
+        );
         assert!(!out.exists());
     }
 
@@ -451,16 +630,31 @@ mod tests {
         let (folder, base) = base(StoredType::F32);
         let adapter = adapter(UP, 2, 3, false);
         let again = |out: &Path, overwrite| {
-            merge(&base, &adapter, out, &MergeOptions { overwrite, ..Default::default() }, &mut |_, _| {})
+            merge(
+                &base,
+                &adapter,
+                out,
+                &MergeOptions {
+                    overwrite,
+                    ..Default::default()
+                },
+                &mut |_, _| {},
+            )
         };
         let out = folder.path().join("out");
         again(&out, false).unwrap();
         again(&out, false).unwrap();
-        assert!(matches!(again(folder.path(), true), Err(ModelError::OutputExists { .. })), "not over the base");
+        assert!(
+            matches!(again(folder.path(), true), Err(ModelError::OutputExists { .. })),
+            "not over the base"
+        );
         let other = folder.path().join("other");
         fs_err::create_dir(&other).unwrap();
         fs_err::write(other.join("thesis.tex"), "").unwrap();
-        assert!(matches!(again(&other, false), Err(ModelError::OutputExists { .. })));
+        assert!(matches!(
+            again(&other, false),
+            Err(ModelError::OutputExists { .. })
+        ));
         again(&other, true).unwrap();
         assert!(!other.join("thesis.tex").exists());
     }

@@ -65,7 +65,9 @@ impl Adapter {
         for (module, found) in &shapes {
             found.check(module, ranks.at(module).0, &mut problems);
             if !targets.contains(module, config.layers_to_transform.as_deref()) {
-                problems.push(format!("`{module}` has weights and is not among the targets in {CONFIG}"));
+                problems.push(format!(
+                    "`{module}` has weights and is not among the targets in {CONFIG}"
+                ));
             }
         }
         if shapes.is_empty() && problems.is_empty() {
@@ -77,8 +79,21 @@ impl Adapter {
         let mut pairs = BTreeMap::new();
         for (module, shape) in shapes {
             let (r, scale) = ranks.at(&module);
-            let (a, b) = (file.read_f32(&key(&module, 'A'))?, file.read_f32(&key(&module, 'B'))?);
-            pairs.insert(module, LoraPair { r, inputs: shape.a[1], outputs: shape.b[0], scale, a, b });
+            let (a, b) = (
+                file.read_f32(&key(&module, 'A'))?,
+                file.read_f32(&key(&module, 'B'))?,
+            );
+            pairs.insert(
+                module,
+                LoraPair {
+                    r,
+                    inputs: shape.a[1],
+                    outputs: shape.b[0],
+                    scale,
+                    a,
+                    b,
+                },
+            );
         }
         targets.settle(&mut config, pairs.keys());
         Ok(Self { config, pairs })
@@ -89,10 +104,21 @@ impl Adapter {
         self.check().map_err(|problems| unusable(dir, problems))?;
         let folder = StagedFolder::create(dir, |older| older.join(CONFIG).is_file())?;
         staging::write_file(&folder.path().join(CONFIG), &pretty(&self.config.to_json()))?;
-        let named: Vec<_> = self.pairs.iter().flat_map(|(module, pair)| pair.tensors(module)).collect();
+        let named: Vec<_> = self
+            .pairs
+            .iter()
+            .flat_map(|(module, pair)| pair.tensors(module))
+            .collect();
         let tensors: Vec<_> = named
             .iter()
-            .map(|(name, shape, values)| (name.as_str(), shape.as_slice(), StoredType::F32, Data::F32(values)))
+            .map(|(name, shape, values)| {
+                (
+                    name.as_str(),
+                    shape.as_slice(),
+                    StoredType::F32,
+                    Data::F32(values),
+                )
+            })
             .collect();
         safetensors_file::write(&folder.path().join(WEIGHTS), &[("format", "pt")], &tensors)?;
         folder.commit()
@@ -111,10 +137,18 @@ impl Adapter {
                 ));
             }
             if pair.a.len() != pair.r * pair.inputs || pair.b.len() != pair.outputs * pair.r {
-                problems.push(format!("`{module}` has {} and {} numbers in A and B", pair.a.len(), pair.b.len()));
+                problems.push(format!(
+                    "`{module}` has {} and {} numbers in A and B",
+                    pair.a.len(),
+                    pair.b.len()
+                ));
             }
         }
-        if problems.is_empty() { Ok(()) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(problems)
+        }
     }
 }
 
@@ -132,18 +166,30 @@ fn key(module: &str, side: char) -> String {
 }
 
 fn unusable(path: &Path, problems: Vec<String>) -> ModelError {
-    ModelError::Adapter { path: path.to_path_buf(), problems }
+    ModelError::Adapter {
+        path: path.to_path_buf(),
+        problems,
+    }
 }
 
 fn check_present(dir: &Path) -> Result<()> {
-    let files: Vec<_> = [CONFIG, WEIGHTS].into_iter().filter(|name| !dir.join(name).is_file()).collect();
+    let files: Vec<_> = [CONFIG, WEIGHTS]
+        .into_iter()
+        .filter(|name| !dir.join(name).is_file())
+        .collect();
     if files.contains(&WEIGHTS) && dir.join("adapter_model.bin").is_file() {
-        return Err(ModelError::PickledWeights { folder: dir.to_path_buf(), file: "adapter_model.bin".into() });
+        return Err(ModelError::PickledWeights {
+            folder: dir.to_path_buf(),
+            file: "adapter_model.bin".into(),
+        });
     }
     if files.is_empty() {
         return Ok(());
     }
-    Err(ModelError::MissingFiles { folder: dir.to_path_buf(), files: files.into_iter().map(String::from).collect() })
+    Err(ModelError::MissingFiles {
+        folder: dir.to_path_buf(),
+        files: files.into_iter().map(String::from).collect(),
+    })
 }
 
 /// Rank and scale of every module, by a config.
@@ -158,13 +204,21 @@ impl<'a> Ranks<'a> {
         let mut problems = Vec::new();
         let rank = compile("rank_pattern", &config.rank_pattern, &mut problems);
         let alpha = compile("alpha_pattern", &config.alpha_pattern, &mut problems);
-        if problems.is_empty() { Ok(Self { config, rank, alpha }) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(Self { config, rank, alpha })
+        } else {
+            Err(problems)
+        }
     }
 
     fn at(&self, module: &str) -> (usize, f64) {
         let r = first_match(&self.rank, module).unwrap_or(self.config.r);
         let alpha = first_match(&self.alpha, module).unwrap_or(self.config.lora_alpha);
-        let scale = if self.config.use_rslora { alpha / (r as f64).sqrt() } else { alpha / r as f64 };
+        let scale = if self.config.use_rslora {
+            alpha / (r as f64).sqrt()
+        } else {
+            alpha / r as f64
+        };
         (r, scale)
     }
 }
@@ -181,7 +235,10 @@ fn compile<T: Copy>(field: &str, patterns: &[(String, T)], problems: &mut Vec<St
 }
 
 fn first_match<T: Copy>(patterns: &[(Regex, T)], module: &str) -> Option<T> {
-    patterns.iter().find(|(regex, _)| regex.is_match(module)).map(|(_, value)| *value)
+    patterns
+        .iter()
+        .find(|(regex, _)| regex.is_match(module))
+        .map(|(_, value)| *value)
 }
 
 /// The shapes found for one module.
@@ -208,11 +265,15 @@ impl PairShape {
 fn pair_shapes(file: &SafetensorsFile, problems: &mut Vec<String>) -> BTreeMap<String, PairShape> {
     let mut shapes: BTreeMap<String, PairShape> = BTreeMap::new();
     for (name, info) in file.tensors() {
-        let path = name.strip_prefix(PREFIX).and_then(|path| path.strip_suffix(".weight"));
+        let path = name
+            .strip_prefix(PREFIX)
+            .and_then(|path| path.strip_suffix(".weight"));
         match path.and_then(|path| path.rsplit_once('.')) {
             Some((module, "lora_A")) => shapes.entry(module.into()).or_default().a = info.shape.clone(),
             Some((module, "lora_B")) => shapes.entry(module.into()).or_default().b = info.shape.clone(),
-            _ => problems.push(format!("`{name}` is not `{PREFIX}MODULE.lora_A.weight` or `...lora_B.weight`")),
+            _ => problems.push(format!(
+                "`{name}` is not `{PREFIX}MODULE.lora_A.weight` or `...lora_B.weight`"
+            )),
         }
     }
     shapes
@@ -233,8 +294,12 @@ impl Targets {
             Self::AllLinear | Self::Narrowed => true,
             Self::Regex(regex) => regex.is_match(module),
             Self::Names(names) => {
-                let named = names.iter().any(|name| module == name || module.ends_with(&format!(".{name}")));
-                named && layers.is_none_or(|layers| layer_of(module).is_some_and(|layer| layers.contains(&layer)))
+                let named = names
+                    .iter()
+                    .any(|name| module == name || module.ends_with(&format!(".{name}")));
+                named
+                    && layers
+                        .is_none_or(|layers| layer_of(module).is_some_and(|layer| layers.contains(&layer)))
             }
         }
     }
@@ -255,8 +320,14 @@ impl Targets {
 /// The first number in a module path that has two names or more before it, as PEFT finds the layer.
 fn layer_of(module: &str) -> Option<usize> {
     let parts: Vec<_> = module.split('.').collect();
-    let numbers = parts.iter().enumerate().skip(2).take(parts.len().saturating_sub(3));
-    numbers.filter(|(_, part)| part.bytes().all(|b| b.is_ascii_digit())).find_map(|(_, part)| part.parse().ok())
+    let numbers = parts
+        .iter()
+        .enumerate()
+        .skip(2)
+        .take(parts.len().saturating_sub(3));
+    numbers
+        .filter(|(_, part)| part.bytes().all(|b| b.is_ascii_digit()))
+        .find_map(|(_, part)| part.parse().ok())
 }
 
 /// Fields that say nothing about what the weights compute.
@@ -278,35 +349,67 @@ const IGNORED: [&str; 13] = [
 
 /// Reads the config. Every malformed field is reported at once; then every feature we do not have.
 fn read_config(path: &Path) -> Result<(AdapterConfig, Targets)> {
-    let bytes = fs_err::read(path).map_err(|source| ModelError::Read { path: path.to_path_buf(), source })?;
-    let fields: Map<String, Value> =
-        serde_json::from_slice(&bytes).map_err(|source| ModelError::Json { path: path.to_path_buf(), source })?;
-    let mut fields = Fields { fields, problems: Vec::new() };
+    let bytes = fs_err::read(path).map_err(|source| ModelError::Read {
+        path: path.to_path_buf(),
+        source,
+    })?;
+    let fields: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|source| ModelError::Json {
+        path: path.to_path_buf(),
+        source,
+    })?;
+    let mut fields = Fields {
+        fields,
+        problems: Vec::new(),
+    };
     let layers = |value: &Value| match value {
-        Value::Array(list) => list.iter().map(|v| Some(v.as_u64()? as usize)).collect::<Option<Vec<_>>>(),
+        Value::Array(list) => list
+            .iter()
+            .map(|v| Some(v.as_u64()? as usize))
+            .collect::<Option<Vec<_>>>(),
         single => Some(vec![single.as_u64()? as usize]),
     };
-    let narrowed = ["exclude_modules", "layers_pattern"].iter().any(|name| fields.fields.get(*name).is_some_and(means_something));
+    let narrowed = ["exclude_modules", "layers_pattern"]
+        .iter()
+        .any(|name| fields.fields.get(*name).is_some_and(means_something));
     let config = AdapterConfig {
         base_model_name_or_path: fields.take("base_model_name_or_path", "text", text),
         revision: fields.take("revision", "text", text),
         r: fields.take("r", "a number above 0", positive).unwrap_or(8),
-        lora_alpha: fields.take("lora_alpha", "a number", Value::as_f64).unwrap_or(8.0),
-        lora_dropout: fields.take("lora_dropout", "a number", Value::as_f64).unwrap_or(0.0),
-        use_rslora: fields.take("use_rslora", "true or false", Value::as_bool).unwrap_or(false),
-        fan_in_fan_out: fields.take("fan_in_fan_out", "true or false", Value::as_bool).unwrap_or(false),
+        lora_alpha: fields
+            .take("lora_alpha", "a number", Value::as_f64)
+            .unwrap_or(8.0),
+        lora_dropout: fields
+            .take("lora_dropout", "a number", Value::as_f64)
+            .unwrap_or(0.0),
+        use_rslora: fields
+            .take("use_rslora", "true or false", Value::as_bool)
+            .unwrap_or(false),
+        fan_in_fan_out: fields
+            .take("fan_in_fan_out", "true or false", Value::as_bool)
+            .unwrap_or(false),
         target_modules: Vec::new(),
-        rank_pattern: fields.take("rank_pattern", "numbers above 0 by name", |v| pairs(v, positive)).unwrap_or_default(),
-        alpha_pattern: fields.take("alpha_pattern", "numbers by name", |v| pairs(v, Value::as_f64)).unwrap_or_default(),
-        layers_to_transform: fields.take("layers_to_transform", "a number or a list of them", layers).filter(|l| !l.is_empty()),
+        rank_pattern: fields
+            .take("rank_pattern", "numbers above 0 by name", |v| pairs(v, positive))
+            .unwrap_or_default(),
+        alpha_pattern: fields
+            .take("alpha_pattern", "numbers by name", |v| pairs(v, Value::as_f64))
+            .unwrap_or_default(),
+        layers_to_transform: fields
+            .take("layers_to_transform", "a number or a list of them", layers)
+            .filter(|l| !l.is_empty()),
     };
     let targets = fields.targets(narrowed);
     let refused = fields.refused();
     match targets {
         _ if !fields.problems.is_empty() => Err(unusable(path, fields.problems)),
         _ if !refused.is_empty() => {
-            let hint = "merge it with PEFT (merge_and_unload, save_pretrained) and name the merged folder as base";
-            Err(ModelError::Unsupported { path: path.to_path_buf(), problems: refused, hint: hint.into() })
+            let hint =
+                "merge it with PEFT (merge_and_unload, save_pretrained) and name the merged folder as base";
+            Err(ModelError::Unsupported {
+                path: path.to_path_buf(),
+                problems: refused,
+                hint: hint.into(),
+            })
         }
         Some(targets) => Ok((config, targets)),
         None => Err(unusable(path, vec!["`target_modules` is missing".into()])),
@@ -318,11 +421,18 @@ fn text(value: &Value) -> Option<String> {
 }
 
 fn positive(value: &Value) -> Option<usize> {
-    value.as_u64().filter(|n| *n > 0).and_then(|n| usize::try_from(n).ok())
+    value
+        .as_u64()
+        .filter(|n| *n > 0)
+        .and_then(|n| usize::try_from(n).ok())
 }
 
 fn pairs<T>(value: &Value, parse: impl Fn(&Value) -> Option<T>) -> Option<Vec<(String, T)>> {
-    value.as_object()?.iter().map(|(key, value)| Some((key.clone(), parse(value)?))).collect()
+    value
+        .as_object()?
+        .iter()
+        .map(|(key, value)| Some((key.clone(), parse(value)?)))
+        .collect()
 }
 
 fn means_something(value: &Value) -> bool {
@@ -345,7 +455,8 @@ impl Fields {
         let value = self.fields.shift_remove(name).filter(|value| !value.is_null())?;
         let parsed = parse(&value);
         if parsed.is_none() {
-            self.problems.push(format!("`{name}` is {value}, wanted {wanted}"));
+            self.problems
+                .push(format!("`{name}` is {value}, wanted {wanted}"));
         }
         parsed
     }
@@ -357,7 +468,9 @@ impl Fields {
             Some(regex) => match Regex::new(&format!("^(?:{regex})$")) {
                 Ok(regex) => Targets::Regex(regex),
                 Err(error) => {
-                    self.problems.push(format!("`target_modules`: the pattern `{regex}` cannot be used: {error}"));
+                    self.problems.push(format!(
+                        "`target_modules`: the pattern `{regex}` cannot be used: {error}"
+                    ));
                     return None;
                 }
             },
@@ -379,9 +492,18 @@ impl Fields {
         only(&mut self.fields, "peft_type", &[json!("LORA")]);
         only(&mut self.fields, "bias", &[json!("none")]);
         // The other ways to begin (PiSSA, OLoRA, ...) change the base's weights too.
-        let plain = [json!(true), json!(false), json!("gaussian"), json!("orthogonal"), json!("eva")];
+        let plain = [
+            json!(true),
+            json!(false),
+            json!("gaussian"),
+            json!("orthogonal"),
+            json!("eva"),
+        ];
         only(&mut self.fields, "init_lora_weights", &plain);
-        let unknown = self.fields.iter().filter(|(name, value)| !IGNORED.contains(&name.as_str()) && means_something(value));
+        let unknown = self
+            .fields
+            .iter()
+            .filter(|(name, value)| !IGNORED.contains(&name.as_str()) && means_something(value));
         refused.extend(unknown.map(|(name, value)| format!("`{name}` = {value}")));
         refused
     }
@@ -391,7 +513,10 @@ impl AdapterConfig {
     /// The file's content. Keys are sorted, as PEFT sorts them, but not those of the patterns: their order counts.
     pub fn to_json(&self) -> Value {
         let fields = BTreeMap::from([
-            ("alpha_pattern", by_name(&self.alpha_pattern, |alpha| number(*alpha))),
+            (
+                "alpha_pattern",
+                by_name(&self.alpha_pattern, |alpha| number(*alpha)),
+            ),
             ("base_model_name_or_path", json!(self.base_model_name_or_path)),
             ("bias", json!("none")),
             ("fan_in_fan_out", json!(self.fan_in_fan_out)),
@@ -411,7 +536,10 @@ impl AdapterConfig {
             ("use_dora", json!(false)),
             ("use_rslora", json!(self.use_rslora)),
         ]);
-        fields.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+        fields
+            .into_iter()
+            .map(|(name, value)| (name.to_string(), value))
+            .collect()
     }
 }
 
@@ -422,7 +550,11 @@ fn by_name<T>(patterns: &[(String, T)], value: impl Fn(&T) -> Value) -> Value {
 /// An integer where it is one: Ollama reads `lora_alpha` as nothing else.
 fn number(value: f64) -> Value {
     let integral = value.fract() == 0.0 && value.abs() < 1e15;
-    if integral { json!(value as i64) } else { json!(value) }
+    if integral {
+        json!(value as i64)
+    } else {
+        json!(value)
+    }
 }
 
 #[cfg(test)]
@@ -457,16 +589,26 @@ mod tests {
             assert!(adapter.pairs.keys().eq(wanted.keys()), "{name}");
             for (module, pair) in &adapter.pairs {
                 let wanted = &wanted[module];
-                assert_eq!(json!([pair.outputs, pair.inputs]), wanted["shape"], "{name} {module}");
+                assert_eq!(
+                    json!([pair.outputs, pair.inputs]),
+                    wanted["shape"],
+                    "{name} {module}"
+                );
                 assert_eq!(json!(pair.r), wanted["r"], "{name} {module}");
                 let close = |found: f64, key: &str| {
                     let wanted = wanted[key].as_f64().unwrap();
-                    assert!((found - wanted).abs() < 1e-4 * wanted.abs().max(0.1), "{name} {module} {key}: {found} for {wanted}");
+                    assert!(
+                        (found - wanted).abs() < 1e-4 * wanted.abs().max(0.1),
+                        "{name} {module} {key}: {found} for {wanted}"
+                    );
                 };
                 close(pair.scale, "scale");
                 let delta = update(pair);
                 close(delta.iter().sum(), "sum");
-                close(delta.iter().enumerate().map(|(i, d)| d * (i % 97) as f64).sum(), "weighted");
+                close(
+                    delta.iter().enumerate().map(|(i, d)| d * (i % 97) as f64).sum(),
+                    "weighted",
+                );
             }
         }
     }
@@ -482,13 +624,17 @@ mod tests {
         }
         fs_err::remove_file(out.join(CONFIG)).unwrap();
         let adapter = Adapter::read(&goldens().join("plain")).unwrap();
-        assert!(matches!(adapter.write(&out), Err(ModelError::OutputExists { .. })));
+        assert!(matches!(
+            adapter.write(&out),
+            Err(ModelError::OutputExists { .. })
+        ));
     }
 
     /// Every field is one that PEFT writes, with a value of the same form.
     #[test]
     fn the_config_is_as_peft_writes_it() {
-        let golden: Value = serde_json::from_slice(&fs_err::read(goldens().join("plain").join(CONFIG)).unwrap()).unwrap();
+        let golden: Value =
+            serde_json::from_slice(&fs_err::read(goldens().join("plain").join(CONFIG)).unwrap()).unwrap();
         let ours = Adapter::read(&goldens().join("plain")).unwrap().config.to_json();
         let keys: Vec<_> = ours.as_object().unwrap().keys().collect();
         assert!(keys.is_sorted());
@@ -506,18 +652,29 @@ mod tests {
     fn the_weights_file_is_as_peft_writes_it() {
         let parent = tempfile::tempdir().unwrap();
         let golden = goldens().join("patterns");
-        Adapter::read(&golden).unwrap().write(&parent.path().join("a")).unwrap();
+        Adapter::read(&golden)
+            .unwrap()
+            .write(&parent.path().join("a"))
+            .unwrap();
         let (ours, theirs) = (parent.path().join("a").join(WEIGHTS), golden.join(WEIGHTS));
-        let (ours, theirs) = (SafetensorsFile::open(&ours).unwrap(), SafetensorsFile::open(&theirs).unwrap());
+        let (ours, theirs) = (
+            SafetensorsFile::open(&ours).unwrap(),
+            SafetensorsFile::open(&theirs).unwrap(),
+        );
         assert_eq!(ours.tensors(), theirs.tensors());
         assert_eq!(ours.metadata(), theirs.metadata());
-        assert!(ours.tensors().keys().all(|name| ours.bytes(name).unwrap() == theirs.bytes(name).unwrap()));
+        assert!(
+            ours.tensors()
+                .keys()
+                .all(|name| ours.bytes(name).unwrap() == theirs.bytes(name).unwrap())
+        );
     }
 
     /// The plain adapter with its config changed.
     fn read_with(change: impl Fn(&mut Value)) -> Result<Adapter> {
         let folder = tempfile::tempdir().unwrap();
-        let mut config: Value = serde_json::from_slice(&fs_err::read(goldens().join("plain").join(CONFIG)).unwrap()).unwrap();
+        let mut config: Value =
+            serde_json::from_slice(&fs_err::read(goldens().join("plain").join(CONFIG)).unwrap()).unwrap();
         change(&mut config);
         fs_err::write(folder.path().join(CONFIG), config.to_string()).unwrap();
         fs_err::copy(goldens().join("plain").join(WEIGHTS), folder.path().join(WEIGHTS)).unwrap();
@@ -533,8 +690,16 @@ mod tests {
             config["init_lora_weights"] = json!("pissa");
             config["some_new_field"] = json!(3);
         });
-        let Err(error @ ModelError::Unsupported { .. }) = error else { panic!("{error:?}") };
-        for name in ["use_dora", "bias", "modules_to_save", "init_lora_weights", "some_new_field"] {
+        let Err(error @ ModelError::Unsupported { .. }) = error else {
+            panic!("{error:?}")
+        };
+        for name in [
+            "use_dora",
+            "bias",
+            "modules_to_save",
+            "init_lora_weights",
+            "some_new_field",
+        ] {
             assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
         }
         assert!(error.hint().unwrap().contains("merge_and_unload"));
@@ -542,11 +707,15 @@ mod tests {
 
     #[test]
     fn disagreements_are_listed_together() {
-        let Err(ModelError::Adapter { problems, .. }) = read_with(|config| config["r"] = json!(8)) else { panic!() };
+        let Err(ModelError::Adapter { problems, .. }) = read_with(|config| config["r"] = json!(8)) else {
+            panic!()
+        };
         assert_eq!(problems.len(), 14);
         let wanted = "`model.layers.0.mlp.down_proj` has lora_A [4, 24] and lora_B [16, 4], wanted [8, inputs] and [outputs, 8]";
         assert_eq!(problems[0], wanted);
-        let Err(ModelError::Adapter { problems, .. }) = read_with(|config| config["target_modules"] = json!(["q_proj"])) else {
+        let Err(ModelError::Adapter { problems, .. }) =
+            read_with(|config| config["target_modules"] = json!(["q_proj"]))
+        else {
             panic!()
         };
         assert_eq!(problems.len(), 12);
@@ -556,7 +725,13 @@ mod tests {
         }) else {
             panic!()
         };
-        assert_eq!(problems, [r#"`r` is "4", wanted a number above 0"#, "`lora_alpha` is [], wanted a number"]);
+        assert_eq!(
+            problems,
+            [
+                r#"`r` is "4", wanted a number above 0"#,
+                "`lora_alpha` is [], wanted a number"
+            ]
+        );
     }
 
     #[test]
@@ -564,7 +739,10 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let mut adapter = Adapter::read(&goldens().join("one-layer")).unwrap();
         adapter.pairs.values_mut().for_each(|pair| pair.scale *= 2.0);
-        assert!(matches!(adapter.write(&parent.path().join("a")), Err(ModelError::Adapter { .. })));
+        assert!(matches!(
+            adapter.write(&parent.path().join("a")),
+            Err(ModelError::Adapter { .. })
+        ));
         assert!(fs_err::read_dir(parent.path()).unwrap().next().is_none());
     }
 

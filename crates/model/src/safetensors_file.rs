@@ -39,9 +39,15 @@ impl SafetensorsFile {
     /// Opens, and reports every contradiction in the header at once.
     pub fn open(path: &Path) -> Result<Self> {
         let map = map_file(path)?;
-        let header = parse_header(&map)
-            .map_err(|problems| ModelError::Damaged { path: path.to_path_buf(), problems })?;
-        Ok(Self { path: path.to_path_buf(), map, header })
+        let header = parse_header(&map).map_err(|problems| ModelError::Damaged {
+            path: path.to_path_buf(),
+            problems,
+        })?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            map,
+            header,
+        })
     }
 
     pub fn path(&self) -> &Path {
@@ -79,7 +85,10 @@ impl SafetensorsFile {
 
 /// Maps a file for reading.
 pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
-    let read = |source| ModelError::Read { path: path.to_path_buf(), source };
+    let read = |source| ModelError::Read {
+        path: path.to_path_buf(),
+        source,
+    };
     let file = fs_err::File::open(path).map_err(read)?;
     // SAFETY: the map is only read. A file that another program shortens meanwhile faults, as in every
     // reader that maps weights; all our writers rename new files into place and never shorten one.
@@ -87,7 +96,9 @@ pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
 }
 
 pub(crate) fn no_tensor(name: &str) -> ModelError {
-    ModelError::NoTensor { name: name.to_string() }
+    ModelError::NoTensor {
+        name: name.to_string(),
+    }
 }
 
 fn decode_f32(name: &str, dtype: StoredType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
@@ -95,14 +106,19 @@ fn decode_f32(name: &str, dtype: StoredType, bytes: &[u8], out: &mut [f32]) -> R
         StoredType::F32 => 4,
         StoredType::F16 | StoredType::BF16 => 2,
         StoredType::Ggml(found) | StoredType::Other(found) => {
-            return Err(ModelError::NotNumbers { name: name.to_string(), found: found.to_string() });
+            return Err(ModelError::NotNumbers {
+                name: name.to_string(),
+                found: found.to_string(),
+            });
         }
     };
-    out.par_chunks_mut(CHUNK).zip(bytes.par_chunks(CHUNK * width)).for_each(|(out, bytes)| match dtype {
-        StoredType::F16 => decode_f16(bytes, out),
-        StoredType::BF16 => decode_bf16(bytes, out),
-        _ => decode_le_f32(bytes, out),
-    });
+    out.par_chunks_mut(CHUNK)
+        .zip(bytes.par_chunks(CHUNK * width))
+        .for_each(|(out, bytes)| match dtype {
+            StoredType::F16 => decode_f16(bytes, out),
+            StoredType::BF16 => decode_bf16(bytes, out),
+            _ => decode_le_f32(bytes, out),
+        });
     Ok(())
 }
 
@@ -158,11 +174,14 @@ fn parse_header(file: &[u8]) -> std::result::Result<Header, Vec<String>> {
     let length = file.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
     let length = length.ok_or_else(|| one(format!("{} bytes long, wanted at least 8", file.len())))?;
     if length > MAX_HEADER || length > file.len() as u64 - 8 {
-        return Err(one(format!("the header is to be {length} bytes long, the file has {}", file.len())));
+        return Err(one(format!(
+            "the header is to be {length} bytes long, the file has {}",
+            file.len()
+        )));
     }
     let (text, data) = file[8..].split_at(length as usize);
-    let Entries(entries) =
-        serde_json::from_slice(text).map_err(|error| one(format!("the header is no JSON object: {error}")))?;
+    let Entries(entries) = serde_json::from_slice(text)
+        .map_err(|error| one(format!("the header is no JSON object: {error}")))?;
 
     let mut header = Header::default();
     let mut problems = Vec::new();
@@ -174,7 +193,10 @@ fn parse_header(file: &[u8]) -> std::result::Result<Header, Vec<String>> {
         } else {
             match parse_entry(entry, data.len()) {
                 Ok((info, span)) => {
-                    header.spans.insert(name.clone(), span.start + file.len() - data.len()..span.end + file.len() - data.len());
+                    header.spans.insert(
+                        name.clone(),
+                        span.start + file.len() - data.len()..span.end + file.len() - data.len(),
+                    );
                     header.infos.insert(name, info);
                 }
                 Err(problem) => problems.push(format!("`{name}` {problem}")),
@@ -184,7 +206,11 @@ fn parse_header(file: &[u8]) -> std::result::Result<Header, Vec<String>> {
     if problems.is_empty() {
         check_cover(&header.spans, 8 + length as usize..file.len(), &mut problems);
     }
-    if problems.is_empty() { Ok(header) } else { Err(problems) }
+    if problems.is_empty() {
+        Ok(header)
+    } else {
+        Err(problems)
+    }
 }
 
 #[derive(Deserialize)]
@@ -197,26 +223,57 @@ struct Entry {
 /// One tensor of the header; the problem is worded to follow its name.
 fn parse_entry(entry: Value, available: usize) -> std::result::Result<(TensorInfo, Range<usize>), String> {
     let entry: Entry = serde_json::from_value(entry).map_err(|error| format!("is malformed: {error}"))?;
-    let (dtype, bits) = dtype_of(&entry.dtype).ok_or_else(|| format!("has the unknown dtype {}", entry.dtype))?;
+    let (dtype, bits) =
+        dtype_of(&entry.dtype).ok_or_else(|| format!("has the unknown dtype {}", entry.dtype))?;
     let elements = entry.shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim));
-    let bytes = elements.and_then(|n| n.checked_mul(bits)).map(|bits| bits.div_ceil(8));
+    let bytes = elements
+        .and_then(|n| n.checked_mul(bits))
+        .map(|bits| bits.div_ceil(8));
     let (begin, end) = entry.data_offsets;
     if begin > end || end > available {
-        return Err(format!("lies at {begin}..{end}, the file has {available} bytes of data"));
+        return Err(format!(
+            "lies at {begin}..{end}, the file has {available} bytes of data"
+        ));
     }
     if bytes != Some(end - begin) {
         let shape = &entry.shape;
-        return Err(format!("has {} bytes, its shape {shape:?} of {} wants {}", end - begin, entry.dtype,
-            bytes.map_or("more than there can be".to_string(), |n| n.to_string())));
+        return Err(format!(
+            "has {} bytes, its shape {shape:?} of {} wants {}",
+            end - begin,
+            entry.dtype,
+            bytes.map_or("more than there can be".to_string(), |n| n.to_string())
+        ));
     }
-    Ok((TensorInfo { dtype, shape: entry.shape }, begin..end))
+    Ok((
+        TensorInfo {
+            dtype,
+            shape: entry.shape,
+        },
+        begin..end,
+    ))
 }
 
 /// What safetensors stores besides the three types read as numbers, and its bits per element.
 const OTHERS: [(&str, usize); 19] = [
-    ("BOOL", 8), ("U8", 8), ("I8", 8), ("U16", 16), ("I16", 16), ("U32", 32), ("I32", 32), ("U64", 64),
-    ("I64", 64), ("F64", 64), ("C64", 64), ("F4", 4), ("F6_E2M3", 6), ("F6_E3M2", 6), ("F8_E5M2", 8),
-    ("F8_E4M3", 8), ("F8_E8M0", 8), ("F8_E4M3FNUZ", 8), ("F8_E5M2FNUZ", 8),
+    ("BOOL", 8),
+    ("U8", 8),
+    ("I8", 8),
+    ("U16", 16),
+    ("I16", 16),
+    ("U32", 32),
+    ("I32", 32),
+    ("U64", 64),
+    ("I64", 64),
+    ("F64", 64),
+    ("C64", 64),
+    ("F4", 4),
+    ("F6_E2M3", 6),
+    ("F6_E3M2", 6),
+    ("F8_E5M2", 8),
+    ("F8_E4M3", 8),
+    ("F8_E8M0", 8),
+    ("F8_E4M3FNUZ", 8),
+    ("F8_E5M2FNUZ", 8),
 ];
 
 /// A safetensors dtype and its bits per element.
@@ -225,7 +282,10 @@ fn dtype_of(name: &str) -> Option<(StoredType, usize)> {
         "F32" => Some((StoredType::F32, 32)),
         "F16" => Some((StoredType::F16, 16)),
         "BF16" => Some((StoredType::BF16, 16)),
-        _ => OTHERS.iter().find(|(other, _)| *other == name).map(|&(name, bits)| (StoredType::Other(name), bits)),
+        _ => OTHERS
+            .iter()
+            .find(|(other, _)| *other == name)
+            .map(|&(name, bits)| (StoredType::Other(name), bits)),
     }
 }
 
@@ -237,21 +297,36 @@ pub fn byte_len(info: &TensorInfo) -> Option<usize> {
 
 /// The tensors must fill the data without overlap and without holes.
 fn check_cover(spans: &BTreeMap<String, Range<usize>>, data: Range<usize>, problems: &mut Vec<String>) {
-    let mut ordered: Vec<_> = spans.iter().map(|(name, span)| (span.start, span.end, name)).collect();
+    let mut ordered: Vec<_> = spans
+        .iter()
+        .map(|(name, span)| (span.start, span.end, name))
+        .collect();
     ordered.sort();
     let mut reached = (data.start, "the header".to_string());
     for (start, end, name) in ordered {
         if start < reached.0 {
-            problems.push(format!("`{name}` overlaps {} by {} bytes", reached.1, reached.0.min(end.max(start)) - start));
+            problems.push(format!(
+                "`{name}` overlaps {} by {} bytes",
+                reached.1,
+                reached.0.min(end.max(start)) - start
+            ));
         } else if start > reached.0 {
-            problems.push(format!("{} bytes between {} and `{name}` belong to no tensor", start - reached.0, reached.1));
+            problems.push(format!(
+                "{} bytes between {} and `{name}` belong to no tensor",
+                start - reached.0,
+                reached.1
+            ));
         }
         if end >= reached.0 {
             reached = (end, format!("`{name}`"));
         }
     }
     if reached.0 < data.end {
-        problems.push(format!("{} bytes after {} belong to no tensor", data.end - reached.0, reached.1));
+        problems.push(format!(
+            "{} bytes after {} belong to no tensor",
+            data.end - reached.0,
+            reached.1
+        ));
     }
 }
 
@@ -290,12 +365,18 @@ impl SafetensorsWriter {
 fn encode_header(metadata: &[(&str, &str)], plan: &[Plan]) -> Result<Vec<u8>> {
     let mut entries = serde_json::Map::new();
     if !metadata.is_empty() {
-        let map: serde_json::Map<_, _> = metadata.iter().map(|(k, v)| (k.to_string(), Value::from(*v))).collect();
+        let map: serde_json::Map<_, _> = metadata
+            .iter()
+            .map(|(k, v)| (k.to_string(), Value::from(*v)))
+            .collect();
         entries.insert("__metadata__".into(), map.into());
     }
     let mut offset = 0;
     for Plan { name, info } in plan {
-        let unwritable = || ModelError::NotNumbers { name: name.clone(), found: info.dtype.name().to_string() };
+        let unwritable = || ModelError::NotNumbers {
+            name: name.clone(),
+            found: info.dtype.name().to_string(),
+        };
         let end = offset + byte_len(info).ok_or_else(unwritable)?;
         let entry = serde_json::json!({"dtype": info.dtype.name(), "shape": info.shape, "data_offsets": [offset, end]});
         entries.insert(name.clone(), entry);
@@ -315,10 +396,20 @@ pub enum Data<'a> {
 }
 
 /// Writes a whole file at once: tensors as (name, shape, stored type, data).
-pub fn write(path: &Path, metadata: &[(&str, &str)], tensors: &[(&str, &[usize], StoredType, Data)]) -> Result<()> {
+pub fn write(
+    path: &Path,
+    metadata: &[(&str, &str)],
+    tensors: &[(&str, &[usize], StoredType, Data)],
+) -> Result<()> {
     let plan: Vec<_> = tensors
         .iter()
-        .map(|(name, shape, dtype, _)| Plan { name: name.to_string(), info: TensorInfo { dtype: *dtype, shape: shape.to_vec() } })
+        .map(|(name, shape, dtype, _)| Plan {
+            name: name.to_string(),
+            info: TensorInfo {
+                dtype: *dtype,
+                shape: shape.to_vec(),
+            },
+        })
         .collect();
     let mut writer = SafetensorsWriter::create(path, metadata, &plan)?;
     for ((name, _, dtype, data), plan) in tensors.iter().zip(&plan) {
@@ -328,7 +419,11 @@ pub fn write(path: &Path, metadata: &[(&str, &str)], tensors: &[(&str, &[usize],
         };
         let (found, wanted) = (bytes.len(), byte_len(&plan.info).unwrap_or_default());
         if found != wanted {
-            return Err(ModelError::BufferLength { name: name.to_string(), found, wanted });
+            return Err(ModelError::BufferLength {
+                name: name.to_string(),
+                found,
+                wanted,
+            });
         }
         writer.write(&bytes)?;
     }
@@ -346,11 +441,14 @@ pub fn encode(dtype: StoredType, values: &[f32]) -> Cow<'_, [u8]> {
 
 fn encode_halves(values: &[f32], half: impl Fn(f32) -> [u8; 2] + Sync) -> Vec<u8> {
     let mut bytes = vec![0; values.len() * 2];
-    bytes.par_chunks_mut(CHUNK * 2).zip(values.par_chunks(CHUNK)).for_each(|(bytes, values)| {
-        for (bytes, value) in bytes.as_chunks_mut().0.iter_mut().zip(values) {
-            *bytes = half(*value);
-        }
-    });
+    bytes
+        .par_chunks_mut(CHUNK * 2)
+        .zip(values.par_chunks(CHUNK))
+        .for_each(|(bytes, values)| {
+            for (bytes, value) in bytes.as_chunks_mut().0.iter_mut().zip(values) {
+                *bytes = half(*value);
+            }
+        });
     bytes
 }
 
@@ -375,18 +473,37 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.safetensors");
         let values = [1.0, -2.5, 0.1, 1e-8];
-        let types = [("a", StoredType::F32), ("b", StoredType::F16), ("c", StoredType::BF16)];
+        let types = [
+            ("a", StoredType::F32),
+            ("b", StoredType::F16),
+            ("c", StoredType::BF16),
+        ];
         let tensors = types.map(|(name, dtype)| (name, &[2, 2][..], dtype, Data::F32(&values)));
         write(&path, &[("format", "pt")], &tensors).unwrap();
 
         let read = SafetensorsFile::open(&path).unwrap();
         assert_eq!(read.metadata()["format"], "pt");
         assert_eq!(read.read_f32("a").unwrap(), values);
-        assert_eq!(read.read_f32("b").unwrap(), values.map(|v| f16::from_f32(v).to_f32()));
-        assert_eq!(read.read_f32("c").unwrap(), values.map(|v| bf16::from_f32(v).to_f32()));
-        assert_eq!(read.tensors()["b"], TensorInfo { dtype: StoredType::F16, shape: vec![2, 2] });
+        assert_eq!(
+            read.read_f32("b").unwrap(),
+            values.map(|v| f16::from_f32(v).to_f32())
+        );
+        assert_eq!(
+            read.read_f32("c").unwrap(),
+            values.map(|v| bf16::from_f32(v).to_f32())
+        );
+        assert_eq!(
+            read.tensors()["b"],
+            TensorInfo {
+                dtype: StoredType::F16,
+                shape: vec![2, 2]
+            }
+        );
         assert!(matches!(read.read_f32("d"), Err(ModelError::NoTensor { .. })));
-        assert!(matches!(read.read_f32_into("a", &mut [0.0]), Err(ModelError::BufferLength { wanted: 4, .. })));
+        assert!(matches!(
+            read.read_f32_into("a", &mut [0.0]),
+            Err(ModelError::BufferLength { wanted: 4, .. })
+        ));
     }
 
     #[test]
@@ -394,7 +511,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.safetensors");
         let error = write(&path, &[], &[("a", &[3], StoredType::F32, Data::F32(&[1.0]))]).unwrap_err();
-        assert!(matches!(error, ModelError::BufferLength { found: 4, wanted: 12, .. }));
+        assert!(matches!(
+            error,
+            ModelError::BufferLength {
+                found: 4,
+                wanted: 12,
+                ..
+            }
+        ));
         assert!(fs_err::read_dir(folder.path()).unwrap().next().is_none());
     }
 
@@ -423,16 +547,31 @@ mod tests {
             )
         };
         assert!(parse_header(&file(&two("[0,4]", "[4,8]"), 8)).is_ok());
-        assert_eq!(problems(&two("[0,4]", "[2,6]"), 6), ["`b` overlaps `a` by 2 bytes"]);
-        assert_eq!(problems(&two("[0,4]", "[6,10]"), 10), ["2 bytes between `a` and `b` belong to no tensor"]);
-        assert_eq!(problems(&two("[0,4]", "[4,8]"), 9), ["1 bytes after `b` belong to no tensor"]);
+        assert_eq!(
+            problems(&two("[0,4]", "[2,6]"), 6),
+            ["`b` overlaps `a` by 2 bytes"]
+        );
+        assert_eq!(
+            problems(&two("[0,4]", "[6,10]"), 10),
+            ["2 bytes between `a` and `b` belong to no tensor"]
+        );
+        assert_eq!(
+            problems(&two("[0,4]", "[4,8]"), 9),
+            ["1 bytes after `b` belong to no tensor"]
+        );
     }
 
     #[test]
     fn a_short_file_says_so() {
-        assert_eq!(parse_header(b"abc").unwrap_err(), ["3 bytes long, wanted at least 8"]);
+        assert_eq!(
+            parse_header(b"abc").unwrap_err(),
+            ["3 bytes long, wanted at least 8"]
+        );
         let huge = u64::MAX.to_le_bytes();
-        assert_eq!(parse_header(&huge).unwrap_err(), ["the header is to be 18446744073709551615 bytes long, the file has 8"]);
+        assert_eq!(
+            parse_header(&huge).unwrap_err(),
+            ["the header is to be 18446744073709551615 bytes long, the file has 8"]
+        );
     }
 
     proptest! {

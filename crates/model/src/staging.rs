@@ -16,11 +16,17 @@ impl StagedFile {
     pub fn create(path: &Path) -> Result<Self> {
         let staged = beside(path);
         let file = File::create_new(&staged).map_err(|source| write_error(path, source))?;
-        Ok(Self { path: path.to_path_buf(), staged, writer: BufWriter::with_capacity(1 << 20, file) })
+        Ok(Self {
+            path: path.to_path_buf(),
+            staged,
+            writer: BufWriter::with_capacity(1 << 20, file),
+        })
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.writer.write_all(bytes).map_err(|source| write_error(&self.path, source))
+        self.writer
+            .write_all(bytes)
+            .map_err(|source| write_error(&self.path, source))
     }
 
     /// Flushes to disk, then gives the file its name.
@@ -45,8 +51,8 @@ impl Drop for StagedFile {
 
 /// A folder filled beside its place and renamed into it by [`StagedFolder::commit`]; dropped before that, it is gone.
 pub struct StagedFolder {
+    target: PathBuf,
     path: PathBuf,
-    staged: PathBuf,
 }
 
 impl StagedFolder {
@@ -54,42 +60,51 @@ impl StagedFolder {
     pub fn create(path: &Path, is_earlier: impl Fn(&Path) -> bool) -> Result<Self> {
         let taken = path.is_file() || path.exists() && !is_empty_folder(path) && !is_earlier(path);
         if taken {
-            return Err(ModelError::OutputExists { path: path.to_path_buf() });
+            return Err(ModelError::OutputExists {
+                path: path.to_path_buf(),
+            });
         }
         let staged = beside(path);
         fs_err::create_dir_all(&staged).map_err(|source| write_error(path, source))?;
-        Ok(Self { path: path.to_path_buf(), staged })
+        Ok(Self {
+            target: path.to_path_buf(),
+            path: staged,
+        })
     }
 
     /// Where to write until the commit.
     pub fn path(&self) -> &Path {
-        &self.staged
+        &self.path
     }
 
     /// Gives the folder its name; one that stood there is removed.
     pub fn commit(self) -> Result<()> {
-        self.settle().map_err(|source| write_error(&self.path, source))
+        self.settle().map_err(|source| write_error(&self.target, source))
     }
 
     fn settle(&self) -> io::Result<()> {
-        let old = beside(&self.path);
-        if self.path.exists() {
-            fs_err::rename(&self.path, &old)?;
+        let old = beside(&self.target);
+        if self.target.exists() {
+            fs_err::rename(&self.target, &old)?;
         }
-        if let Err(error) = fs_err::rename(&self.staged, &self.path) {
+        if let Err(error) = fs_err::rename(&self.path, &self.target) {
             if old.exists() {
-                fs_err::rename(&old, &self.path)?;
+                fs_err::rename(&old, &self.target)?;
             }
             return Err(error);
         }
-        sync_folder(&self.path)?;
-        if old.exists() { fs_err::remove_dir_all(&old) } else { Ok(()) }
+        sync_folder(&self.target)?;
+        if old.exists() {
+            fs_err::remove_dir_all(&old)
+        } else {
+            Ok(())
+        }
     }
 }
 
 impl Drop for StagedFolder {
     fn drop(&mut self) {
-        let _ = fs_err::remove_dir_all(&self.staged);
+        let _ = fs_err::remove_dir_all(&self.path);
     }
 }
 
@@ -101,7 +116,26 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 fn write_error(path: &Path, source: io::Error) -> ModelError {
-    ModelError::Write { path: path.to_path_buf(), source }
+    ModelError::Write {
+        path: final_path(path),
+        source,
+    }
+}
+
+/// The path under the names that files and folders get in the end: the ones the user knows.
+fn final_path(path: &Path) -> PathBuf {
+    let mark = format!(".{}-", std::process::id());
+    let name = |part: &str| {
+        Some(
+            part.strip_prefix('.')?
+                .strip_suffix(".tmp")?
+                .rsplit_once(&mark)?
+                .0
+                .to_string(),
+        )
+    };
+    let last = |part: &std::ffi::OsStr| part.to_str().and_then(name).map_or(part.to_owned(), Into::into);
+    path.components().map(|part| last(part.as_os_str())).collect()
 }
 
 /// A name in the same folder that no other writer, in this process or another, is using.
@@ -130,7 +164,9 @@ mod tests {
 
     fn names(folder: &Path) -> Vec<String> {
         let entries = fs_err::read_dir(folder).unwrap();
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
     }
 
     #[test]
@@ -163,10 +199,14 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_path() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("no/such/x");
-        let error = write_file(&path, b"").unwrap_err();
-        assert_eq!(error.to_string(), format!("cannot write {}", path.display()));
+    fn an_error_names_the_path_the_user_knows() {
+        let parent = tempfile::tempdir().unwrap();
+        let out = parent.path().join("out");
+        let staged = StagedFolder::create(&out, |_| false).unwrap();
+        let error = write_file(&staged.path().join("no/such/x"), b"").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("cannot write {}", out.join("no/such/x").display())
+        );
     }
 }

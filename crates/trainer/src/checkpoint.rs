@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tune_model::causal_lm::AdapterTensors;
 use tune_model::peft::Adapter;
+use tune_model::staging::{self, StagedFolder};
 
 const ADAPTER: &str = "adapter";
 const WEIGHTS: &str = "adapter/adapter_model.safetensors";
@@ -65,12 +66,12 @@ pub fn save(
 ) -> Result<PathBuf> {
     let path = dir.join(format!("step-{:06}", progress.step));
     fs_err::create_dir_all(dir).map_err(TrainError::write(dir))?;
-    let staged = files::Staged::beside(&path)?;
+    let staged = StagedFolder::create(&path, |_| true)?;
     adapter.write(&staged.path().join(ADAPTER))?;
-    files::write(&staged.path().join(MOMENTS), &serialized(&path, tensors, moments)?)?;
+    staging::write_file(&staged.path().join(MOMENTS), &serialized(&path, tensors, moments)?)?;
     let mut progress = progress.clone();
     for name in [WEIGHTS, MOMENTS] {
-        progress.hashes.insert(name.into(), hash(&staged.path().join(name))?);
+        progress.hashes.insert(name.into(), files::hash(&staged.path().join(name))?);
     }
     files::write_json(&staged.path().join(TRAINER), &progress)?;
     staged.commit()?;
@@ -81,7 +82,7 @@ pub fn save(
 pub fn load(path: &Path) -> Result<Saved> {
     let progress: Progress = files::read_json(&path.join(TRAINER))?;
     for (name, wanted) in &progress.hashes {
-        if hash(&path.join(name))? != *wanted {
+        if files::hash(&path.join(name))? != *wanted {
             let problem = "its content is not what was written".into();
             return Err(TrainError::Damaged { path: path.join(name), problem });
         }
@@ -189,11 +190,6 @@ fn serialized(path: &Path, tensors: &[AdapterTensors], moments: &[[Moments; 2]])
     safetensors::serialize(views, None).map_err(damaged)
 }
 
-fn hash(path: &Path) -> Result<String> {
-    let bytes = fs_err::read(path).map_err(TrainError::read(path))?;
-    Ok(blake3::hash(&bytes).to_hex().to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,11 +229,7 @@ mod tests {
             Moments { mean: b.clone(), variance: b.clone() * b },
         ]];
         let bytes = serialized(Path::new("x"), std::slice::from_ref(&adapter), &moments).unwrap();
-        let config = tune_model::peft::AdapterConfig {
-            base_model_name_or_path: None, revision: None, r: 1, lora_alpha: 2.0, lora_dropout: 0.0, use_rslora: false,
-            target_modules: vec![], rank_pattern: Default::default(), alpha_pattern: Default::default(), layers_to_transform: None,
-        };
-        let adapter_file = Adapter { config, pairs: Default::default() };
+        let adapter_file = Adapter { config: Default::default(), pairs: Default::default() };
         let saved = Saved { path: "x".into(), progress: Progress::default(), adapter: adapter_file, moments: bytes };
         let back = saved.moments(&[adapter], &device).unwrap();
         for (found, wanted) in back[0].iter().zip(&moments[0]) {

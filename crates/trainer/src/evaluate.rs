@@ -42,7 +42,7 @@ impl Evaluator {
             }
         }
         let probes = spread(validation, train.samples).filter_map(Probe::of).collect();
-        Ok(Self { batches, probes, options: greedy(train.sample_tokens, stop) })
+        Ok(Self { batches, probes, options: GenerateOptions { stop, ..GenerateOptions::greedy(train.sample_tokens) } })
     }
 
     /// Whether there is anything to evaluate on.
@@ -84,13 +84,6 @@ impl Evaluator {
                 reference: text(&probe.reference),
             })
             .collect())
-    }
-}
-
-/// The likeliest token each time, until one of `stop`.
-pub fn greedy(max_new_tokens: usize, stop: Vec<u32>) -> GenerateOptions {
-    GenerateOptions {
-        max_new_tokens, temperature: 0.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 0, stop, logprobs: 0,
     }
 }
 

@@ -1,35 +1,275 @@
 //! A run or an adapter folder to what servers load, and the proof that it is the same model.
-use crate::{Result, watch::Watch};
+use crate::evaluate::{spread, stop_tokens};
+use crate::prepare::{load_model, open_base};
+use crate::verify::{Measured, Probe};
+use crate::watch::{Event, Watch};
+use crate::{Result, TrainError, adapter_out, checkpoint, run_dir, serving, settings::Settings};
+use serde::Serialize;
 use std::path::{Path, PathBuf};
+use tune_data::{Codec, Origin, Sample};
+use tune_model::merge::{MergeOptions, MergeReport, merge};
+use tune_model::peft::Adapter;
+use tune_model::{Checkpoint, OpenOptions};
+
+pub use crate::verify::Check;
 
 pub struct ExportRequest<'a> {
     /// Run folder (its best adapter), one of its checkpoints, or an adapter folder (ours or PEFT's).
     pub from: &'a Path,
     /// Base to use instead of the one the run or adapter names.
     pub base: Option<&'a str>,
-    pub adapter: Option<&'a Path>, pub merged: Option<&'a Path>, pub verify: bool,
-    pub dtype: Option<tune_model::checkpoint::StoredType>, pub max_shard: u64,
+    /// Where to write the adapter; `None` = nowhere.
+    pub adapter: Option<&'a Path>,
+    /// Where to write base and adapter merged; `None` = nowhere.
+    pub merged: Option<&'a Path>,
+    /// Reload what was written and compare; with nothing to write, the adapter that `from` already holds.
+    pub verify: bool,
+    /// Type the merged weights are stored in; `None` = the base's.
+    pub dtype: Option<tune_model::checkpoint::StoredType>,
+    /// Bytes.
+    pub max_shard: u64,
+    /// Who will serve the adapter; empty = what the run was set to.
     pub serve_target: &'a [String],
-    /// Prompts (JSONL) the check runs on; `None` = the run's validation rows, or built-in probes.
+    /// Prompts or conversations the check runs on; `None` = the run's validation rows, or built-in texts.
     pub prompts: Option<&'a Path>,
     /// Where to leave token ids and logits for another program to check (`ids.N`, `logits.N`).
     pub logits: Option<&'a Path>,
+    /// Replace folders that are not an earlier export.
     pub force: bool,
-    pub hub: tune_model::OpenOptions, pub device: burn::tensor::Device,
+    pub hub: OpenOptions,
+    pub device: burn::tensor::Device,
 }
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct ExportReport { pub adapter: Option<PathBuf>, pub merged: Option<PathBuf>, pub merge: Option<tune_model::merge::MergeReport>, pub checks: Vec<Check> }
-/// What was written, reloaded and compared with the adapted model it came from.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct Check {
-    /// `adapter` or `merged`.
-    pub what: String, pub prompts: usize, pub max_logit_difference: f64, pub top1_agreement: f64,
-    pub perplexity_before: f64, pub perplexity_after: f64, pub equal_texts: usize, pub bound: f64, pub passed: bool,
-}
-pub fn export(request: &ExportRequest<'_>, watch: &mut dyn Watch) -> Result<ExportReport> { let _ = (request, watch); todo!() }
 
-impl std::fmt::Display for Check {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: logits differ by {:.2e} (bound {:.2e})", self.what, self.max_logit_difference, self.bound)
+#[derive(Debug, Clone, Serialize)]
+pub struct ExportReport {
+    pub adapter: Option<PathBuf>,
+    pub merged: Option<PathBuf>,
+    pub merge: Option<MergeReport>,
+    /// All passed: one that did not is [`TrainError::Verify`].
+    pub checks: Vec<Check>,
+}
+
+/// Texts compared on.
+const PROBES: usize = 8;
+/// An adapter read back is the same numbers.
+const ADAPTER_BOUND: f64 = 1e-4;
+/// Folding the scale into B rounds each of its values once.
+const PORTABLE_BOUND: f64 = 1e-3;
+
+/// Builds nothing twice and holds one model at a time: the adapted base answers first, then what was written.
+pub fn export(request: &ExportRequest<'_>, watch: &mut dyn Watch) -> Result<ExportReport> {
+    let source = Source::open(request)?;
+    let mut report = ExportReport { adapter: None, merged: None, merge: None, checks: Vec::new() };
+    let serve_target = source.serve_target(request);
+    let portable = serving::needs_portable(&source.adapter.config, serve_target);
+    if let Some(dir) = request.adapter {
+        source.refuse_unservable(serve_target)?;
+        adapter_out::write(&source.adapter, &source.base, &[], dir, serve_target, request.force)?;
+        report.adapter = Some(dir.to_path_buf());
+    }
+    if let Some(dir) = request.merged {
+        let options =
+            MergeOptions { dtype: request.dtype, max_shard: request.max_shard, overwrite: request.force };
+        report.merge = Some(merge_with_progress(&source, dir, &options, watch)?);
+        report.merged = Some(dir.to_path_buf());
+    }
+    if request.verify || request.logits.is_some() {
+        let adapter = report.adapter.clone().map(|dir| (dir, if portable { PORTABLE_BOUND } else { ADAPTER_BOUND }));
+        let nothing_written = adapter.is_none() && report.merged.is_none();
+        let held = source.folder.clone().filter(|_| nothing_written).map(|dir| (dir, PORTABLE_BOUND));
+        report.checks = check(request, &source, adapter.or(held), watch)?;
+    }
+    match report.checks.iter().all(|check| check.passed) {
+        true => Ok(report),
+        false => Err(TrainError::Verify { checks: report.checks }),
     }
 }
+
+/// What is exported.
+struct Source {
+    adapter: Adapter,
+    base: Checkpoint,
+    codec: Codec,
+    /// Those of the run; for an adapter folder, defaults with its base.
+    settings: Settings,
+    /// Adapter folder that is there already.
+    folder: Option<PathBuf>,
+}
+
+impl Source {
+    fn open(request: &ExportRequest<'_>) -> Result<Self> {
+        let from = request.from;
+        let (mut adapter, mut settings, folder) = if run_dir::is_run(from) {
+            Self::of_run(from)?
+        } else if checkpoint::is_checkpoint(from) {
+            let run = from.canonicalize().map_err(TrainError::read(from))?;
+            let run = run.ancestors().nth(2).unwrap_or(from);
+            (checkpoint::load(from)?.adapter, run_dir::read_settings(run)?, Some(from.join("adapter")))
+        } else if from.join("adapter_config.json").exists() {
+            Self::of_adapter(from)?
+        } else {
+            let wanted = "config.toml, trainer.json, adapter_config.json";
+            return Err(TrainError::NotARun { path: from.to_path_buf(), wanted });
+        };
+        if let Some(base) = request.base {
+            settings.model.base = base.to_string();
+            settings.model.revision.clear();
+        }
+        if settings.model.base.is_empty() {
+            return Err(TrainError::NoBase { from: from.to_path_buf() });
+        }
+        let (base, codec) = open_base(&settings, &request.hub)?;
+        adapter.config.base_model_name_or_path = Some(base.name.clone());
+        adapter.config.revision = base.revision.clone();
+        Ok(Self { adapter, base, codec, settings, folder })
+    }
+
+    fn of_run(run: &Path) -> Result<(Adapter, Settings, Option<PathBuf>)> {
+        let folder = run.join("adapter");
+        let adapter = match checkpoint::best_adapter(&run.join("checkpoints"))? {
+            Some((adapter, _)) => adapter,
+            None => Adapter::read(&folder)?,
+        };
+        let folder = folder.exists().then_some(folder);
+        Ok((adapter, run_dir::read_settings(run)?, folder))
+    }
+
+    fn of_adapter(folder: &Path) -> Result<(Adapter, Settings, Option<PathBuf>)> {
+        let adapter = Adapter::read(folder)?;
+        let mut settings = Settings::default();
+        settings.model.base = adapter.config.base_model_name_or_path.clone().unwrap_or_default();
+        settings.model.revision = adapter.config.revision.clone().unwrap_or_default();
+        settings.output.serve_target.clear();
+        // The template it was trained with goes where it goes.
+        let template = folder.join("chat_template.jinja");
+        if template.exists() {
+            settings.model.chat_template = template;
+        }
+        Ok((adapter, settings, Some(folder.to_path_buf())))
+    }
+
+    fn serve_target<'a>(&'a self, request: &'a ExportRequest<'_>) -> &'a [String] {
+        if request.serve_target.is_empty() { &self.settings.output.serve_target } else { request.serve_target }
+    }
+
+    fn refuse_unservable(&self, serve_target: &[String]) -> Result<()> {
+        let rank = self.adapter.pairs.values().map(|pair| pair.r).max().unwrap_or(0);
+        let mut problems = Vec::new();
+        serving::check(rank, &self.adapter.config.target_modules, serve_target, &mut problems);
+        if problems.is_empty() { Ok(()) } else { Err(TrainError::Settings { problems }) }
+    }
+
+    /// Texts to compare on, and tokens that end an answer.
+    fn probes(&self, request: &ExportRequest<'_>, watch: &mut dyn Watch) -> Result<Vec<Probe>> {
+        let samples = match request.prompts {
+            Some(path) => self.samples_of(path)?,
+            None => self.held_out(watch)?,
+        };
+        let fits = |sample: &&Sample| sample.tokens.len() >= 2;
+        let usable: Vec<_> = samples.iter().filter(fits).collect();
+        let probes: Vec<_> = spread(&usable, PROBES).filter_map(|sample| Probe::of(sample)).collect();
+        match probes.is_empty() {
+            true => Err(TrainError::NoPrompts { prompts: request.prompts.unwrap_or(request.from).to_path_buf() }),
+            false => Ok(probes),
+        }
+    }
+
+    /// Conversations with their answers; prompts alone where there are none.
+    fn samples_of(&self, path: &Path) -> Result<Vec<Sample>> {
+        let spec = self.settings.data_spec();
+        if let Ok((_, records)) = tune_data::corpus::records(path, &spec) {
+            let samples = records.iter().map(|record| self.codec.encode_record(record, spec.learn));
+            return Ok(samples.collect::<tune_data::Result<_>>()?);
+        }
+        let prompts = tune_data::corpus::prompts(path, &spec)?;
+        let sample = |(origin, messages): (Origin, Vec<_>)| {
+            let tokens = self.codec.encode_prompt(&messages)?;
+            Ok(Sample::new(tokens, Vec::new(), origin))
+        };
+        Ok(prompts.into_iter().map(sample).collect::<tune_data::Result<_>>()?)
+    }
+
+    fn held_out(&self, watch: &mut dyn Watch) -> Result<Vec<Sample>> {
+        if !self.settings.data.train.is_empty() && self.settings.has_validation() {
+            match tune_data::corpus::load(&self.settings.data_spec(), &self.codec, None, &|_| ()) {
+                Ok(corpus) if !corpus.validation.is_empty() => return Ok(corpus.validation),
+                Ok(_) => {}
+                Err(error) => {
+                    watch.on(Event::Note(&format!("the run's data cannot be read ({error}); comparing on built-in texts")));
+                }
+            }
+        }
+        let sample = |(line, text): (usize, &str)| {
+            let origin = Origin { file: "built-in".into(), line: line + 1 };
+            Ok(Sample::new(self.codec.encode(text, true)?, Vec::new(), origin))
+        };
+        Ok(TEXTS.into_iter().enumerate().map(sample).collect::<tune_data::Result<_>>()?)
+    }
+}
+
+fn merge_with_progress(source: &Source, dir: &Path, options: &MergeOptions, watch: &mut dyn Watch) -> Result<MergeReport> {
+    let mut announced = false;
+    let report = merge(&source.base, &source.adapter, dir, options, &mut |done, total| {
+        if !announced {
+            announced = true;
+            watch.on(Event::Phase { name: "merging", total });
+        }
+        watch.on(Event::Progress { done });
+    })?;
+    if report.worst_rounding > 0.3 {
+        watch.on(Event::Warning(&format!(
+            "storing the merged weights in this type loses up to {:.0} % of an adapter's update: use --dtype f32",
+            report.worst_rounding * 100.0
+        )));
+    }
+    Ok(report)
+}
+
+/// `adapter`: folder to read back, and how near it must be.
+fn check(
+    request: &ExportRequest<'_>,
+    source: &Source,
+    adapter: Option<(PathBuf, f64)>,
+    watch: &mut dyn Watch,
+) -> Result<Vec<Check>> {
+    let probes = source.probes(request, watch)?;
+    let stop = stop_tokens(&source.base, &source.codec);
+    let mut checks = Vec::new();
+
+    let mut model = load_model(&source.base, None, &request.device, watch)?;
+    model.attach(&source.adapter)?;
+    watch.on(Event::Phase { name: "comparing", total: 0 });
+    let reference = Measured::of(&model, &probes, &stop)?;
+    if let Some(path) = request.logits {
+        reference.write(&probes, path)?;
+    }
+    if !request.verify {
+        return Ok(checks);
+    }
+    let blocks = model.layers();
+    if let Some((dir, bound)) = adapter {
+        model.attach(&Adapter::read(&dir)?)?;
+        checks.push(reference.check("adapter", &Measured::of(&model, &probes, &stop)?, bound));
+    }
+    drop(model);
+    if let Some(dir) = request.merged {
+        let merged = Checkpoint::open(&dir.display().to_string(), &OpenOptions { offline: true, ..OpenOptions::default() })?;
+        let model = load_model(&merged, None, &request.device, watch)?;
+        watch.on(Event::Phase { name: "comparing", total: 0 });
+        let bound = reference.merged_bound(merged.export_dtype(), blocks);
+        checks.push(reference.check("merged", &Measured::of(&model, &probes, &stop)?, bound));
+    }
+    Ok(checks)
+}
+
+/// For an adapter that comes without data.
+const TEXTS: [&str; PROBES] = [
+    "The capital of France is",
+    "Write a short poem about the sea.",
+    "def fibonacci(n):\n    if n < 2:\n        return n\n",
+    "Water boils at 100 degrees Celsius at sea level, because",
+    "Dear customer, thank you for your message. We are sorry to hear that",
+    "1, 1, 2, 3, 5, 8, 13, 21,",
+    "Q: How do I reset my password?\nA:",
+    "Once upon a time, in a village by the river, there lived",
+];

@@ -25,6 +25,7 @@ mod svg;
 mod tensorboard;
 mod tensors;
 pub mod train;
+pub mod verify;
 pub mod watch;
 pub use error::TrainError;
 pub type Result<T> = std::result::Result<T, TrainError>;

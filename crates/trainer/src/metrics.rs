@@ -1,10 +1,11 @@
 //! Append-only logs of a run, one JSON object a line, on disk before the next step begins.
-use crate::{Result, TrainError, files};
+use crate::{Result, TrainError};
 use fs_err::{File, OpenOptions};
 use serde::Serialize;
 use serde_json::Value;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use tune_model::staging;
 
 pub struct JsonLines {
     path: PathBuf,
@@ -20,7 +21,7 @@ impl JsonLines {
             .filter(|(row, _)| step_of(row) <= step)
             .map(|(_, line)| line + "\n")
             .collect();
-        files::write(path, kept.as_bytes())?;
+        staging::write_file(path, kept.as_bytes())?;
         let file = OpenOptions::new().append(true).open(path).map_err(TrainError::write(path))?;
         Ok(Self { path: path.to_path_buf(), file })
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tune_data::{Corpus, Packed, Row};
 use tune_model::Checkpoint;
 use tune_model::causal_lm::Sizes;
+use tune_model::ops::linear_cross_entropy::chunk_rows;
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
@@ -66,8 +67,6 @@ pub struct Sources<'a> {
 
 /// Share of the matmul probe's speed that whole steps reach; for the estimate of the time alone.
 const EXPECTED_SHARE: f64 = 0.6;
-/// Rows of logits that exist at once.
-const HEAD_ROWS: usize = 256;
 /// Share of the free memory the plan may use.
 const USABLE: f64 = 0.9;
 
@@ -164,7 +163,7 @@ fn memory_plan(sources: &Sources<'_>, lengths: &Lengths, warnings: &mut Vec<Stri
     let Sources { settings, base, sizes, .. } = sources;
     let part = |name: &str, bytes: usize| MemoryPart { name: name.into(), bytes: bytes as u64 };
     let adapters = 4 * sizes.lora_params;
-    let logits = HEAD_ROWS.min(lengths.longest) * sizes.vocab * 4;
+    let logits = chunk_rows(sizes.vocab).min(lengths.longest) * sizes.vocab * 4;
     let fixed = [
         part("weights", sizes.weight_bytes),
         part("adapters", adapters),

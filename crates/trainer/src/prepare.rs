@@ -32,10 +32,6 @@ pub fn prepare(start: &Start<'_>, kept_before: Option<usize>, watch: &mut dyn Wa
     let corpus = load_data(start, &codec, watch)?;
     let data = &settings.data;
     let packed = pack::pack(&corpus.train, data.max_length, data.packing, data.too_long)?;
-    if packed.rows.is_empty() {
-        let problem = format!("none of {} samples is left", corpus.train.len());
-        return Err(tune_data::DataError::NothingLeft { problem }.into());
-    }
     check_fit(&base, &sizes, &corpus, &packed)?;
     let evaluator = Evaluator::new(settings, &corpus.validation, stop_tokens(&base, &codec))?;
     let plan = plan(Sources {

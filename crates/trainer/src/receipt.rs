@@ -1,5 +1,5 @@
 //! What a run was made of and where: hashes, versions, machine.
-use crate::{Result, TrainError, files, memory};
+use crate::{Result, files, memory};
 use serde_json::json;
 use std::path::Path;
 use tune_data::Corpus;
@@ -31,8 +31,7 @@ fn program_hash() -> Result<Option<String>> {
     if !path.exists() {
         return Ok(None);
     }
-    let bytes = fs_err::read(&path).map_err(TrainError::read(&path))?;
-    Ok(Some(blake3::hash(&bytes).to_hex().to_string()))
+    files::hash(&path).map(Some)
 }
 
 fn cpu_name() -> Option<String> {

@@ -2,6 +2,7 @@
 use crate::{Result, TrainError, files, settings::Settings};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use tune_model::staging;
 
 /// Everything a run writes; starting over removes these and nothing else.
 const ENTRIES: [&str; 9] = [
@@ -83,7 +84,7 @@ impl RunDir {
         let path = self.join("config.toml");
         let text = toml::to_string(settings)
             .map_err(|error| TrainError::Damaged { path: path.clone(), problem: error.to_string() })?;
-        files::write(&path, text.as_bytes())?;
+        staging::write_file(&path, text.as_bytes())?;
         Ok(text)
     }
 }

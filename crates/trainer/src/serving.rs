@@ -5,7 +5,6 @@
 //! so these are no reason to refuse; what remains refused is what no fold can help: adapters on the embedding or the
 //! head, and ranks beyond a server's limit.
 use crate::error::Problem;
-use crate::settings::{Settings, Targets};
 use tune_model::peft::{Adapter, AdapterConfig, LoraPair};
 
 struct Server {
@@ -35,16 +34,12 @@ fn server(name: &str) -> Option<&'static Server> {
     SERVERS.iter().find(|server| server.name == name)
 }
 
-/// Adds what a wanted server cannot load to `problems`; returns warnings.
-pub(crate) fn check(settings: &Settings, problems: &mut Vec<Problem>) -> Vec<String> {
-    let lora = &settings.lora;
-    let rank = lora.rank_pattern.iter().map(|(_, r)| *r).chain([lora.r]).max().unwrap_or(lora.r);
-    let outside = match &lora.targets {
-        Targets::Names(names) => names.iter().find(|name| is_outside_blocks(name)),
-        Targets::One(_) => None,
-    };
+/// Adds what a wanted server cannot load to `problems`; returns warnings. `rank`: the largest; `targets`: names of
+/// adapted modules.
+pub(crate) fn check(rank: usize, targets: &[String], serve_target: &[String], problems: &mut Vec<Problem>) -> Vec<String> {
+    let outside = targets.iter().find(|name| is_outside_blocks(name));
     let mut warnings = Vec::new();
-    for name in &settings.output.serve_target {
+    for name in serve_target {
         let Some(server) = server(name) else {
             let known: Vec<_> = SERVERS.iter().map(|s| s.name).collect();
             let wanted = format!("one of {}", known.join(", "));
@@ -140,12 +135,10 @@ mod tests {
 
     #[test]
     fn refuses_by_name_and_warns_about_vllm() {
-        let mut settings = Settings::default();
-        settings.output.serve_target = vec!["mistral.rs".into(), "vllm".into(), "tgi".into()];
-        settings.lora.r = 300;
-        settings.lora.targets = Targets::Names(vec!["q_proj".into(), "lm_head".into()]);
+        let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        let (targets, serve_target) = (names(&["q_proj", "lm_head"]), names(&["mistral.rs", "vllm", "tgi"]));
         let mut problems = Vec::new();
-        let warnings = check(&settings, &mut problems);
+        let warnings = check(300, &targets, &serve_target, &mut problems);
         let text: Vec<_> = problems.iter().map(ToString::to_string).collect();
         let text = text.join("\n");
         assert!(text.contains("at most 256 for mistral.rs") && text.contains("\"tgi\"") && text.contains("lm_head"), "{text}");

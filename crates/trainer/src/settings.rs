@@ -257,7 +257,13 @@ impl Settings {
         self.check_train(&mut check);
         check.want(!self.model.base.is_empty(), "model.base", "nothing", "a folder, a hub id or a .gguf file");
         check.want(!self.output.dir.as_os_str().is_empty(), "output.dir", "nothing", "a folder for the run");
-        let warnings = serving::check(self, &mut check.problems);
+        let lora = &self.lora;
+        let rank = lora.rank_pattern.iter().map(|(_, r)| *r).fold(lora.r, usize::max);
+        let targets = match &lora.targets {
+            Targets::Names(names) => names.as_slice(),
+            Targets::One(_) => &[],
+        };
+        let warnings = serving::check(rank, targets, &self.output.serve_target, &mut check.problems);
         if check.problems.is_empty() { Ok(warnings) } else { Err(TrainError::Settings { problems: check.problems }) }
     }
 

@@ -12,16 +12,6 @@ pub fn input(batch: &Batch) -> Input {
     }
 }
 
-/// One text as one segment, of which all but the first token count.
-pub fn input_of(tokens: &[u32]) -> Input {
-    Input {
-        tokens: tokens.to_vec(),
-        positions: (0..tokens.len() as u32).collect(),
-        starts: vec![0, tokens.len()],
-        learn: (0..tokens.len()).map(|i| i > 0).collect(),
-    }
-}
-
 /// The values of an f32 tensor, row-major.
 pub fn to_host(tensor: &Tensor<2>) -> Vec<f32> {
     let data = tensor.clone().cast(DType::F32).into_data();

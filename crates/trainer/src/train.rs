@@ -13,7 +13,7 @@ use crate::schedule::LearningRate;
 use crate::step::{StepOptions, StepResult, step};
 use crate::tensorboard::TensorBoard;
 use crate::watch::{EvalMetrics, Event, StepMetrics, Watch};
-use crate::{Result, TrainError, adapter_out, memory, plan::Plan, receipt, settings::Settings, svg};
+use crate::{Result, TrainError, adapter_out, files, memory, plan::Plan, receipt, settings::Settings, svg};
 use serde::Serialize;
 use serde_json::json;
 use std::cell::OnceCell;
@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 use tune_data::Loader;
-use tune_model::{CausalLm, Keep};
+use tune_model::{CausalLm, Keep, staging};
 
 /// How a run is started.
 pub struct Start<'a> {
@@ -93,7 +93,7 @@ pub fn train(start: &Start<'_>, watch: &mut dyn Watch) -> Result<Outcome> {
     }
     watch.on(Event::Plan(&prepared.plan));
     let warnings = resume.iter().flat_map(|resume| &resume.warnings).chain(&prepared.plan.warnings);
-    warnings.for_each(|warning| watch.on(Event::Warning(warning)));
+    warnings.chain(&prepared.corpus.cache_error).for_each(|warning| watch.on(Event::Warning(warning)));
 
     // The run, and how it ended.
     let dir = match (&resume, saved) {
@@ -160,7 +160,7 @@ impl<'a> Run<'a> {
             true => Some(TensorBoard::open(&dir.join("tensorboard"), &metrics::rows(&dir.join("metrics.jsonl"))?)?),
             false => None,
         };
-        crate::files::remove(&dir.join("receipt.json"))?;
+        files::remove(&dir.join("receipt.json"))?;
         let run = Self {
             start,
             settings: start.settings,
@@ -360,12 +360,10 @@ impl<'a> Run<'a> {
         let rows = metrics::rows(&self.dir.join("metrics.jsonl"))?;
         let title = format!("{} on {}", self.dir.path().display(), self.prepared.base.name);
         let curve = svg::loss_curve(&title, &metrics::series(&rows, "loss"), &metrics::series(&rows, "eval_loss"));
-        crate::files::write(&self.dir.join("loss.svg"), curve.as_bytes())?;
+        staging::write_file(&self.dir.join("loss.svg"), curve.as_bytes())?;
         let Some((adapter, progress)) = checkpoint::best_adapter(&self.dir.checkpoints())? else { return Ok(()) };
-        let base = &self.prepared.base;
-        let card = adapter_out::card(&adapter.config, base, &facts(&progress));
-        let serve_target = &self.settings.output.serve_target;
-        adapter_out::write(&adapter, &base.text, &card, &self.dir.join("adapter"), serve_target)?;
+        let (base, serve_target) = (&self.prepared.base, &self.settings.output.serve_target);
+        adapter_out::write(&adapter, base, &facts(&progress), &self.dir.join("adapter"), serve_target, true)?;
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 pub fn run(args: &Doctor, printer: &Printer) -> anyhow::Result<End> {
     let style = &printer.data_style;
     printer.data(&style.bold(&format!("tune {VERSION}")))?;
-    let mut show = |name: &str, value: String| printer.data(&row(style, name, &value));
+    let show = |name: &str, value: String| printer.data(&row(style, name, &value));
     show("program", program())?;
     show("other tune", others())?;
     show("backends", backends())?;
@@ -34,7 +34,7 @@ pub fn run(args: &Doctor, printer: &Printer) -> anyhow::Result<End> {
         Err(error) => {
             printer.data(&row(style, "self-test", &style.red_bold("FAILED")))?;
             let hint = "this build does not compute right here: report it with the output above";
-            Err(error.context(Failure { message: "one LoRA step on a tiny model failed".into(), hint: Some(hint.into()) }))
+            Err(Failure::caused("one LoRA step on a tiny model failed", hint, error))
         }
     }
 }

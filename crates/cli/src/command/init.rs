@@ -5,10 +5,10 @@ use crate::command::answering;
 use crate::errors::Failure;
 use crate::printer::{Printer, plural, shell_word};
 use std::path::Path;
-use tune_data::{Codec, DataSpec, FormatChoice};
+use tune_data::{Codec, FormatChoice};
 use tune_trainer::settings::Settings;
 
-/// `configs/lora.toml` is this text with its marked lines filled in by hand.
+/// Every key with its default and a remark; `{…}` marks what depends on the base and the data.
 const TEMPLATE: &str = include_str!("init.toml");
 
 /// What was measured in the data.
@@ -46,18 +46,20 @@ fn measure(args: &Init, printer: &Printer) -> anyhow::Result<Found> {
     spec.prompt_key = args.prompt_key.clone().unwrap_or(spec.prompt_key);
     spec.response_key = args.response_key.clone().unwrap_or(spec.response_key);
     let mut records = Vec::new();
-    let mut format = String::new();
+    let mut formats = Vec::new();
     for path in &args.data {
         let (report, more) = tune_data::corpus::records(path, &spec)?;
-        format = report.format;
+        formats.push(report.format);
         records.extend(more);
     }
+    formats.dedup();
+    let format = if formats.len() == 1 { formats.remove(0) } else { FormatChoice::Auto.name().to_string() };
     let codec = tokenizer(&args.base, printer);
     let lengths = codec.map(|codec| {
         records.iter().map(|r| codec.encode_record(r, spec.learn).map(|s| s.tokens.len())).collect::<Result<Vec<_>, _>>()
     });
     let longest = lengths.transpose()?.and_then(|lengths| lengths.into_iter().max());
-    let DataSpec { prompt_key, response_key, .. } = spec;
+    let (prompt_key, response_key) = (spec.prompt_key, spec.response_key);
     Ok(Found { records: records.len(), format, prompt_key, response_key, longest })
 }
 
@@ -78,16 +80,25 @@ fn fill(args: &Init, found: &Found) -> String {
     let measured = found.longest.map(|longest| format!("; the longest record has {longest}")).unwrap_or_default();
     let name = args.data.first().and_then(|path| path.file_stem()).unwrap_or_default().to_string_lossy();
     let train: Vec<_> = args.data.iter().map(|path| quoted(&path.display().to_string())).collect();
-    TEMPLATE
-        .replace("{config}", &shell_word(&args.out.display().to_string()))
-        .replace("{base}", &quoted(&args.base))
-        .replace("{train}", &train.join(", "))
-        .replace("{format}", if found.format.is_empty() { FormatChoice::Auto.name() } else { &found.format })
-        .replace("{prompt_key}", &quoted(&found.prompt_key))
-        .replace("{response_key}", &quoted(&found.response_key))
-        .replace("{max_length}", &max_length.to_string())
-        .replace("{measured}", &measured)
-        .replace("{dir}", &quoted(&format!("runs/{name}")))
+    let config = if args.out == Path::new("-") { "CONFIG".into() } else { shell_word(&args.out.display().to_string()) };
+    let values = [
+        ("{config}", config),
+        ("{base}", quoted(&args.base)),
+        ("{train}", train.join(", ")),
+        ("{format}", quoted(&found.format)),
+        ("{prompt_key}", quoted(&found.prompt_key)),
+        ("{response_key}", quoted(&found.response_key)),
+        ("{max_length}", max_length.to_string()),
+        ("{measured}", measured),
+        ("{dir}", quoted(&format!("runs/{name}"))),
+    ];
+    let replace = |text: &str| values.iter().fold(text.to_string(), |text, (mark, value)| text.replace(mark, value));
+    let line = |line: &str| match line.split_once(" # ") {
+        // Comments stay in their column whatever the values' widths.
+        Some((setting, comment)) => format!("{:<26} # {}\n", replace(setting.trim_end()), replace(comment)),
+        None => format!("{}\n", replace(line)),
+    };
+    TEMPLATE.lines().map(line).collect()
 }
 
 /// Room for the longest record and for packing several short ones: a multiple of 128, 512 to 4096.

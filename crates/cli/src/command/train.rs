@@ -2,7 +2,7 @@
 use crate::args::Train;
 use crate::interrupt::STOP;
 use crate::printer::{Printer, duration, shell_word};
-use crate::watch::Console;
+use crate::watch::{Console, plan_table};
 use crate::{End, device, environment, interrupt, resolve};
 use std::time::Instant;
 use tune_trainer::train::{Ended, Outcome, Start};
@@ -28,10 +28,11 @@ pub fn run(args: &Train, printer: &Printer, started: Instant) -> anyhow::Result<
     };
     let mut console = Console::new(printer);
     if args.dry_run {
-        // The plan itself is an event, shown as every run shows it.
         let planned = tune_trainer::train::dry_run(&start, &mut console);
         console.finish();
-        planned?;
+        let plan = planned?;
+        printer.data(&plan_table(&printer.data_style, &plan))?;
+        plan.warnings.iter().for_each(|warning| printer.warning(warning));
         return Ok(End::Done);
     }
     let again = printer.clone();

@@ -10,7 +10,9 @@ impl Format for Alpaca {
 
     fn recognize(&self, row: &Object, _: &DataSpec) -> Option<Vec<String>> {
         let keys = ["instruction", "output"];
-        keys.iter().all(|key| row.contains_key(*key)).then(|| keys.map(String::from).to_vec())
+        keys.iter()
+            .all(|key| row.contains_key(*key))
+            .then(|| keys.map(String::from).to_vec())
     }
 
     fn parse(&self, row: &Object, _: &DataSpec) -> Parsed {

@@ -11,7 +11,9 @@ impl Format for Messages {
     }
 
     fn recognize(&self, row: &Object, _: &DataSpec) -> Option<Vec<String>> {
-        row.get("messages").filter(|v| v.is_array()).map(|_| vec!["messages".into()])
+        row.get("messages")
+            .filter(|v| v.is_array())
+            .map(|_| vec!["messages".into()])
     }
 
     fn parse(&self, row: &Object, _: &DataSpec) -> Parsed {
@@ -23,7 +25,10 @@ impl Format for Messages {
             Some(tools @ Value::Array(_)) => Some(tools.clone()),
             Some(other) => return Err(format!("\"tools\" is {}, wanted a list", kind(other))),
         };
-        Ok((Body::Chat(messages.collect::<std::result::Result<_, _>>()?), tools))
+        Ok((
+            Body::Chat(messages.collect::<std::result::Result<_, _>>()?),
+            tools,
+        ))
     }
 }
 
@@ -34,11 +39,7 @@ fn message(object: &Object) -> std::result::Result<Message, String> {
         role if ROLES.contains(&role) => role,
         other => return Err(format!("role \"{other}\", wanted one of {}", ROLES.join(", "))),
     };
-    let weight = match object.get("weight").map(|w| w.as_f64()) {
-        None => 1.0,
-        Some(Some(w)) if w == 0.0 || w == 1.0 => w as f32,
-        _ => return Err(format!("weight {}, wanted 0 or 1", object["weight"])),
-    };
+    let weight = weight(object)?;
     for key in ["role", "weight"] {
         extra.shift_remove(key);
     }
@@ -48,18 +49,31 @@ fn message(object: &Object) -> std::result::Result<Message, String> {
         // An assistant that only calls tools says nothing; templates tell null from "".
         None | Some(Value::Null) if extra.contains_key("tool_calls") => {
             extra.insert("content".into(), Value::Null);
-            return Ok(Message { role: role.into(), content: String::new(), weight, extra });
+            return Ok(Message {
+                role: role.into(),
+                content: String::new(),
+                weight,
+                extra,
+            });
         }
         Some(other) => return Err(format!("\"content\" is {}, wanted text", kind(other))),
         None => return Err(format!("no key \"content\"; found {}", keys(object))),
     };
     extra.shift_remove("content");
     extra.retain(|_, v| !v.is_null());
-    Ok(Message { role: role.into(), content, weight, extra })
+    Ok(Message {
+        role: role.into(),
+        content,
+        weight,
+        extra,
+    })
 }
 
 fn part(part: &Value) -> std::result::Result<String, String> {
-    match (part.get("type").and_then(Value::as_str), part.get("text").and_then(Value::as_str)) {
+    match (
+        part.get("type").and_then(Value::as_str),
+        part.get("text").and_then(Value::as_str),
+    ) {
         (Some("text") | None, Some(text)) => Ok(text.to_owned()),
         (Some(other), _) => Err(format!("content part of type \"{other}\", wanted text alone")),
         _ => Err("content part without text".into()),

@@ -22,8 +22,13 @@ pub trait Format: Sync {
 }
 
 /// In the order they are tried: what is most particular first.
-pub const FORMATS: [&dyn Format; 5] =
-    [&messages::Messages, &sharegpt::ShareGpt, &prompt_response::PromptResponse, &alpaca::Alpaca, &text::Text];
+pub const FORMATS: [&dyn Format; 5] = [
+    &messages::Messages,
+    &sharegpt::ShareGpt,
+    &prompt_response::PromptResponse,
+    &alpaca::Alpaca,
+    &text::Text,
+];
 
 impl FormatChoice {
     /// As written in a config.
@@ -40,7 +45,10 @@ impl FormatChoice {
 }
 
 /// The format of the rows and why it was picked; else the keys found and a hint.
-pub fn sniff(row: &Object, spec: &DataSpec) -> std::result::Result<(&'static dyn Format, String), Option<String>> {
+pub fn sniff(
+    row: &Object,
+    spec: &DataSpec,
+) -> std::result::Result<(&'static dyn Format, String), Option<String>> {
     if spec.format != FormatChoice::Auto {
         let chosen = FORMATS.into_iter().find(|f| f.choice() == spec.format);
         return chosen.map(|f| (f, "set by data.format".into())).ok_or(None);
@@ -66,10 +74,24 @@ const PAIRS: [(&str, &str); 9] = [
     ("source", "target"),
 ];
 
+/// The key of this row that is most like one that is wanted and absent.
+pub fn misspelt_hint(row: &Object, spec: &DataSpec) -> Option<String> {
+    let wanted = [&spec.prompt_key, &spec.response_key]
+        .into_iter()
+        .find(|key| !row.contains_key(*key))?;
+    let near = crate::read::nearest(wanted, row.keys().cloned())?;
+    Some(format!(
+        "\"{near}\" may be a misspelt \"{wanted}\"; correct or remove these rows"
+    ))
+}
+
 /// Which keys to set so that this row would be read.
 pub fn key_hint(row: &Object, spec: &DataSpec) -> Option<String> {
     let setting = |p: &str, r: &str| format!("set data.prompt_key = \"{p}\" and data.response_key = \"{r}\"");
-    if let Some((p, r)) = PAIRS.iter().find(|(p, r)| row.contains_key(*p) && row.contains_key(*r)) {
+    if let Some((p, r)) = PAIRS
+        .iter()
+        .find(|(p, r)| row.contains_key(*p) && row.contains_key(*r))
+    {
         return Some(setting(p, r));
     }
     let near = |wanted: &str| match row.contains_key(wanted) {
@@ -121,7 +143,6 @@ pub(crate) fn keys(row: &Object) -> String {
 /// The list under `key`, not empty, of objects.
 pub(crate) fn objects_at<'a>(row: &'a Object, key: &str) -> std::result::Result<Vec<&'a Object>, String> {
     let list = match row.get(key) {
-        // CSV has no lists: there the list is JSON in a text field, which the readers leave as it is.
         Some(Value::Array(list)) => list,
         Some(other) => return Err(format!("\"{key}\" is {}, wanted a list of objects", kind(other))),
         None => return Err(format!("no key \"{key}\"; found {}", keys(row))),
@@ -130,9 +151,20 @@ pub(crate) fn objects_at<'a>(row: &'a Object, key: &str) -> std::result::Result<
         return Err(format!("\"{key}\" is an empty list"));
     }
     let object = |(i, v): (usize, &'a Value)| {
-        v.as_object().ok_or_else(|| format!("{key}[{i}] is {}, wanted an object", kind(v)))
+        v.as_object()
+            .ok_or_else(|| format!("{key}[{i}] is {}, wanted an object", kind(v)))
     };
     list.iter().enumerate().map(object).collect()
+}
+
+/// `"weight"`: 0 or 1, 1 where there is none.
+pub(crate) fn weight(object: &Object) -> std::result::Result<f32, String> {
+    match object.get("weight") {
+        None => Ok(1.0),
+        Some(weight) if weight == 0 || weight == 0.0 => Ok(0.0),
+        Some(weight) if weight == 1 || weight == 1.0 => Ok(1.0),
+        Some(other) => Err(format!("weight {other}, wanted 0 or 1")),
+    }
 }
 
 /// Prompt and response as a conversation, with an optional system message before them.
@@ -141,4 +173,135 @@ pub(crate) fn exchange(system: Option<&str>, prompt: &str, response: &str) -> Bo
     messages.push(Message::new("user", prompt));
     messages.push(Message::new("assistant", response));
     Body::Chat(messages)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use serde_json::json;
+
+    pub fn spec() -> DataSpec {
+        DataSpec {
+            train: Vec::new(),
+            validation: Validation::None,
+            format: FormatChoice::Auto,
+            prompt_key: "prompt".into(),
+            response_key: "response".into(),
+            max_length: 64,
+            packing: true,
+            too_long: TooLong::Cut,
+            on_empty: OnEmpty::Error,
+            learn: Learn::Assistant,
+            system: None,
+            seed: 1,
+        }
+    }
+
+    /// `format: role "content" …` or the problem.
+    fn read(row: &Value, spec: &DataSpec) -> String {
+        let row = row.as_object().unwrap();
+        let (format, why) = match sniff(row, spec) {
+            Ok(found) => found,
+            Err(hint) => return format!("unknown; {}", hint.unwrap_or_default()),
+        };
+        let body = match format.parse(row, spec) {
+            Ok((Body::Text(text), _)) => format!("{text:?}"),
+            Ok((Body::Chat(messages), _)) => {
+                let weight = |m: &Message| if m.weight == 0.0 { " (0)" } else { "" };
+                let message = |m: &Message| format!("{} {:?}{}", m.role, m.content, weight(m));
+                messages.iter().map(message).collect::<Vec<_>>().join(", ")
+            }
+            Err(problem) => format!("error: {problem}"),
+        };
+        format!("{} ({why}): {body}", format.choice().name())
+    }
+
+    fn all(rows: &[Value]) -> String {
+        rows.iter()
+            .map(|row| read(row, &spec()))
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    #[test]
+    fn each_format_is_known_by_its_keys() {
+        insta::assert_snapshot!(all(&[
+            json!({"prompt": "a", "response": "b"}),
+            json!({"prompt": "a", "response": "b", "system": "s"}),
+            json!({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"},
+                {"role": "assistant", "content": "b", "weight": 0}], "prompt": "x", "response": "y"}),
+            json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+                {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f"}}]},
+                {"role": "tool", "content": "c"}]}),
+            json!({"conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}),
+            json!({"instruction": "a", "input": "i", "output": "b"}),
+            json!({"instruction": "a", "input": "", "output": "b"}),
+            json!({"text": "t"}),
+        ]), @r#"
+        prompt-response (rows have keys prompt, response): user "a", assistant "b"
+        prompt-response (rows have keys prompt, response): system "s", user "a", assistant "b"
+        messages (rows have keys messages): system "s", user "a", assistant "b" (0)
+        messages (rows have keys messages): user "ab", assistant "", tool "c"
+        sharegpt (rows have keys conversations): system "s", user "a", assistant "b"
+        alpaca (rows have keys instruction, output): user "a\n\ni", assistant "b"
+        alpaca (rows have keys instruction, output): user "a", assistant "b"
+        text (rows have keys text): "t"
+        "#);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        insta::assert_snapshot!(all(&[
+            json!({"question": "a", "answer": "b"}),
+            json!({"promt": "a", "respose": "b"}),
+            json!({"x": "a"}),
+            json!({"prompt": "a", "response": 3}),
+            json!({"prompt": " ", "response": "b"}),
+            json!({"prompt": ["a"], "response": "b"}),
+            json!({"messages": []}),
+            json!({"messages": ["a"]}),
+            json!({"messages": [{"role": "human", "content": "a"}]}),
+            json!({"messages": [{"role": "user", "text": "a"}]}),
+            json!({"messages": [{"role": "user", "content": "a", "weight": 0.5}]}),
+            json!({"messages": [{"role": "user", "content": [{"type": "image"}]}]}),
+            json!({"conversations": [{"from": "bot", "value": "a"}]}),
+            json!({"instruction": "a", "output": null}),
+        ]), @r#"
+        unknown; set data.prompt_key = "question" and data.response_key = "answer"
+        unknown; set data.prompt_key = "promt" and data.response_key = "respose"
+        unknown; set data.prompt_key and data.response_key to two of these keys, or data.format
+        prompt-response (rows have keys prompt, response): error: "response" is a number, wanted text
+        prompt-response (rows have keys prompt, response): error: "prompt" is empty
+        prompt-response (rows have keys prompt, response): error: "prompt" is a list, wanted text
+        messages (rows have keys messages): error: "messages" is an empty list
+        messages (rows have keys messages): error: messages[0] is text, wanted an object
+        messages (rows have keys messages): error: messages[0]: role "human", wanted one of system, user, assistant, tool
+        messages (rows have keys messages): error: messages[0]: no key "content"; found role, text
+        messages (rows have keys messages): error: messages[0]: weight 0.5, wanted 0 or 1
+        messages (rows have keys messages): error: messages[0]: content part of type "image", wanted text alone
+        sharegpt (rows have keys conversations): error: conversations[0]: from "bot", wanted one of human, user, gpt, assistant, chatgpt, model, system, tool, observation
+        alpaca (rows have keys instruction, output): error: "output" is null, wanted text
+        "#);
+    }
+
+    #[test]
+    fn keys_and_format_can_be_set() {
+        let keys = DataSpec {
+            prompt_key: "q".into(),
+            response_key: "a".into(),
+            ..spec()
+        };
+        assert_eq!(
+            read(&json!({"q": "1", "a": "2"}), &keys),
+            "prompt-response (rows have keys q, a): user \"1\", assistant \"2\""
+        );
+        let text = DataSpec {
+            format: FormatChoice::Text,
+            ..spec()
+        };
+        assert_eq!(
+            read(&json!({"messages": [], "text": "t"}), &text),
+            "text (set by data.format): \"t\""
+        );
+    }
 }

@@ -10,7 +10,9 @@ impl Format for PromptResponse {
 
     fn recognize(&self, row: &Object, spec: &DataSpec) -> Option<Vec<String>> {
         let keys = [&spec.prompt_key, &spec.response_key];
-        keys.iter().all(|key| row.contains_key(*key)).then(|| keys.map(String::clone).to_vec())
+        keys.iter()
+            .all(|key| row.contains_key(*key))
+            .then(|| keys.map(String::clone).to_vec())
     }
 
     fn parse(&self, row: &Object, spec: &DataSpec) -> Parsed {

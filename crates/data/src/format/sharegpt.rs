@@ -21,7 +21,9 @@ impl Format for ShareGpt {
     }
 
     fn recognize(&self, row: &Object, _: &DataSpec) -> Option<Vec<String>> {
-        row.get("conversations").filter(|v| v.is_array()).map(|_| vec!["conversations".into()])
+        row.get("conversations")
+            .filter(|v| v.is_array())
+            .map(|_| vec!["conversations".into()])
     }
 
     fn parse(&self, row: &Object, _: &DataSpec) -> Parsed {
@@ -42,10 +44,6 @@ fn turn(turn: &Object) -> std::result::Result<Message, String> {
         return Err(format!("from \"{from}\", wanted one of {known}"));
     };
     let mut message = Message::new(*role, text_at(turn, "value")?);
-    message.weight = match turn.get("weight").map(|w| w.as_f64()) {
-        None => 1.0,
-        Some(Some(w)) if w == 0.0 || w == 1.0 => w as f32,
-        _ => return Err(format!("weight {}, wanted 0 or 1", turn["weight"])),
-    };
+    message.weight = weight(turn)?;
     Ok(message)
 }

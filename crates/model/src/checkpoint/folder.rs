@@ -18,8 +18,15 @@ pub(super) const SMALL_FILES: [&str; 6] = [
     "chat_template.jinja",
 ];
 /// Files of slow tokenizers and licences: never read here, carried along into a merged export.
-const CARRIED: [&str; 7] =
-    ["vocab.json", "merges.txt", "added_tokens.json", "tokenizer.model", "LICENSE", "LICENSE.txt", "NOTICE"];
+const CARRIED: [&str; 7] = [
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "tokenizer.model",
+    "LICENSE",
+    "LICENSE.txt",
+    "NOTICE",
+];
 
 pub(super) struct Folder {
     pub config: Value,
@@ -39,7 +46,10 @@ pub(super) fn open(path: &Path) -> Result<Folder> {
         config,
         generation_config: read_optional("generation_config.json")?,
         text: read_text_files(path)?,
-        files: names.map(|name| path.join(name)).filter(|path| path.is_file()).collect(),
+        files: names
+            .map(|name| path.join(name))
+            .filter(|path| path.is_file())
+            .collect(),
         shards: Shards::open(path)?,
     })
 }
@@ -50,22 +60,40 @@ fn check_present(folder: &Path) -> Result<()> {
     let mut files: Vec<String> = ["config.json", "tokenizer.json"].map(String::from).to_vec();
     files.retain(|name| !has(name));
     if !has(SINGLE) && !has(INDEX) {
-        if let Some(file) = ["pytorch_model.bin", "pytorch_model.bin.index.json"].into_iter().find(|name| has(name)) {
-            return Err(ModelError::PickledWeights { folder: folder.to_path_buf(), file: file.to_string() });
+        if let Some(file) = ["pytorch_model.bin", "pytorch_model.bin.index.json"]
+            .into_iter()
+            .find(|name| has(name))
+        {
+            return Err(ModelError::PickledWeights {
+                folder: folder.to_path_buf(),
+                file: file.to_string(),
+            });
         }
         files.push(format!("{SINGLE} (or {INDEX})"));
     }
-    if files.is_empty() { Ok(()) } else { Err(ModelError::MissingFiles { folder: folder.to_path_buf(), files }) }
+    if files.is_empty() {
+        Ok(())
+    } else {
+        Err(ModelError::MissingFiles {
+            folder: folder.to_path_buf(),
+            files,
+        })
+    }
 }
 
 fn refuse_quantized(folder: &Path, config: &Value) -> Result<()> {
     let Some(quantization) = config.get("quantization_config").filter(|value| !value.is_null()) else {
         return Ok(());
     };
-    let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
+    let method = quantization
+        .get("quant_method")
+        .and_then(Value::as_str)
+        .unwrap_or("unnamed");
     Err(ModelError::Unsupported {
         path: folder.join("config.json"),
-        problems: vec![format!("weights quantized by `{method}`, wanted F32, F16 or BF16 (or a GGUF file)")],
+        problems: vec![format!(
+            "weights quantized by `{method}`, wanted F32, F16 or BF16 (or a GGUF file)"
+        )],
         hint: "name the unquantized model, or a .gguf of it".into(),
     })
 }
@@ -88,13 +116,22 @@ fn read_text_files(folder: &Path) -> Result<TextFiles> {
 /// Either one template or a list of named ones, of which `default` counts.
 fn inline_template(tokenizer_config: &Value) -> Option<String> {
     let template = tokenizer_config.get("chat_template")?;
-    let named = |list: &Vec<Value>| list.iter().find(|t| t["name"] == "default").map(|t| t["template"].clone());
-    let template = template.as_array().and_then(named).unwrap_or_else(|| template.clone());
+    let named = |list: &Vec<Value>| {
+        list.iter()
+            .find(|t| t["name"] == "default")
+            .map(|t| t["template"].clone())
+    };
+    let template = template
+        .as_array()
+        .and_then(named)
+        .unwrap_or_else(|| template.clone());
     template.as_str().map(str::to_string)
 }
 
 pub(super) fn file_name(path: &Path) -> &str {
-    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default()
 }
 
 /// Whether a file belongs to the tokenizer, as opposed to the model or its papers.
@@ -107,14 +144,20 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
     match fs_err::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(ModelError::Read { path: path.to_path_buf(), source }),
+        Err(source) => Err(ModelError::Read {
+            path: path.to_path_buf(),
+            source,
+        }),
     }
 }
 
 fn read_json(path: &Path) -> Result<Option<Value>> {
     let parse = |bytes: Vec<u8>| serde_json::from_slice(&bytes);
     let parsed = read_file(path)?.map(parse).transpose();
-    parsed.map_err(|source| ModelError::Json { path: path.to_path_buf(), source })
+    parsed.map_err(|source| ModelError::Json {
+        path: path.to_path_buf(),
+        source,
+    })
 }
 
 /// The weights of a folder: one safetensors file, or several with an index.
@@ -135,7 +178,10 @@ impl Shards {
         } else {
             let weight_map = read_index(&index)?;
             let names = weight_map.values().collect::<BTreeSet<_>>();
-            let files: Vec<_> = names.into_iter().map(|name| SafetensorsFile::open(&folder.join(name))).collect();
+            let files: Vec<_> = names
+                .into_iter()
+                .map(|name| SafetensorsFile::open(&folder.join(name)))
+                .collect();
             let shards = Self::collect(all_of(files)?);
             shards.check_index(&index, &weight_map)?;
             shards
@@ -145,7 +191,11 @@ impl Shards {
     }
 
     fn collect(files: Vec<SafetensorsFile>) -> Self {
-        let mut shards = Self { files: Vec::new(), places: BTreeMap::new(), infos: BTreeMap::new() };
+        let mut shards = Self {
+            files: Vec::new(),
+            places: BTreeMap::new(),
+            infos: BTreeMap::new(),
+        };
         for (place, file) in files.iter().enumerate() {
             for (name, info) in file.tensors() {
                 shards.places.insert(name.clone(), place);
@@ -159,7 +209,10 @@ impl Shards {
     fn check_index(&self, index: &Path, weight_map: &BTreeMap<String, String>) -> Result<()> {
         let mut problems = Vec::new();
         for (name, file) in weight_map {
-            let found = self.files.iter().any(|f| file_name(f.path()) == file && f.tensors().contains_key(name));
+            let found = self
+                .files
+                .iter()
+                .any(|f| file_name(f.path()) == file && f.tensors().contains_key(name));
             if !found {
                 problems.push(format!("`{name}` is not in {file}, where the index places it"));
             }
@@ -169,26 +222,46 @@ impl Shards {
             for name in file.tensors().keys() {
                 match weight_map.get(name) {
                     Some(listed) if listed == here => {}
-                    Some(listed) => problems.push(format!("`{name}` is in {here}, the index places it in {listed}")),
+                    Some(listed) => {
+                        problems.push(format!("`{name}` is in {here}, the index places it in {listed}"))
+                    }
                     None => problems.push(format!("`{name}` is in {here} and not in the index")),
                 }
             }
         }
-        if problems.is_empty() { Ok(()) } else { Err(ModelError::Damaged { path: index.to_path_buf(), problems }) }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(ModelError::Damaged {
+                path: index.to_path_buf(),
+                problems,
+            })
+        }
     }
 
     /// Integer and boolean tensors are buffers that no family reads; a float type we cannot read is a weight.
     fn refuse_unreadable(&self, folder: &Path) -> Result<()> {
-        let unreadable = |info: &TensorInfo| matches!(info.dtype, StoredType::Other(name) if name.starts_with(['F', 'C']));
+        let unreadable =
+            |info: &TensorInfo| matches!(info.dtype, StoredType::Other(name) if name.starts_with(['F', 'C']));
         let listed = self.infos.iter().filter(|(_, info)| unreadable(info));
-        let problems: Vec<_> =
-            listed.map(|(name, info)| format!("`{name}` is stored as {}, wanted F32, F16 or BF16", info.dtype.name())).collect();
+        let problems: Vec<_> = listed
+            .map(|(name, info)| {
+                format!(
+                    "`{name}` is stored as {}, wanted F32, F16 or BF16",
+                    info.dtype.name()
+                )
+            })
+            .collect();
         if problems.is_empty() {
             return Ok(());
         }
         let hint = "convert once in Python: AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)\
                     .save_pretrained(folder)";
-        Err(ModelError::Unsupported { path: folder.to_path_buf(), problems, hint: hint.into() })
+        Err(ModelError::Unsupported {
+            path: folder.to_path_buf(),
+            problems,
+            hint: hint.into(),
+        })
     }
 
     pub fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
@@ -197,20 +270,34 @@ impl Shards {
 
     /// The file that holds a tensor.
     pub fn file(&self, name: &str) -> Result<&SafetensorsFile> {
-        self.places.get(name).map(|&place| &self.files[place]).ok_or_else(|| no_tensor(name))
+        self.places
+            .get(name)
+            .map(|&place| &self.files[place])
+            .ok_or_else(|| no_tensor(name))
     }
 }
 
 /// Tensor name to file name.
 pub(super) fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
-    let damaged = |problem: String| ModelError::Damaged { path: path.to_path_buf(), problems: vec![problem] };
+    let damaged = |problem: String| ModelError::Damaged {
+        path: path.to_path_buf(),
+        problems: vec![problem],
+    };
     let index = read_json(path)?.unwrap_or_default();
-    let map = index.get("weight_map").cloned().ok_or_else(|| damaged("it has no `weight_map`".into()))?;
-    let map: BTreeMap<String, String> =
-        serde_json::from_value(map).map_err(|error| damaged(format!("its `weight_map` is malformed: {error}")))?;
+    let map = index
+        .get("weight_map")
+        .cloned()
+        .ok_or_else(|| damaged("it has no `weight_map`".into()))?;
+    let map: BTreeMap<String, String> = serde_json::from_value(map)
+        .map_err(|error| damaged(format!("its `weight_map` is malformed: {error}")))?;
     // Names only: an index must not lead a reader out of its folder.
-    match map.values().find(|name| Path::new(name).file_name() != Some(name.as_ref())) {
-        Some(name) => Err(damaged(format!("`{name}` is not the name of a file in this folder"))),
+    match map
+        .values()
+        .find(|name| Path::new(name).file_name() != Some(name.as_ref()))
+    {
+        Some(name) => Err(damaged(format!(
+            "`{name}` is not the name of a file in this folder"
+        ))),
         None => Ok(map),
     }
 }
@@ -223,7 +310,9 @@ fn all_of(files: Vec<Result<SafetensorsFile>>) -> Result<Vec<SafetensorsFile>> {
     for file in files {
         match file {
             Ok(file) => opened.push(file),
-            Err(ModelError::Read { path, source }) if source.kind() == std::io::ErrorKind::NotFound => missing.push(path),
+            Err(ModelError::Read { path, source }) if source.kind() == std::io::ErrorKind::NotFound => {
+                missing.push(path)
+            }
             Err(ModelError::Damaged { path, problems }) => damaged.push((path, problems)),
             Err(error) => return Err(error),
         }
@@ -231,15 +320,26 @@ fn all_of(files: Vec<Result<SafetensorsFile>>) -> Result<Vec<SafetensorsFile>> {
     let name = |path: &PathBuf| file_name(path).to_string();
     if let Some(path) = missing.first() {
         let folder = path.parent().unwrap_or(path).to_path_buf();
-        return Err(ModelError::MissingFiles { folder, files: missing.iter().map(name).collect() });
+        return Err(ModelError::MissingFiles {
+            folder,
+            files: missing.iter().map(name).collect(),
+        });
     }
     match damaged.as_slice() {
         [] => Ok(opened),
-        [(path, problems)] => Err(ModelError::Damaged { path: path.clone(), problems: problems.clone() }),
+        [(path, problems)] => Err(ModelError::Damaged {
+            path: path.clone(),
+            problems: problems.clone(),
+        }),
         [(path, _), ..] => {
             let folder = path.parent().unwrap_or(path).to_path_buf();
-            let lines = damaged.iter().flat_map(|(path, ps)| ps.iter().map(move |p| format!("{}: {p}", name(path))));
-            Err(ModelError::Damaged { path: folder, problems: lines.collect() })
+            let lines = damaged
+                .iter()
+                .flat_map(|(path, ps)| ps.iter().map(move |p| format!("{}: {p}", name(path))));
+            Err(ModelError::Damaged {
+                path: folder,
+                problems: lines.collect(),
+            })
         }
     }
 }
@@ -251,14 +351,20 @@ mod tests {
     use tempfile::TempDir;
 
     fn file(folder: &Path, name: &str, tensors: &[&str]) {
-        let tensors: Vec<_> = tensors.iter().map(|t| (*t, &[2][..], StoredType::F32, Data::F32(&[1.0, 2.0]))).collect();
+        let tensors: Vec<_> = tensors
+            .iter()
+            .map(|t| (*t, &[2][..], StoredType::F32, Data::F32(&[1.0, 2.0])))
+            .collect();
         write(&folder.join(name), &[], &tensors).unwrap();
     }
 
     /// A folder with config and tokenizer, and the given other files.
     fn folder(files: &[(&str, &str)]) -> TempDir {
         let folder = tempfile::tempdir().unwrap();
-        for (name, text) in [("config.json", "{}"), ("tokenizer.json", "{}")].iter().chain(files) {
+        for (name, text) in [("config.json", "{}"), ("tokenizer.json", "{}")]
+            .iter()
+            .chain(files)
+        {
             fs_err::write(folder.path().join(name), text).unwrap();
         }
         folder
@@ -271,7 +377,9 @@ mod tests {
     #[test]
     fn all_missing_files_are_named() {
         let empty = tempfile::tempdir().unwrap();
-        let ModelError::MissingFiles { files, .. } = refused(&empty) else { panic!() };
+        let ModelError::MissingFiles { files, .. } = refused(&empty) else {
+            panic!()
+        };
         let weights = "model.safetensors (or model.safetensors.index.json)";
         assert_eq!(files, ["config.json", "tokenizer.json", weights]);
     }
@@ -285,7 +393,11 @@ mod tests {
 
         let quantized = folder(&[]);
         file(quantized.path(), SINGLE, &["a"]);
-        fs_err::write(quantized.path().join("config.json"), r#"{"quantization_config":{"quant_method":"gptq"}}"#).unwrap();
+        fs_err::write(
+            quantized.path().join("config.json"),
+            r#"{"quantization_config":{"quant_method":"gptq"}}"#,
+        )
+        .unwrap();
         assert!(refused(&quantized).to_string().contains("`gptq`"));
     }
 
@@ -298,7 +410,9 @@ mod tests {
             ("w2", &[1][..], StoredType::Other("F64"), Data::Bytes(&[0; 8])),
         ];
         write(&folder.path().join(SINGLE), &[], &tensors).unwrap();
-        let ModelError::Unsupported { problems, .. } = refused(&folder) else { panic!() };
+        let ModelError::Unsupported { problems, .. } = refused(&folder) else {
+            panic!()
+        };
         assert_eq!(problems[0], "`w1` is stored as F8_E4M3, wanted F32, F16 or BF16");
         assert_eq!(problems.len(), 2);
         write(&folder.path().join(SINGLE), &[], &tensors[..1]).unwrap();
@@ -312,19 +426,32 @@ mod tests {
         let folder = folder(&[]);
         file(folder.path(), "1.safetensors", &["a", "b"]);
         file(folder.path(), "2.safetensors", &["b", "c", "d"]);
-        let write_index = |map: &str| fs_err::write(folder.path().join(INDEX), format!(r#"{{"weight_map":{map}}}"#)).unwrap();
+        let write_index = |map: &str| {
+            fs_err::write(folder.path().join(INDEX), format!(r#"{{"weight_map":{map}}}"#)).unwrap()
+        };
         write_index(r#"{"a":"1.safetensors","b":"1.safetensors","c":"2.safetensors","e":"2.safetensors"}"#);
-        let ModelError::Damaged { problems, .. } = refused(&folder) else { panic!() };
-        assert_eq!(problems, [
-            "`e` is not in 2.safetensors, where the index places it",
-            "`b` is in 2.safetensors, the index places it in 1.safetensors",
-            "`d` is in 2.safetensors and not in the index",
-        ]);
+        let ModelError::Damaged { problems, .. } = refused(&folder) else {
+            panic!()
+        };
+        assert_eq!(
+            problems,
+            [
+                "`e` is not in 2.safetensors, where the index places it",
+                "`b` is in 2.safetensors, the index places it in 1.safetensors",
+                "`d` is in 2.safetensors and not in the index",
+            ]
+        );
         write_index(r#"{"a":"1.safetensors","x":"3.safetensors","y":"4.safetensors"}"#);
-        let ModelError::MissingFiles { files, .. } = refused(&folder) else { panic!() };
+        let ModelError::MissingFiles { files, .. } = refused(&folder) else {
+            panic!()
+        };
         assert_eq!(files, ["3.safetensors", "4.safetensors"]);
         write_index(r#"{"a":"../1.safetensors"}"#);
-        assert!(refused(&folder).to_string().contains("is not the name of a file in this folder"));
+        assert!(
+            refused(&folder)
+                .to_string()
+                .contains("is not the name of a file in this folder")
+        );
         file(folder.path(), "2.safetensors", &["c"]);
         write_index(r#"{"a":"1.safetensors","b":"1.safetensors","c":"2.safetensors"}"#);
         assert_eq!(open(folder.path()).unwrap().shards.tensors().len(), 3);
@@ -333,14 +460,27 @@ mod tests {
     #[test]
     fn every_damaged_shard_is_reported() {
         let folder = folder(&[("1.safetensors", "short"), ("2.safetensors", "too")]);
-        fs_err::write(folder.path().join(INDEX), r#"{"weight_map":{"a":"1.safetensors","b":"2.safetensors"}}"#).unwrap();
-        let ModelError::Damaged { problems, .. } = refused(&folder) else { panic!() };
-        assert_eq!(problems, ["1.safetensors: 5 bytes long, wanted at least 8", "2.safetensors: 3 bytes long, wanted at least 8"]);
+        fs_err::write(
+            folder.path().join(INDEX),
+            r#"{"weight_map":{"a":"1.safetensors","b":"2.safetensors"}}"#,
+        )
+        .unwrap();
+        let ModelError::Damaged { problems, .. } = refused(&folder) else {
+            panic!()
+        };
+        assert_eq!(
+            problems,
+            [
+                "1.safetensors: 5 bytes long, wanted at least 8",
+                "2.safetensors: 3 bytes long, wanted at least 8"
+            ]
+        );
     }
 
     #[test]
     fn the_template_file_wins_over_the_inline_one() {
-        let inline = r#"{"chat_template":[{"name":"tool_use","template":"t"},{"name":"default","template":"d"}]}"#;
+        let inline =
+            r#"{"chat_template":[{"name":"tool_use","template":"t"},{"name":"default","template":"d"}]}"#;
         let folder = folder(&[("tokenizer_config.json", inline)]);
         file(folder.path(), SINGLE, &["a"]);
         assert_eq!(open(folder.path()).unwrap().text.chat_template.unwrap(), "d");

@@ -34,13 +34,19 @@ impl LlamaGguf {
         }
         check_keys(&file)?;
         let (heads, kv_heads) = heads(&file);
-        let mut model = Self { infos: BTreeMap::new(), sources: BTreeMap::new(), file };
+        let mut model = Self {
+            infos: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            file,
+        };
         let mut unknown = Vec::new();
         let mut damaged = Vec::new();
         for (name, tensor) in model.file.tensors() {
             let Some(hf) = hf_name(name) else {
                 if name != "rope_freqs.weight" {
-                    unknown.push(format!("the tensor `{name}`, which the llama architecture does not have"));
+                    unknown.push(format!(
+                        "the tensor `{name}`, which the llama architecture does not have"
+                    ));
                 }
                 continue;
             };
@@ -52,16 +58,34 @@ impl LlamaGguf {
                 None
             };
             if heads.is_some_and(|heads| tensor.shape[0] % (2 * heads) != 0) {
-                damaged.push(format!("`{name}` has {} rows, wanted a multiple of twice its heads", tensor.shape[0]));
+                damaged.push(format!(
+                    "`{name}` has {} rows, wanted a multiple of twice its heads",
+                    tensor.shape[0]
+                ));
             }
-            model.infos.insert(hf.clone(), TensorInfo { dtype: stored_type(tensor.kind), shape: tensor.shape.clone() });
-            model.sources.insert(hf, Source { name: name.clone(), heads });
+            model.infos.insert(
+                hf.clone(),
+                TensorInfo {
+                    dtype: stored_type(tensor.kind),
+                    shape: tensor.shape.clone(),
+                },
+            );
+            model.sources.insert(
+                hf,
+                Source {
+                    name: name.clone(),
+                    heads,
+                },
+            );
         }
         if !model.infos.contains_key("model.embed_tokens.weight") {
             damaged.push("it has no tensor `token_embd.weight`".into());
         }
         match (damaged.is_empty(), unknown.is_empty()) {
-            (false, _) => Err(ModelError::Damaged { path: path.to_path_buf(), problems: damaged }),
+            (false, _) => Err(ModelError::Damaged {
+                path: path.to_path_buf(),
+                problems: damaged,
+            }),
             (_, false) => Err(unsupported(path, unknown)),
             _ => Ok(model),
         }
@@ -73,7 +97,11 @@ impl LlamaGguf {
 
     fn source(&self, name: &str) -> Result<(&Source, &TensorEntry)> {
         let source = self.sources.get(name).ok_or_else(|| no_tensor(name))?;
-        let tensor = self.file.tensors().get(&source.name).ok_or_else(|| no_tensor(name))?;
+        let tensor = self
+            .file
+            .tensors()
+            .get(&source.name)
+            .ok_or_else(|| no_tensor(name))?;
         Ok((source, tensor))
     }
 
@@ -98,7 +126,9 @@ impl LlamaGguf {
         let file = &self.file;
         let (heads, kv_heads) = heads(file);
         let vocab = self.infos["model.embed_tokens.weight"].shape[0];
-        let window = file.integer("llama.attention.sliding_window").filter(|window| *window > 0);
+        let window = file
+            .integer("llama.attention.sliding_window")
+            .filter(|window| *window > 0);
         let has = |suffix: &str| self.infos.keys().any(|name| name.ends_with(suffix));
         let mut config = json!({
             "architectures": [if window.is_some() { "MistralForCausalLM" } else { "LlamaForCausalLM" }],
@@ -160,22 +190,37 @@ fn refusals(file: &GgufFile) -> Vec<String> {
         Some(other) => problems.push(format!("the architecture `{other}`, wanted `llama`")),
         None => problems.push("it names no `general.architecture`, wanted `llama`".into()),
     }
-    if file.integer("llama.expert_count").is_some_and(|experts| experts > 0) {
+    if file
+        .integer("llama.expert_count")
+        .is_some_and(|experts| experts > 0)
+    {
         problems.push("a mixture of experts".into());
     }
-    for key in ["llama.attention.head_count", "llama.attention.head_count_kv", "llama.feed_forward_length"] {
+    for key in [
+        "llama.attention.head_count",
+        "llama.attention.head_count_kv",
+        "llama.feed_forward_length",
+    ] {
         if file.integers(key).is_some() {
             problems.push(format!("layers that differ from each other (`{key}` is a list)"));
         }
     }
-    if file.integer("llama.rope.dimension_count").is_some_and(|rotary| head_dim(file) != Some(rotary)) {
+    if file
+        .integer("llama.rope.dimension_count")
+        .is_some_and(|rotary| head_dim(file) != Some(rotary))
+    {
         problems.push("rotary positions on a part of each head".into());
     }
     if let Some(kind @ ("yarn" | "longrope")) = file.text("llama.rope.scaling.type") {
         problems.push(format!("rope scaling of type `{kind}`"));
     }
-    if file.tensors().get("rope_freqs.weight").is_some_and(|tensor| !is_ones(file, tensor)) {
-        problems.push("rope scaling as in Llama 3.1, of which a GGUF keeps only the resulting factors".into());
+    if file
+        .tensors()
+        .get("rope_freqs.weight")
+        .is_some_and(|tensor| !is_ones(file, tensor))
+    {
+        problems
+            .push("rope scaling as in Llama 3.1, of which a GGUF keeps only the resulting factors".into());
     }
     problems
 }
@@ -187,7 +232,13 @@ fn is_ones(file: &GgufFile, tensor: &TensorEntry) -> bool {
 }
 
 fn check_keys(file: &GgufFile) -> Result<()> {
-    let integers = ["embedding_length", "feed_forward_length", "context_length", "block_count", "attention.head_count"];
+    let integers = [
+        "embedding_length",
+        "feed_forward_length",
+        "context_length",
+        "block_count",
+        "attention.head_count",
+    ];
     let integers = integers.map(|key| format!("llama.{key}"));
     let mut problems: Vec<_> = integers
         .iter()
@@ -200,7 +251,14 @@ fn check_keys(file: &GgufFile) -> Result<()> {
     if file.integer("llama.attention.head_count_kv") == Some(0) {
         problems.push("the metadata value `llama.attention.head_count_kv` is 0".into());
     }
-    if problems.is_empty() { Ok(()) } else { Err(ModelError::Damaged { path: file.path().to_path_buf(), problems }) }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(ModelError::Damaged {
+            path: file.path().to_path_buf(),
+            problems,
+        })
+    }
 }
 
 /// Attention heads, and key/value heads.
@@ -208,17 +266,27 @@ fn heads(file: &GgufFile) -> (usize, usize) {
     let heads = file.integer("llama.attention.head_count").unwrap_or(1);
     let kv_heads = file.integer("llama.attention.head_count_kv").unwrap_or(heads);
     // A count that no tensor can have is found when the rows are divided among the heads.
-    let bounded = |heads: u64| usize::try_from(heads).unwrap_or(usize::MAX / 2).clamp(1, usize::MAX / 2);
+    let bounded = |heads: u64| {
+        usize::try_from(heads)
+            .unwrap_or(usize::MAX / 2)
+            .clamp(1, usize::MAX / 2)
+    };
     (bounded(heads), bounded(kv_heads))
 }
 
 fn head_dim(file: &GgufFile) -> Option<u64> {
-    let shared = || file.integer("llama.embedding_length")?.checked_div(file.integer("llama.attention.head_count")?);
+    let shared = || {
+        file.integer("llama.embedding_length")?
+            .checked_div(file.integer("llama.attention.head_count")?)
+    };
     file.integer("llama.attention.key_length").or_else(shared)
 }
 
 fn rope_scaling(file: &GgufFile) -> Value {
-    match (file.text("llama.rope.scaling.type"), file.float("llama.rope.scaling.factor")) {
+    match (
+        file.text("llama.rope.scaling.type"),
+        file.float("llama.rope.scaling.factor"),
+    ) {
         (Some("linear"), Some(factor)) => json!({"rope_type": "linear", "factor": factor}),
         _ => Value::Null,
     }
@@ -261,8 +329,13 @@ fn hf_name(name: &str) -> Option<String> {
 
 fn dequantize(kind: &Kind, bytes: &[u8], out: &mut [f32]) {
     let blocks = CHUNK / 4 / kind.elements;
-    let (bytes, out) = (bytes.par_chunks(blocks * kind.bytes), out.par_chunks_mut(blocks * kind.elements));
-    bytes.zip(out).for_each(|(bytes, out)| (kind.dequantize)(bytes, out));
+    let (bytes, out) = (
+        bytes.par_chunks(blocks * kind.bytes),
+        out.par_chunks_mut(blocks * kind.elements),
+    );
+    bytes
+        .zip(out)
+        .for_each(|(bytes, out)| (kind.dequantize)(bytes, out));
 }
 
 /// llama.cpp rotates neighbouring rows, transformers rows half a head apart: row `2i + j` of a head there is
@@ -273,11 +346,14 @@ fn dequantize_rotary(tensor: &TensorEntry, bytes: &[u8], heads: usize, out: &mut
     // A bias is one number a row; it is never quantized, since a row holds whole blocks.
     let width = tensor.elements() / rows;
     let (half, row_bytes) = (rows / heads / 2, width / kind.elements * kind.bytes);
-    out.par_chunks_mut(width).with_min_len(16).enumerate().for_each(|(row, out)| {
-        let (head, at) = (row / (2 * half), row % (2 * half));
-        let source = head * 2 * half + 2 * (at % half) + at / half;
-        (kind.dequantize)(&bytes[source * row_bytes..][..row_bytes], out);
-    });
+    out.par_chunks_mut(width)
+        .with_min_len(16)
+        .enumerate()
+        .for_each(|(row, out)| {
+            let (head, at) = (row / (2 * half), row % (2 * half));
+            let source = head * 2 * half + 2 * (at % half) + at / half;
+            (kind.dequantize)(&bytes[source * row_bytes..][..row_bytes], out);
+        });
 }
 
 #[cfg(test)]
@@ -301,9 +377,16 @@ mod tests {
             assert_eq!(json!(info.shape), wanted["shape"], "{name}");
             let mut values = vec![0.0; info.elements()];
             model.read_f32_into(name, &mut values).unwrap();
-            let weighted: f64 = values.iter().enumerate().map(|(i, v)| f64::from(*v) * (i % 997) as f64).sum();
+            let weighted: f64 = values
+                .iter()
+                .enumerate()
+                .map(|(i, v)| f64::from(*v) * (i % 997) as f64)
+                .sum();
             let wanted = wanted["weighted"].as_f64().unwrap();
-            assert!((weighted - wanted).abs() < 1e-6 * wanted.abs().max(1.0), "{name}: {weighted} for {wanted}");
+            assert!(
+                (weighted - wanted).abs() < 1e-6 * wanted.abs().max(1.0),
+                "{name}: {weighted} for {wanted}"
+            );
         }
     }
 
@@ -312,11 +395,21 @@ mod tests {
         let model = LlamaGguf::open(&goldens().join("tiny.gguf")).unwrap();
         let config = model.config().unwrap();
         let wanted = [
-            ("model_type", json!("llama")), ("hidden_size", json!(64)), ("intermediate_size", json!(96)),
-            ("num_attention_heads", json!(4)), ("num_key_value_heads", json!(2)), ("head_dim", json!(16)),
-            ("num_hidden_layers", json!(2)), ("max_position_embeddings", json!(128)), ("rms_norm_eps", json!(1e-5)),
-            ("rope_theta", json!(100000.0)), ("rope_scaling", Value::Null), ("tie_word_embeddings", json!(true)),
-            ("torch_dtype", json!("float32")), ("vocab_size", json!(264)), ("bos_token_id", json!(1)),
+            ("model_type", json!("llama")),
+            ("hidden_size", json!(64)),
+            ("intermediate_size", json!(96)),
+            ("num_attention_heads", json!(4)),
+            ("num_key_value_heads", json!(2)),
+            ("head_dim", json!(16)),
+            ("num_hidden_layers", json!(2)),
+            ("max_position_embeddings", json!(128)),
+            ("rms_norm_eps", json!(1e-5)),
+            ("rope_theta", json!(100000.0)),
+            ("rope_scaling", Value::Null),
+            ("tie_word_embeddings", json!(true)),
+            ("torch_dtype", json!("float32")),
+            ("vocab_size", json!(264)),
+            ("bos_token_id", json!(1)),
         ];
         for (key, value) in wanted {
             assert_eq!(config[key], value, "{key}");
@@ -338,7 +431,10 @@ mod tests {
 
     #[test]
     fn names_without_a_place_are_none() {
-        assert_eq!(hf_name("blk.7.attn_output.weight").unwrap(), "model.layers.7.self_attn.o_proj.weight");
+        assert_eq!(
+            hf_name("blk.7.attn_output.weight").unwrap(),
+            "model.layers.7.self_attn.o_proj.weight"
+        );
         assert_eq!(hf_name("blk.7.ffn_gate_exps.weight"), None);
         assert_eq!(hf_name("blk.x.attn_q.weight"), None);
     }

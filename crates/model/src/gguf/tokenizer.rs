@@ -22,13 +22,29 @@ struct PreTokenizer {
 
 impl PreTokenizer {
     fn by_name(name: &str) -> Option<Self> {
-        let plain = |steps: Value| Self { normalizer: Value::Null, steps, ignore_merges: false, adds_bos: false };
-        let whole = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+        let plain = |steps: Value| Self {
+            normalizer: Value::Null,
+            steps,
+            ignore_merges: false,
+            adds_bos: false,
+        };
+        let whole =
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
         Some(match name {
             "gpt-2" | "default" => plain(whole),
-            "smollm" => plain(sequence(json!({"type": "Digits", "individual_digits": true}), whole)),
-            "llama-bpe" => Self { ignore_merges: true, adds_bos: true, ..plain(split("{1,3}")) },
-            "qwen2" => Self { normalizer: json!({"type": "NFC"}), ..plain(split("")) },
+            "smollm" => plain(sequence(
+                json!({"type": "Digits", "individual_digits": true}),
+                whole,
+            )),
+            "llama-bpe" => Self {
+                ignore_merges: true,
+                adds_bos: true,
+                ..plain(split("{1,3}"))
+            },
+            "qwen2" => Self {
+                normalizer: json!({"type": "NFC"}),
+                ..plain(split(""))
+            },
             _ => return None,
         })
     }
@@ -55,7 +71,10 @@ pub fn text_files(file: &GgufFile, rows: usize) -> Result<TextFiles> {
     let name = file.text("tokenizer.ggml.pre").unwrap_or("(none)");
     let pre = PreTokenizer::by_name(name).ok_or_else(|| {
         let wanted = "gpt-2, default, smollm, llama-bpe or qwen2";
-        unsupported(file.path(), vec![format!("the pre-tokenizer `{name}`, wanted {wanted}")])
+        unsupported(
+            file.path(),
+            vec![format!("the pre-tokenizer `{name}`, wanted {wanted}")],
+        )
     })?;
     let template = file.text("tokenizer.chat_template").map(str::to_string);
     Ok(TextFiles {
@@ -90,16 +109,33 @@ impl<'a> Vocabulary<'a> {
         let merges = file.texts("tokenizer.ggml.merges").unwrap_or_default();
         let mut problems = Vec::new();
         if tokens.is_empty() || tokens.len() > rows {
-            problems.push(format!("the tokenizer has {} tokens, the embedding {rows} rows", tokens.len()));
+            problems.push(format!(
+                "the tokenizer has {} tokens, the embedding {rows} rows",
+                tokens.len()
+            ));
         }
         if !types.is_empty() && types.len() != tokens.len() {
-            problems.push(format!("the tokenizer has {} tokens and {} token types", tokens.len(), types.len()));
+            problems.push(format!(
+                "the tokenizer has {} tokens and {} token types",
+                tokens.len(),
+                types.len()
+            ));
         }
-        if let Some(merge) = merges.iter().find(|merge| merge.split(' ').filter(|part| !part.is_empty()).count() != 2) {
-            problems.push(format!("the merge {merge:?} is not two tokens with a space between"));
+        if let Some(merge) = merges
+            .iter()
+            .find(|merge| merge.split(' ').filter(|part| !part.is_empty()).count() != 2)
+        {
+            problems.push(format!(
+                "the merge {merge:?} is not two tokens with a space between"
+            ));
         }
         let mut special = Vec::new();
-        for (role, key) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")] {
+        for (role, key) in [
+            ("bos", "bos"),
+            ("eos", "eos"),
+            ("unk", "unknown"),
+            ("pad", "padding"),
+        ] {
             match file.integer(&format!("tokenizer.ggml.{key}_token_id")) {
                 Some(id) if id < tokens.len() as u64 => special.push((role, id as usize)),
                 Some(id) => problems.push(format!("the {role} token is {id}, of {} tokens", tokens.len())),
@@ -107,9 +143,17 @@ impl<'a> Vocabulary<'a> {
             }
         }
         if problems.is_empty() {
-            Ok(Self { tokens, types, merges, special })
+            Ok(Self {
+                tokens,
+                types,
+                merges,
+                special,
+            })
         } else {
-            Err(ModelError::Damaged { path: file.path().to_path_buf(), problems })
+            Err(ModelError::Damaged {
+                path: file.path().to_path_buf(),
+                problems,
+            })
         }
     }
 
@@ -118,23 +162,35 @@ impl<'a> Vocabulary<'a> {
     }
 
     fn special_id(&self, role: &str) -> Option<usize> {
-        self.special.iter().find(|(other, _)| *other == role).map(|(_, id)| *id)
+        self.special
+            .iter()
+            .find(|(other, _)| *other == role)
+            .map(|(_, id)| *id)
     }
 
     /// `bos_token` and so on to the token's text.
     fn special_tokens(&self) -> Map<String, Value> {
-        let named = self.special.iter().map(|(role, id)| (format!("{role}_token"), self.tokens[*id].clone().into()));
+        let named = self
+            .special
+            .iter()
+            .map(|(role, id)| (format!("{role}_token"), self.tokens[*id].clone().into()));
         named.collect()
     }
 
     /// Tokens found in the text before anything is split.
     fn added(&self) -> impl Iterator<Item = (usize, Value)> {
-        let typed = self.tokens.iter().enumerate().map(|(id, token)| (id, token, self.of_type(id)));
-        typed.filter(|(_, _, kind)| [CONTROL, USER_DEFINED].contains(kind)).map(|(id, token, kind)| {
-            let added = json!({"content": token, "single_word": false, "lstrip": false, "rstrip": false,
+        let typed = self
+            .tokens
+            .iter()
+            .enumerate()
+            .map(|(id, token)| (id, token, self.of_type(id)));
+        typed
+            .filter(|(_, _, kind)| [CONTROL, USER_DEFINED].contains(kind))
+            .map(|(id, token, kind)| {
+                let added = json!({"content": token, "single_word": false, "lstrip": false, "rstrip": false,
                 "normalized": false, "special": kind == CONTROL});
-            (id, added)
-        })
+                (id, added)
+            })
     }
 
     fn tokenizer_json(&self, file: &GgufFile, pre: PreTokenizer) -> Value {
@@ -143,9 +199,17 @@ impl<'a> Vocabulary<'a> {
             token["id"] = id.into();
             added.push(token);
         }
-        let used = self.tokens.iter().enumerate().filter(|(id, _)| self.of_type(*id) != UNUSED);
+        let used = self
+            .tokens
+            .iter()
+            .enumerate()
+            .filter(|(id, _)| self.of_type(*id) != UNUSED);
         let vocab: Map<String, Value> = used.map(|(id, token)| (token.clone(), id.into())).collect();
-        let merges: Vec<_> = self.merges.iter().map(|merge| json!(merge.split_once(' '))).collect();
+        let merges: Vec<_> = self
+            .merges
+            .iter()
+            .map(|merge| json!(merge.split_once(' ')))
+            .collect();
         json!({
             "version": "1.0",
             "truncation": null,
@@ -173,11 +237,18 @@ impl<'a> Vocabulary<'a> {
         let around = |sequence: &str, type_id: usize| -> Vec<Value> {
             let token = |id: usize| json!({"SpecialToken": {"id": self.tokens[id], "type_id": type_id}});
             let text = json!({"Sequence": {"id": sequence, "type_id": type_id}});
-            bos.map(token).into_iter().chain([text]).chain(eos.map(token)).collect()
+            bos.map(token)
+                .into_iter()
+                .chain([text])
+                .chain(eos.map(token))
+                .collect()
         };
         let described = |id: usize| {
             let token = &self.tokens[id];
-            (token.clone(), json!({"id": token, "ids": [id], "tokens": [token]}))
+            (
+                token.clone(),
+                json!({"id": token, "ids": [id], "tokens": [token]}),
+            )
         };
         let tokens: Map<String, Value> = bos.into_iter().chain(eos).map(described).collect();
         let pair = [around("A", 0), around("B", 1)].concat();
@@ -197,5 +268,23 @@ impl<'a> Vocabulary<'a> {
             config["chat_template"] = template.into();
         }
         config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The pattern in transformers' tokenization_qwen2.py, 5.23.
+    #[test]
+    fn the_qwen2_pattern_is_the_published_one() {
+        let wanted = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+        assert_eq!(split("")["pretokenizers"][0]["pattern"]["Regex"], wanted);
+    }
+
+    #[test]
+    fn unknown_pre_tokenizers_are_none() {
+        assert!(PreTokenizer::by_name("deepseek-llm").is_none());
+        assert!(PreTokenizer::by_name("llama-bpe").is_some_and(|pre| pre.ignore_merges && pre.adds_bos));
     }
 }

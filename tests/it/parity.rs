@@ -1,0 +1,204 @@
+//! Numbers against transformers, peft and torch.optim on tiny random models (`scripts/make_goldens.py`), and against ourselves:
+//! packed = alone, kept = recomputed, cache = no cache, merged = adapted.
+use crate::golden::{Golden, adapter, checkpoint, folder, max_difference, relative};
+use burn::tensor::Device;
+use tune_model::generate::{GenerateOptions, generate};
+use tune_model::lora::{LoraSpec, Targets};
+use tune_model::{CausalLm, Input, Keep, Noise};
+
+const CASES: &[&str] = &["llama-gqa-tied", "llama3-rope-untied", "llama-linear-rope", "mistral-window", "gpt-neo"];
+const ADAPTED: &[&str] = &["llama-gqa-tied", "llama3-rope-untied", "gpt-neo"];
+
+fn load(case: &str) -> CausalLm {
+    CausalLm::load(&checkpoint(case), None, &Device::flex(), &mut |_, _| ()).unwrap_or_else(|e| panic!("{case}: {e}"))
+}
+
+fn load_adapted(case: &str) -> CausalLm {
+    let mut model = load(case);
+    model.attach(&adapter(case, "adapter")).unwrap();
+    model
+}
+
+fn all_linear(r: usize) -> LoraSpec {
+    LoraSpec {
+        r,
+        alpha: 2.0 * r as f64,
+        dropout: 0.0,
+        rslora: false,
+        targets: Targets::AllLinear,
+        layers: None,
+        rank_pattern: Vec::new(),
+        alpha_pattern: Vec::new(),
+        seed: 1,
+    }
+}
+
+/// Sequences and learn-masks end to end in one batch.
+fn pack(sequences: &[(Vec<u32>, Vec<bool>)]) -> Input {
+    let mut input = Input { tokens: vec![], positions: vec![], starts: vec![0], learn: vec![] };
+    for (tokens, learn) in sequences {
+        input.tokens.extend(tokens);
+        input.positions.extend(0..tokens.len() as u32);
+        input.learn.extend(learn);
+        input.starts.push(input.tokens.len());
+    }
+    input
+}
+
+fn golden_sequences(golden: &Golden, prefix: &str) -> Vec<(Vec<u32>, Vec<bool>)> {
+    let of = |i: usize| {
+        let (ids, learn) = (format!("{prefix}ids.{i}"), format!("{prefix}learn.{i}"));
+        (golden.u32(&ids), golden.bools(&learn))
+    };
+    vec![of(0), of(1)]
+}
+
+/// Both rows of `input_ids` as one packed batch.
+fn golden_input(golden: &Golden) -> Input {
+    let ids = golden.u32("input_ids");
+    let length = golden.shape("input_ids")[1];
+    let rows: Vec<_> = ids.chunks(length).map(|row| (row.to_vec(), vec![true; length])).collect();
+    pack(&rows)
+}
+
+#[test]
+fn logits_equal_transformers() {
+    for case in CASES {
+        let golden = Golden::open(case);
+        let logits = load(case).logits(&golden_input(&golden)).unwrap();
+        let d = max_difference(&logits, &golden.f32("logits"));
+        assert!(d < 1e-4, "{case}: logits differ by {d}");
+    }
+}
+
+#[test]
+fn logits_with_adapters_equal_peft() {
+    for case in ADAPTED {
+        let golden = Golden::open(case);
+        let logits = load_adapted(case).logits(&golden_input(&golden)).unwrap();
+        let d = max_difference(&logits, &golden.f32("adapter_logits"));
+        assert!(d < 1e-4, "{case}: logits differ by {d}");
+    }
+    let golden = Golden::open("llama-gqa-tied");
+    let mut model = load("llama-gqa-tied");
+    model.attach(&adapter("llama-gqa-tied", "adapter-pattern")).unwrap();
+    let d = max_difference(&model.logits(&golden_input(&golden)).unwrap(), &golden.f32("pattern_logits"));
+    assert!(d < 1e-4, "rsLoRA with patterns: logits differ by {d}");
+}
+
+#[test]
+fn loss_and_gradients_equal_peft_and_torch_autograd() {
+    for case in ADAPTED {
+        let (golden, model) = (Golden::open(case), load_adapted(case));
+        let input = pack(&golden_sequences(&golden, ""));
+        let (loss, gradients) = model.loss_and_gradients(&input, Keep { blocks: 99 }, Noise::default()).unwrap();
+        let wanted = golden.f64("loss_sum")[0];
+        assert_eq!(loss.learned, golden.u32("learned")[0] as usize);
+        assert!((loss.sum - wanted).abs() / wanted < 1e-5, "{case}: loss {} wanted {wanted}", loss.sum);
+        let adapters = model.adapters();
+        assert_eq!(adapters.len() * 2, golden.names().iter().filter(|n| n.starts_with("grad.")).count());
+        for (adapter, (da, db)) in adapters.iter().zip(gradients) {
+            for (name, gradient) in [("lora_A", da), ("lora_B", db)] {
+                let key = format!("grad.{}.{name}", adapter.path);
+                let ours: Vec<f32> = gradient.into_data().iter::<f32>().collect();
+                let d = relative(&ours, &golden.f32(&key));
+                assert!(d < 1e-5, "{case}: {key} differs by {d}");
+            }
+        }
+    }
+}
+
+#[test]
+fn kept_and_recomputed_blocks_give_the_same_gradients() {
+    for case in ADAPTED {
+        let (golden, model) = (Golden::open(case), load_adapted(case));
+        let input = pack(&golden_sequences(&golden, ""));
+        let noise = Noise { seed: 7, dropout: 0.2, neftune_alpha: 5.0 };
+        let run = |blocks| {
+            let (loss, gradients) = model.loss_and_gradients(&input, Keep { blocks }, noise).unwrap();
+            let flat = gradients.into_iter().flat_map(|(a, b)| [a, b]);
+            (loss, flat.flat_map(|t| t.into_data().iter::<f32>().collect::<Vec<_>>()).collect::<Vec<_>>())
+        };
+        let (loss, kept) = run(model.layers());
+        for blocks in 0..model.layers() {
+            let (again, recomputed) = run(blocks);
+            assert_eq!(loss, again, "{case}: {blocks} kept");
+            assert!(relative(&recomputed, &kept) < 1e-6, "{case}: {blocks} kept");
+        }
+        let (other, _) = model.loss_and_gradients(&input, Keep { blocks: 0 }, Noise { seed: 8, ..noise }).unwrap();
+        assert_ne!(loss, other, "{case}: the noise does nothing");
+    }
+}
+
+#[test]
+fn a_packed_document_costs_what_it_costs_alone() {
+    for case in CASES {
+        let (golden, model) = (Golden::open(case), load(case));
+        let ids = golden.u32("input_ids");
+        let documents: Vec<_> =
+            [&ids[..24], &ids[24..41], &ids[30..33]].map(|d| (d.to_vec(), vec![true; d.len()])).into();
+        let packed = model.loss(&pack(&documents)).unwrap();
+        let alone: f64 = documents.iter().map(|d| model.loss(&pack(std::slice::from_ref(d))).unwrap().sum).sum();
+        assert!((packed.sum - alone).abs() / alone < 1e-5, "{case}: packed {} alone {alone}", packed.sum);
+    }
+}
+
+#[test]
+fn the_cache_changes_nothing_and_batches_of_unequal_prompts_neither() {
+    for case in CASES {
+        let (golden, model) = (Golden::open(case), load(case));
+        let ids = golden.u32("input_ids");
+        let prompts = vec![ids[..20].to_vec(), ids[24..27].to_vec(), ids[30..41].to_vec()];
+        let options = GenerateOptions { logprobs: 3, ..GenerateOptions::greedy(12) };
+        let together = generate(&model, &prompts, &options, &mut |_, _| true).unwrap();
+        for (prompt, batched) in prompts.iter().zip(&together) {
+            let alone = &generate(&model, std::slice::from_ref(prompt), &options, &mut |_, _| true).unwrap()[0];
+            assert_eq!(alone.tokens, batched.tokens, "{case}");
+            let mut tokens = prompt.clone();
+            for (step, token) in batched.steps.iter().zip(&batched.tokens) {
+                let logits = model.logits(&Input::sequence(&tokens)).unwrap();
+                let last = &logits[logits.len() - model.vocab_size()..];
+                let (logprob, _) = tune_model::sampler::logprobs(last, *token, 1);
+                assert_eq!(tune_model::sampler::argmax(last), *token, "{case}: greedy without a cache differs");
+                assert!((logprob - step.logprob).abs() < 1e-4, "{case}: {logprob} against {}", step.logprob);
+                tokens.push(*token);
+            }
+        }
+    }
+}
+
+#[test]
+fn fresh_adapters_change_nothing_and_count_by_formula() {
+    for case in CASES {
+        let golden = Golden::open(case);
+        let base = checkpoint(case);
+        let spec = all_linear(4);
+        let model = CausalLm::load(&base, Some(&spec), &Device::flex(), &mut |_, _| ()).unwrap();
+        let d = max_difference(&model.logits(&golden_input(&golden)).unwrap(), &golden.f32("logits"));
+        assert!(d < 1e-4, "{case}: B = 0 but logits differ by {d}");
+        let counted: usize =
+            model.adapters().iter().map(|m| m.a.dims().iter().product::<usize>() + m.b.dims().iter().product::<usize>()).sum();
+        assert_eq!(counted, tune_model::causal_lm::sizes(&base, Some(&spec)).unwrap().lora_params, "{case}");
+        assert!(model.adapters().iter().all(|m| m.a.clone().abs().max().into_scalar::<f32>() > 0.0));
+    }
+}
+
+#[test]
+fn targets_that_match_nothing_are_refused_by_name() {
+    let base = checkpoint("llama-gqa-tied");
+    let spec = LoraSpec {
+        targets: Targets::Names(vec!["q_proj".into(), "query".into()]),
+        layers: Some(vec![0, 70]),
+        ..all_linear(4)
+    };
+    let error = tune_model::causal_lm::sizes(&base, Some(&spec)).unwrap_err();
+    let text = format!("{error}\n{}", error.hint().unwrap_or_default());
+    for part in ["target `query` matches no linear layer", "layer 70", "q_proj"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn golden_folders_exist() {
+    assert!(CASES.iter().all(|case| folder(case).join("golden.safetensors").is_file()));
+}

@@ -52,7 +52,7 @@ LLAMA = dict(
 )
 
 CASES = {
-    # 256 bytes, 5 merges, 3 special tokens: the case with a tokenizer.
+    # 256 bytes, 5 merges, 3 special tokens: the case whose vocabulary is the tokenizer's.
     "llama-gqa-tied": LLAMA | dict(vocab_size=264, tie_word_embeddings=True, bos_token_id=261, eos_token_id=263),
     # original_max_position_embeddings is small, so that 24 positions feel all three bands of the scaling.
     "llama3-rope-untied": LLAMA | dict(
@@ -77,7 +77,7 @@ CASES = {
     ),
 }
 WITH_ADAPTER = ("llama-gqa-tied", "llama3-rope-untied", "gpt-neo")
-WITH_PATTERN = WITH_STEPS = WITH_TOKENIZER = "llama-gqa-tied"
+WITH_PATTERN = WITH_STEPS = FITS_TOKENIZER = "llama-gqa-tied"
 LORA = dict(r=4, lora_alpha=8, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM")
 PATTERN = LORA | dict(
     use_rslora=True,
@@ -145,7 +145,7 @@ def write_tokenizer(folder):
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
-    assert tokenizer.get_vocab_size() == CASES[WITH_TOKENIZER]["vocab_size"]
+    assert tokenizer.get_vocab_size() == CASES[FITS_TOKENIZER]["vocab_size"]
     tokenizer.save(str(folder / "tokenizer.json"))
     write_json(folder / "tokenizer_config.json", dict(
         tokenizer_class="PreTrainedTokenizerFast", bos_token="<|endoftext|>", eos_token="<|im_end|>",
@@ -240,8 +240,7 @@ def make(seed, name, config):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write_model(folder, config)
-    if name == WITH_TOKENIZER:
-        write_tokenizer(folder)
+    write_tokenizer(folder)
     ids = torch.randint(0, config["vocab_size"], (2, 24), dtype=torch.int32)
     golden = {"input_ids": ids, "logits": logits(load(folder), ids)}
     if name in WITH_ADAPTER:

@@ -1,4 +1,5 @@
 //! Every cross-crate test in one binary: linking costs more than running.
+mod cli;
 mod export;
 mod golden;
 mod parity;

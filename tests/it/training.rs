@@ -222,7 +222,7 @@ fn changed_settings_and_data_are_refused_by_name() {
     let text = std::fs::read_to_string(dir.path().join("train.jsonl")).unwrap();
     std::fs::write(dir.path().join("train.jsonl"), format!("{text}\n{more}")).unwrap();
     let error = run(&settings, Some(&out), &AtomicU8::new(0)).unwrap_err().to_string();
-    assert!(error.contains("data"), "{error}");
+    assert!(error.contains("train.jsonl"), "{error}");
 }
 
 #[test]

@@ -3,7 +3,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// Said on every `--version`: PyTorch's torchtune installs a `tune` too.
-pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (LoRA trainer in Rust; not torchtune)");
+pub const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (LoRA trainer in Rust; not torchtune)"
+);
 
 /// Fine-tunes language models with LoRA on prompt/response data, and exports what PEFT, transformers, vLLM and
 /// llama.cpp load.
@@ -59,7 +62,9 @@ pub enum Command {
     /// Write a commented config for a base model and a data file
     Init(Init),
     /// Print a completion script for a shell
-    #[command(after_help = "Example: tune completions bash > ~/.local/share/bash-completion/completions/tune")]
+    #[command(
+        after_help = "Example: tune completions bash > ~/.local/share/bash-completion/completions/tune"
+    )]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
@@ -213,7 +218,12 @@ pub struct Generate {
     #[command(flatten)]
     pub model: Model,
     /// One prompt
-    #[arg(long, value_name = "TEXT", required_unless_present = "prompts", conflicts_with = "prompts")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        required_unless_present = "prompts",
+        conflicts_with = "prompts"
+    )]
     pub prompt: Option<String>,
     /// Many prompts, one JSON object a line
     #[arg(long, value_name = "FILE.jsonl")]
@@ -336,7 +346,10 @@ pub struct Init {
 }
 
 fn number(text: &str, fits: impl Fn(f64) -> bool, wanted: &str) -> Result<f64, String> {
-    text.parse::<f64>().ok().filter(|x| x.is_finite() && fits(*x)).ok_or_else(|| format!("wanted {wanted}"))
+    text.parse::<f64>()
+        .ok()
+        .filter(|x| x.is_finite() && fits(*x))
+        .ok_or_else(|| format!("wanted {wanted}"))
 }
 
 fn at_least_zero(text: &str) -> Result<f64, String> {

@@ -9,7 +9,8 @@ fn text(name: &str) -> Option<String> {
 }
 
 fn flag(name: &str) -> bool {
-    text(name).is_some_and(|value| !matches!(value.to_ascii_lowercase().as_str(), "0" | "false" | "off" | "no"))
+    text(name)
+        .is_some_and(|value| !matches!(value.to_ascii_lowercase().as_str(), "0" | "false" | "off" | "no"))
 }
 
 fn home() -> Option<PathBuf> {
@@ -34,7 +35,9 @@ pub fn settings() -> Vec<(String, String)> {
 
 /// Where the hub keeps what it downloaded: `HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`.
 pub fn hub_cache() -> Option<PathBuf> {
-    text("HF_HUB_CACHE").map(PathBuf::from).or_else(|| hub_home().map(|home| home.join("hub")))
+    text("HF_HUB_CACHE")
+        .map(PathBuf::from)
+        .or_else(|| hub_home().map(|home| home.join("hub")))
 }
 
 fn hub_home() -> Option<PathBuf> {
@@ -47,7 +50,9 @@ pub fn hub_token() -> Option<(String, String)> {
     if let Some(token) = text("HF_TOKEN") {
         return Some((token, "HF_TOKEN".into()));
     }
-    let file = text("HF_TOKEN_PATH").map(PathBuf::from).or_else(|| hub_home().map(|home| home.join("token")))?;
+    let file = text("HF_TOKEN_PATH")
+        .map(PathBuf::from)
+        .or_else(|| hub_home().map(|home| home.join("token")))?;
     let token = fs_err::read_to_string(&file).ok()?.trim().to_string();
     (!token.is_empty()).then(|| (token, file.display().to_string()))
 }
@@ -66,15 +71,27 @@ pub fn hub(revision: Option<&str>, offline: bool, progress: bool) -> OpenOptions
 
 /// Tokenized data between runs: `TUNE_CACHE`, else `tune` in the user's cache folder.
 pub fn token_cache() -> Option<PathBuf> {
-    let cache = || text("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| home().map(|home| home.join(".cache")));
-    text("TUNE_CACHE").map(PathBuf::from).or_else(|| cache().map(|cache| cache.join("tune/tokens")))
+    let cache = || {
+        text("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .or_else(|| home().map(|home| home.join(".cache")))
+    };
+    text("TUNE_CACHE")
+        .map(PathBuf::from)
+        .or_else(|| cache().map(|cache| cache.join("tune/tokens")))
 }
 
 /// Every program called `name` on the PATH, in its order.
 pub fn on_path(name: &str) -> Vec<PathBuf> {
-    let folders = env::var_os("PATH").map(|path| env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();
+    let folders = env::var_os("PATH")
+        .map(|path| env::split_paths(&path).collect::<Vec<_>>())
+        .unwrap_or_default();
     let mut found: Vec<PathBuf> = Vec::new();
-    for file in folders.iter().map(|folder| folder.join(name)).filter(|file| file.is_file()) {
+    for file in folders
+        .iter()
+        .map(|folder| folder.join(name))
+        .filter(|file| file.is_file())
+    {
         if !found.contains(&file) {
             found.push(file);
         }
@@ -95,5 +112,8 @@ pub fn scratch(name: &str) -> PathBuf {
 /// `path` with the home folder written `~`.
 pub fn short(path: &Path) -> String {
     let inside = home().and_then(|home| path.strip_prefix(home).ok().map(Path::to_path_buf));
-    inside.map_or_else(|| path.display().to_string(), |rest| format!("~/{}", rest.display()))
+    inside.map_or_else(
+        || path.display().to_string(),
+        |rest| format!("~/{}", rest.display()),
+    )
 }

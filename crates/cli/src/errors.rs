@@ -15,8 +15,13 @@ pub struct Failure {
 }
 
 impl Failure {
-    pub fn new(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
-        Self { message: message.into(), hint: hint.into(), source: None }.into()
+    pub fn error(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+        Self {
+            message: message.into(),
+            hint: hint.into(),
+            source: None,
+        }
+        .into()
     }
 
     /// The same, with what caused it.
@@ -25,7 +30,12 @@ impl Failure {
         hint: impl Into<String>,
         source: impl Into<Box<dyn Error + Send + Sync>>,
     ) -> anyhow::Error {
-        Self { message: message.into(), hint: hint.into(), source: Some(source.into()) }.into()
+        Self {
+            message: message.into(),
+            hint: hint.into(),
+            source: Some(source.into()),
+        }
+        .into()
     }
 }
 
@@ -44,7 +54,9 @@ impl Error for Failure {
 /// The hint nearest to the cause that has one, outermost first.
 fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
-        let failure = cause.downcast_ref::<Failure>().map(|failure| failure.hint.clone());
+        let failure = cause
+            .downcast_ref::<Failure>()
+            .map(|failure| failure.hint.clone());
         failure
             .or_else(|| cause.downcast_ref::<TrainError>().and_then(TrainError::hint))
             .or_else(|| cause.downcast_ref::<ModelError>().and_then(ModelError::hint))
@@ -55,7 +67,9 @@ fn hint(error: &anyhow::Error) -> Option<String> {
 /// Whoever read our output went away (`tune … | head`): nothing to report.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let broken = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
-    error.chain().any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(broken))
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(broken))
 }
 
 pub fn report(error: &anyhow::Error, printer: &Printer) {
@@ -82,7 +96,9 @@ mod tests {
 
     #[test]
     fn the_hint_is_found_under_context() {
-        let error = Err::<(), _>(Failure::new("broken", "mend it")).context("while trying").unwrap_err();
+        let error = Err::<(), _>(Failure::error("broken", "mend it"))
+            .context("while trying")
+            .unwrap_err();
         assert_eq!(hint(&error).as_deref(), Some("mend it"));
         assert_eq!(hint(&anyhow::anyhow!("no idea")), None);
     }

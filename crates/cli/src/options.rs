@@ -8,8 +8,14 @@ use tune_trainer::settings::Settings;
 
 /// Wanted values that the kind of the default does not tell.
 const WANTED: [(&str, &str); 8] = [
-    ("data.train", "a list of files, each text or { path = \"…\", weight = 2.0 }"),
-    ("data.validation", "a share such as 0.05, a file, or a list of files"),
+    (
+        "data.train",
+        "a list of files, each text or { path = \"…\", weight = 2.0 }",
+    ),
+    (
+        "data.validation",
+        "a share such as 0.05, a file, or a list of files",
+    ),
     ("lora.targets", "\"all-linear\", a regex, or a list of names"),
     ("lora.layers", "a list of block numbers"),
     ("lora.rank_pattern", "a list of pairs such as [\"q_proj\", 8]"),
@@ -49,10 +55,18 @@ impl Options {
         let mut leaves = Vec::new();
         for (key, value) in ordered.as_object().into_iter().flatten() {
             match (defaults.get(key), value.as_object()) {
-                (Some(Value::Table(section)), Some(names)) => leaves.extend(names.keys().filter_map(|name| {
-                    Some(Leaf { path: format!("{key}.{name}"), default: section.get(name)?.clone() })
-                })),
-                (Some(default), _) => leaves.push(Leaf { path: key.clone(), default: default.clone() }),
+                (Some(Value::Table(section)), Some(names)) => {
+                    leaves.extend(names.keys().filter_map(|name| {
+                        Some(Leaf {
+                            path: format!("{key}.{name}"),
+                            default: section.get(name)?.clone(),
+                        })
+                    }))
+                }
+                (Some(default), _) => leaves.push(Leaf {
+                    path: key.clone(),
+                    default: default.clone(),
+                }),
                 (None, _) => {}
             }
         }
@@ -64,7 +78,10 @@ impl Options {
     }
 
     fn sections(&self) -> impl Iterator<Item = &str> {
-        self.defaults.iter().filter(|(_, value)| value.is_table()).map(|(name, _)| name.as_str())
+        self.defaults
+            .iter()
+            .filter(|(_, value)| value.is_table())
+            .map(|(name, _)| name.as_str())
     }
 
     /// The values of a file, and everything wrong with it.
@@ -73,7 +90,12 @@ impl Options {
             Ok(table) => table,
             Err(problems) => return (Vec::new(), problems),
         };
-        let mut reading = FileReading { options: self, file, given: Vec::new(), problems: Vec::new() };
+        let mut reading = FileReading {
+            options: self,
+            file,
+            given: Vec::new(),
+            problems: Vec::new(),
+        };
         reading.table(table.get_ref(), None);
         (reading.given, reading.problems)
     }
@@ -83,36 +105,62 @@ impl Options {
         let place = format!("--set {text}");
         match text.split_once('=') {
             Some((path, value)) => self.read_text(path.trim(), value.trim(), "--set", &place),
-            None => Err(Problem { place, text: "wanted KEY=VALUE".into(), excerpt: None }),
+            None => Err(Problem {
+                place,
+                text: "wanted KEY=VALUE".into(),
+                excerpt: None,
+            }),
         }
     }
 
     /// `TUNE_TRAIN__SEED=7`.
     pub fn read_variable(&self, name: &str, value: &str) -> Result<Given, Problem> {
-        let path = name.strip_prefix("TUNE_").unwrap_or(name).to_ascii_lowercase().replacen("__", ".", 1);
+        let path = name
+            .strip_prefix("TUNE_")
+            .unwrap_or(name)
+            .to_ascii_lowercase()
+            .replacen("__", ".", 1);
         self.read_text(&path, value, name, name)
     }
 
     fn read_text(&self, path: &str, text: &str, origin: &str, place: &str) -> Result<Given, Problem> {
-        let problem = |text| Problem { place: place.to_string(), text, excerpt: None };
+        let problem = |text| Problem {
+            place: place.to_string(),
+            text,
+            excerpt: None,
+        };
         let leaf = self.leaf(path).ok_or_else(|| problem(self.unknown(path)))?;
         let value = bare_value(text, &leaf.default);
         self.check(path, &value).map_err(problem)?;
-        Ok(Given { path: path.to_string(), value, origin: origin.to_string() })
+        Ok(Given {
+            path: path.to_string(),
+            value,
+            origin: origin.to_string(),
+        })
     }
 
     /// Whether `value` can be the setting at `path`: the settings are read with it in place of the default.
     fn check(&self, path: &str, value: &Value) -> Result<(), String> {
         let mut table = self.defaults.clone();
         put(&mut table, path, value.clone());
-        let Err(error) = Settings::deserialize(table) else { return Ok(()) };
+        let Err(error) = Settings::deserialize(table) else {
+            return Ok(());
+        };
         let choices = choices(error.message());
         if let (Value::String(text), false) = (value, choices.is_empty()) {
             let near = nearest(text, choices.iter().copied()).map(|n| format!("; did you mean \"{n}\"?"));
             let near = near.unwrap_or_default();
-            return Err(format!("`{path}` is {}, wanted one of {}{near}", found(value), choices.join(", ")));
+            return Err(format!(
+                "`{path}` is {}, wanted one of {}{near}",
+                found(value),
+                choices.join(", ")
+            ));
         }
-        Err(format!("`{path}` is {}, wanted {}", found(value), self.wanted(path)))
+        Err(format!(
+            "`{path}` is {}, wanted {}",
+            found(value),
+            self.wanted(path)
+        ))
     }
 
     fn wanted(&self, path: &str) -> &'static str {
@@ -130,18 +178,34 @@ impl Options {
     }
 
     fn unknown(&self, path: &str) -> String {
-        let (section, name) = path.split_once('.').map_or((None, path), |(section, name)| (Some(section), name));
+        let (section, name) = path
+            .split_once('.')
+            .map_or((None, path), |(section, name)| (Some(section), name));
         let known_section = section.is_none_or(|wanted| self.sections().any(|s| s == wanted));
         if !known_section {
             let near = section.and_then(|s| nearest(s, self.sections()));
-            let near = near.map(|n| format!("; did you mean `{n}.{name}`?")).unwrap_or_default();
+            let near = near
+                .map(|n| format!("; did you mean `{n}.{name}`?"))
+                .unwrap_or_default();
             return format!("unknown key `{path}`{near}");
         }
-        if let Some(elsewhere) = self.leaves.iter().find(|leaf| leaf.path.rsplit('.').next() == Some(name)) {
-            return format!("unknown key `{path}`; `{name}` belongs in {}", home_of(&elsewhere.path));
+        if let Some(elsewhere) = self
+            .leaves
+            .iter()
+            .find(|leaf| leaf.path.rsplit('.').next() == Some(name))
+        {
+            return format!(
+                "unknown key `{path}`; `{name}` belongs in {}",
+                home_of(&elsewhere.path)
+            );
         }
-        let siblings = self.leaves.iter().map(|leaf| leaf.path.as_str()).filter(|p| section_of(p) == section);
-        let near = nearest(path, siblings).or_else(|| nearest(path, self.leaves.iter().map(|l| l.path.as_str())));
+        let siblings = self
+            .leaves
+            .iter()
+            .map(|leaf| leaf.path.as_str())
+            .filter(|p| section_of(p) == section);
+        let near =
+            nearest(path, siblings).or_else(|| nearest(path, self.leaves.iter().map(|l| l.path.as_str())));
         let near = near.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
         format!("unknown key `{path}`{near}")
     }
@@ -173,7 +237,10 @@ impl FileReading<'_> {
             } else if let DeValue::Table(inner) = value.get_ref() {
                 self.table(inner, Some(name));
             } else {
-                let text = format!("`{name}` is {}, wanted a section [{name}]", value.get_ref().type_str());
+                let text = format!(
+                    "`{name}` is {}, wanted a section [{name}]",
+                    value.get_ref().type_str()
+                );
                 self.problems.push(self.file.problem(&value.span(), text));
             }
         }
@@ -187,7 +254,10 @@ impl FileReading<'_> {
         match read {
             Ok(value) => {
                 let origin = self.file.place(&span);
-                let origin = origin.rsplit_once(':').map_or(origin.as_str(), |(line, _)| line).to_string();
+                let origin = origin
+                    .rsplit_once(':')
+                    .map_or(origin.as_str(), |(line, _)| line)
+                    .to_string();
                 self.given.push(Given { path, value, origin });
             }
             Err(text) => self.problems.push(self.file.problem(&span, text)),
@@ -204,7 +274,10 @@ impl FileReading<'_> {
 pub fn put(table: &mut toml::Table, path: &str, value: Value) {
     match path.split_once('.') {
         Some((section, key)) => {
-            if let Value::Table(section) = table.entry(section).or_insert_with(|| Value::Table(toml::Table::new())) {
+            if let Value::Table(section) = table
+                .entry(section)
+                .or_insert_with(|| Value::Table(toml::Table::new()))
+            {
                 section.insert(key.to_string(), value);
             }
         }
@@ -220,7 +293,11 @@ fn bare_value(text: &str, default: &Value) -> Value {
     match (default, parsed) {
         (_, Some(value @ (Value::String(_) | Value::Array(_)))) => value,
         (Value::String(_), _) | (_, None) if !default.is_array() => Value::String(text.to_string()),
-        (Value::Array(_), _) => text.split(',').map(|item| item.trim().to_string()).collect::<Vec<_>>().into(),
+        (Value::Array(_), _) => text
+            .split(',')
+            .map(|item| item.trim().to_string())
+            .collect::<Vec<_>>()
+            .into(),
         (_, Some(value)) => value,
         (_, None) => Value::String(text.to_string()),
     }
@@ -241,7 +318,10 @@ fn found(value: &Value) -> String {
 
 /// The names serde lists where an enum's name is unknown: ``expected one of `a`, `b` `` (or ``expected `a` or `b` ``).
 fn choices(message: &str) -> Vec<&str> {
-    let Some((_, list)) = message.split_once("unknown variant").and_then(|(_, rest)| rest.split_once("expected")) else {
+    let Some((_, list)) = message
+        .split_once("unknown variant")
+        .and_then(|(_, rest)| rest.split_once("expected"))
+    else {
         return Vec::new();
     };
     list.split('`').skip(1).step_by(2).collect()
@@ -257,8 +337,13 @@ fn home_of(path: &str) -> String {
 
 /// The known name most like `name`, if any is like it at all.
 pub fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
-    let scored = known.into_iter().map(|k| (strsim::normalized_damerau_levenshtein(name, k), k));
-    scored.filter(|(score, _)| *score >= 0.6).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
+    let scored = known
+        .into_iter()
+        .map(|k| (strsim::normalized_damerau_levenshtein(name, k), k));
+    scored
+        .filter(|(score, _)| *score >= 0.6)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known)| known)
 }
 
 #[cfg(test)]
@@ -266,8 +351,17 @@ mod tests {
     use super::*;
 
     fn problems(text: &str) -> Vec<String> {
-        let file = TomlFile { name: "c.toml".into(), text: text.into() };
-        Options::new().unwrap().read_file(&file).1.iter().map(ToString::to_string).collect()
+        let file = TomlFile {
+            name: "c.toml".into(),
+            text: text.into(),
+        };
+        Options::new()
+            .unwrap()
+            .read_file(&file)
+            .1
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
@@ -275,8 +369,10 @@ mod tests {
         let found = problems("[train]\nepochs = 1.0\nlerning_rate = 2e-4\n");
         assert_eq!(
             found,
-            ["c.toml:3:1: unknown key `train.lerning_rate`; did you mean `train.learning_rate`?\n    \
-              3 | lerning_rate = 2e-4\n      | ^^^^^^^^^^^^"]
+            [
+                "c.toml:3:1: unknown key `train.lerning_rate`; did you mean `train.learning_rate`?\n    \
+              3 | lerning_rate = 2e-4\n      | ^^^^^^^^^^^^"
+            ]
         );
     }
 
@@ -293,37 +389,79 @@ mod tests {
         assert_eq!(found.len(), 5, "{found:#?}");
         assert!(found[0].contains("did you mean `device`?"), "{}", found[0]);
         assert!(found[1].contains("did you mean [train]?"), "{}", found[1]);
-        assert!(found[2].contains("c.toml:5:14: `train.batch_size` is text (\"1\"), wanted a whole number"), "{}", found[2]);
-        assert!(found[3].contains("wanted one of constant, linear, cosine"), "{}", found[3]);
+        assert!(
+            found[2].contains("c.toml:5:14: `train.batch_size` is text (\"1\"), wanted a whole number"),
+            "{}",
+            found[2]
+        );
+        assert!(
+            found[3].contains("wanted one of constant, linear, cosine"),
+            "{}",
+            found[3]
+        );
         assert!(found[3].contains("did you mean \"cosine\"?"), "{}", found[3]);
-        assert!(found[4].contains("`lora.r` is the number 1.5, wanted a whole number"), "{}", found[4]);
+        assert!(
+            found[4].contains("`lora.r` is the number 1.5, wanted a whole number"),
+            "{}",
+            found[4]
+        );
     }
 
     #[test]
     fn whole_numbers_are_numbers() {
-        assert_eq!(problems("[lora]\nalpha = 32\n[train]\nepochs = 3\nbetas = [0.9, 1]\n"), Vec::<String>::new());
+        assert_eq!(
+            problems("[lora]\nalpha = 32\n[train]\nepochs = 3\nbetas = [0.9, 1]\n"),
+            Vec::<String>::new()
+        );
     }
 
     #[test]
     fn flags_take_bare_text_and_lists() {
         let options = Options::new().unwrap();
-        let value = |text: &str| options.read_flag(text).map(|given| given.value).map_err(|p| p.to_string());
+        let value = |text: &str| {
+            options
+                .read_flag(text)
+                .map(|given| given.value)
+                .map_err(|p| p.to_string())
+        };
         assert_eq!(value("train.learning_rate=1e-4"), Ok(Value::Float(1e-4)));
         assert_eq!(value("model.base=org/name"), Ok(Value::String("org/name".into())));
         assert_eq!(value("model.revision=123"), Ok(Value::String("123".into())));
-        assert_eq!(value("data.validation=held.jsonl"), Ok(Value::String("held.jsonl".into())));
-        assert_eq!(value("data.train=a.jsonl,b.jsonl"), Ok(vec!["a.jsonl", "b.jsonl"].into()));
+        assert_eq!(
+            value("data.validation=held.jsonl"),
+            Ok(Value::String("held.jsonl".into()))
+        );
+        assert_eq!(
+            value("data.train=a.jsonl,b.jsonl"),
+            Ok(vec!["a.jsonl", "b.jsonl"].into())
+        );
         assert_eq!(value("data.packing=false"), Ok(Value::Boolean(false)));
-        assert!(value("train.sede=1").unwrap_err().contains("did you mean `train.seed`?"));
+        assert!(
+            value("train.sede=1")
+                .unwrap_err()
+                .contains("did you mean `train.seed`?")
+        );
         assert!(value("train.seed").unwrap_err().contains("wanted KEY=VALUE"));
-        assert!(value("data.packing=yes").unwrap_err().contains("wanted true or false"));
+        assert!(
+            value("data.packing=yes")
+                .unwrap_err()
+                .contains("wanted true or false")
+        );
     }
 
     #[test]
     fn variables_name_their_setting() {
         let options = Options::new().unwrap();
-        let given = options.read_variable("TUNE_TRAIN__LEARNING_RATE", "1e-4").unwrap();
-        assert_eq!((given.path.as_str(), given.origin.as_str()), ("train.learning_rate", "TUNE_TRAIN__LEARNING_RATE"));
-        assert_eq!(options.read_variable("TUNE_DEVICE", "cpu").unwrap().path, "device");
+        let given = options
+            .read_variable("TUNE_TRAIN__LEARNING_RATE", "1e-4")
+            .unwrap();
+        assert_eq!(
+            (given.path.as_str(), given.origin.as_str()),
+            ("train.learning_rate", "TUNE_TRAIN__LEARNING_RATE")
+        );
+        assert_eq!(
+            options.read_variable("TUNE_DEVICE", "cpu").unwrap().path,
+            "device"
+        );
     }
 }

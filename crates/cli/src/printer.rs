@@ -23,7 +23,14 @@ impl Printer {
         };
         let live = io::stderr().is_terminal();
         let style = Style { on: colour(live) };
-        Self { quiet: talk.quiet, style, data_style: Style { on: colour(io::stdout().is_terminal()) }, live }
+        Self {
+            quiet: talk.quiet,
+            style,
+            data_style: Style {
+                on: colour(io::stdout().is_terminal()),
+            },
+            live,
+        }
     }
 
     /// Data: a line on stdout.
@@ -78,7 +85,11 @@ const NAME_WIDTH: usize = 12;
 /// `  name        value`, further lines of the value below its first.
 pub fn row(style: &Style, name: &str, value: &str) -> String {
     let below = format!("\n{:1$}", "", NAME_WIDTH + 2);
-    format!("  {}{}", style.dim(&format!("{name:<NAME_WIDTH$}")), value.replace('\n', &below))
+    format!(
+        "  {}{}",
+        style.dim(&format!("{name:<NAME_WIDTH$}")),
+        value.replace('\n', &below)
+    )
 }
 
 /// Colours, or none.
@@ -89,7 +100,11 @@ pub struct Style {
 
 impl Style {
     fn paint(self, code: &str, text: &str) -> String {
-        if self.on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
+        if self.on {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_string()
+        }
     }
     pub fn bold(self, text: &str) -> String {
         self.paint("1", text)
@@ -136,7 +151,11 @@ fn scaled(value: f64, units: &[&str]) -> String {
         value /= 1000.0;
         unit = next;
     }
-    if whole || value >= 99.95 { format!("{value:.0}{unit}") } else { format!("{value:.1}{unit}") }
+    if whole || value >= 99.95 {
+        format!("{value:.0}{unit}")
+    } else {
+        format!("{value:.1}{unit}")
+    }
 }
 
 /// `42 s`, `7 min 05 s`, `3 h 07 min`.
@@ -155,13 +174,21 @@ pub fn duration(seconds: f64) -> String {
 
 /// `1 file`, `2 files`.
 pub fn plural(number: usize, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{} {noun}s", count(number as f64)) }
+    if number == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{} {noun}s", count(number as f64))
+    }
 }
 
 /// A path or word as a shell takes it.
 pub fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+~,".contains(c);
-    if !text.is_empty() && text.chars().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    if !text.is_empty() && text.chars().all(plain) {
+        text.into()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]

@@ -26,19 +26,35 @@ pub struct Outcome {
 pub fn run(device: &Device) -> anyhow::Result<Outcome> {
     let folder = Scratch::new()?;
     write_model(&folder.0)?;
-    let base = Checkpoint::open(&folder.0.to_string_lossy(), &OpenOptions { offline: true, ..Default::default() })?;
+    let base = Checkpoint::open(
+        &folder.0.to_string_lossy(),
+        &OpenOptions {
+            offline: true,
+            ..Default::default()
+        },
+    )?;
     let mut model = CausalLm::load(&base, Some(&lora()), device, &mut |_, _| {})?;
     let input = input();
     let (loss, gradients) = model.loss_and_gradients(&input, Keep { blocks: LAYERS }, Noise::default())?;
     ensure!(loss.sum.is_finite(), "the loss of a random model is {}", loss.sum);
     let rate = LEARNING_RATE / loss.learned.max(1) as f64;
     let pairs = model.adapters().into_iter().zip(gradients);
-    let stepped = pairs.map(|(adapter, (da, db))| (descend(adapter.a, da, rate), descend(adapter.b, db, rate))).collect();
+    let stepped = pairs
+        .map(|(adapter, (da, db))| (descend(adapter.a, da, rate), descend(adapter.b, db, rate)))
+        .collect();
     model.set_adapters(stepped);
     let after = model.loss(&input)?;
-    ensure!(after.sum < loss.sum, "the loss did not fall: {} before, {} after one step", loss.sum, after.sum);
+    ensure!(
+        after.sum < loss.sum,
+        "the loss did not fall: {} before, {} after one step",
+        loss.sum,
+        after.sum
+    );
     let mean = |sum: f64| sum / loss.learned.max(1) as f64;
-    Ok(Outcome { before: mean(loss.sum), after: mean(after.sum) })
+    Ok(Outcome {
+        before: mean(loss.sum),
+        after: mean(after.sum),
+    })
 }
 
 fn descend(weight: Tensor<2>, gradient: Tensor<2>, rate: f64) -> Tensor<2> {
@@ -62,7 +78,12 @@ fn lora() -> LoraSpec {
 fn input() -> Input {
     let tokens: Vec<u32> = (0..24).map(|i| (i * 7 + 3) % VOCAB as u32).collect();
     let learn = (0..tokens.len()).map(|i| i % 12 >= 4).collect();
-    Input { positions: (0..24).map(|i| i % 12).collect(), starts: vec![0, 12, 24], tokens, learn }
+    Input {
+        positions: (0..24).map(|i| i % 12).collect(),
+        starts: vec![0, 12, 24],
+        tokens,
+        learn,
+    }
 }
 
 fn write_model(folder: &Path) -> anyhow::Result<()> {
@@ -91,7 +112,9 @@ fn write_model(folder: &Path) -> anyhow::Result<()> {
 fn tensors() -> Vec<(String, Vec<usize>)> {
     let mut all = vec![("model.embed_tokens.weight".to_string(), vec![VOCAB, HIDDEN])];
     for layer in 0..LAYERS {
-        let mut add = |name: &str, shape: &[usize]| all.push((format!("model.layers.{layer}.{name}.weight"), shape.to_vec()));
+        let mut add = |name: &str, shape: &[usize]| {
+            all.push((format!("model.layers.{layer}.{name}.weight"), shape.to_vec()))
+        };
         add("input_layernorm", &[HIDDEN]);
         add("self_attn.q_proj", &[HIDDEN, HIDDEN]);
         add("self_attn.k_proj", &[KEYS, HIDDEN]);
@@ -114,12 +137,21 @@ fn safetensors() -> Vec<u8> {
     for (name, shape) in tensors() {
         let start = data.len();
         for _ in 0..shape.iter().product::<usize>() {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             let uniform = (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
-            let value = if shape.len() == 1 { 1.0 + 0.1 * uniform } else { 0.4 * uniform };
+            let value = if shape.len() == 1 {
+                1.0 + 0.1 * uniform
+            } else {
+                0.4 * uniform
+            };
             data.extend(value.to_le_bytes());
         }
-        header.insert(name, json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, data.len()] }));
+        header.insert(
+            name,
+            json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, data.len()] }),
+        );
     }
     let mut header = Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');

@@ -22,7 +22,9 @@ pub struct Problem {
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.place, self.text)?;
-        self.excerpt.iter().try_for_each(|excerpt| write!(f, "\n{excerpt}"))
+        self.excerpt
+            .iter()
+            .try_for_each(|excerpt| write!(f, "\n{excerpt}"))
     }
 }
 
@@ -38,13 +40,21 @@ impl TomlFile {
     }
 
     pub fn problem(&self, span: &Range<usize>, text: String) -> Problem {
-        Problem { place: self.place(span), text, excerpt: Some(self.excerpt(span)) }
+        Problem {
+            place: self.place(span),
+            text,
+            excerpt: Some(self.excerpt(span)),
+        }
     }
 
     /// `file:line:column`, counted from 1, columns in characters.
     pub fn place(&self, span: &Range<usize>) -> String {
         let (line, start) = self.line(span.start);
-        format!("{}:{line}:{}", self.name, self.text[start..self.clamp(span.start)].chars().count() + 1)
+        format!(
+            "{}:{line}:{}",
+            self.name,
+            self.text[start..self.clamp(span.start)].chars().count() + 1
+        )
     }
 
     /// ```text
@@ -56,21 +66,34 @@ impl TomlFile {
         let whole = self.text[start..].lines().next().unwrap_or_default();
         let before = self.text[start..self.clamp(span.start)].chars().count();
         let until_end = whole.chars().count().saturating_sub(before);
-        let marked = self.text[self.clamp(span.start)..self.clamp(span.end)].chars().count().clamp(1, until_end.max(1));
+        let marked = self.text[self.clamp(span.start)..self.clamp(span.end)]
+            .chars()
+            .count()
+            .clamp(1, until_end.max(1));
         let number = line.to_string();
         let gutter = " ".repeat(number.len());
-        format!("    {number} | {whole}\n    {gutter} | {}{}", " ".repeat(before), "^".repeat(marked))
+        format!(
+            "    {number} | {whole}\n    {gutter} | {}{}",
+            " ".repeat(before),
+            "^".repeat(marked)
+        )
     }
 
     /// Line number from 1 and the byte at which the line starts.
     fn line(&self, at: usize) -> (usize, usize) {
         let before = &self.text[..self.clamp(at)];
-        (before.matches('\n').count() + 1, before.rfind('\n').map_or(0, |newline| newline + 1))
+        (
+            before.matches('\n').count() + 1,
+            before.rfind('\n').map_or(0, |newline| newline + 1),
+        )
     }
 
     fn clamp(&self, at: usize) -> usize {
         let at = at.min(self.text.len());
-        (0..=at).rev().find(|i| self.text.is_char_boundary(*i)).unwrap_or(0)
+        (0..=at)
+            .rev()
+            .find(|i| self.text.is_char_boundary(*i))
+            .unwrap_or(0)
     }
 }
 
@@ -79,14 +102,20 @@ mod tests {
     use super::*;
 
     fn file(text: &str) -> TomlFile {
-        TomlFile { name: "c.toml".into(), text: text.into() }
+        TomlFile {
+            name: "c.toml".into(),
+            text: text.into(),
+        }
     }
 
     #[test]
     fn syntax_errors_have_place_and_line() {
         let problems = file("a = 1\nb = [1, 2\nc = 3\n").parse().unwrap_err();
         assert!(problems[0].place.starts_with("c.toml:"), "{problems:?}");
-        assert!(problems[0].excerpt.as_ref().is_some_and(|e| e.contains(" | ")), "{problems:?}");
+        assert!(
+            problems[0].excerpt.as_ref().is_some_and(|e| e.contains(" | ")),
+            "{problems:?}"
+        );
     }
 
     #[test]
@@ -96,6 +125,9 @@ mod tests {
         let (key, value) = table.get_ref().iter().next().unwrap();
         assert_eq!(file.place(&key.span()), "c.toml:2:1");
         assert_eq!(file.place(&value.span()), "c.toml:2:7");
-        assert_eq!(file.excerpt(&value.span()), "    2 | \"ü\" = 1 # é\n      |       ^");
+        assert_eq!(
+            file.excerpt(&value.span()),
+            "    2 | \"ü\" = 1 # é\n      |       ^"
+        );
     }
 }

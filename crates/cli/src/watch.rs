@@ -11,27 +11,41 @@ const PLAIN_EVERY: Duration = Duration::from_secs(5);
 /// Longest part of a sample answer shown.
 const SAMPLE_WIDTH: usize = 300;
 
+/// Of the memory table.
+const PARTS_A_LINE: usize = 3;
+
 pub struct Console {
     printer: Printer,
     /// The phase under way.
     phase: Option<Phase>,
     /// The bar of optimizer steps, below every phase.
     steps: Option<ProgressBar>,
-    plain_at: Option<Instant>,
+    /// When the last plain line of a step was printed.
+    step_told: Option<Instant>,
 }
 
 struct Phase {
     name: String,
     total: usize,
-    done: usize,
     bar: ProgressBar,
     began: Instant,
-    told: bool,
+    /// When the last plain line was printed.
+    told: Option<Instant>,
+}
+
+/// Whether a plain line is due after one at `told`, or after silence since `began`.
+fn due(told: Option<Instant>, began: Instant) -> bool {
+    told.unwrap_or(began).elapsed() >= PLAIN_EVERY
 }
 
 impl Console {
     pub fn new(printer: &Printer) -> Self {
-        Self { printer: printer.clone(), phase: None, steps: None, plain_at: None }
+        Self {
+            printer: printer.clone(),
+            phase: None,
+            steps: None,
+            step_told: None,
+        }
     }
 
     /// Takes the bars away, so that what follows starts on a clean line.
@@ -47,7 +61,11 @@ impl Console {
     }
 
     fn bar(&self, total: usize, template: &str) -> ProgressBar {
-        let target = if self.moving() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target = if self.moving() {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
         let bar = ProgressBar::with_draw_target((total > 0).then_some(total as u64), target);
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("━╸─"));
@@ -56,20 +74,16 @@ impl Console {
 
     /// A line that bars do not overwrite.
     fn line(&self, text: &str) {
-        let active = self.phase.as_ref().map(|phase| &phase.bar).filter(|_| self.moving()).or(self.steps.as_ref());
+        let active = self
+            .phase
+            .as_ref()
+            .map(|phase| &phase.bar)
+            .filter(|_| self.moving())
+            .or(self.steps.as_ref());
         match active.filter(|_| self.moving()) {
             Some(bar) => bar.suspend(|| self.printer.talk(text)),
             None => self.printer.talk(text),
         }
-    }
-
-    /// Whether a plain line is due; always false where bars move.
-    fn plain_due(&mut self) -> bool {
-        let due = !self.moving() && self.plain_at.is_none_or(|at| at.elapsed() >= PLAIN_EVERY);
-        if due {
-            self.plain_at = Some(Instant::now());
-        }
-        due
     }
 
     fn begin_phase(&mut self, name: &str, total: usize) {
@@ -78,28 +92,38 @@ impl Console {
         if let Some(steps) = &self.steps {
             steps.set_draw_target(ProgressDrawTarget::hidden());
         }
-        let template = if total > 0 { "  {msg:<22} {bar:30} {pos}/{len} {eta}" } else { "  {msg:<22} {spinner} {elapsed}" };
+        let template = if total > 0 {
+            "  {msg:<22} {bar:30} {pos}/{len} {eta}"
+        } else {
+            "  {msg:<22} {spinner} {elapsed}"
+        };
         let bar = self.bar(total, template);
         bar.set_message(name.to_string());
         if total == 0 {
             bar.enable_steady_tick(Duration::from_millis(120));
         }
-        self.plain_at = Some(Instant::now());
-        self.phase = Some(Phase { name: name.into(), total, done: 0, bar, began: Instant::now(), told: false });
+        self.phase = Some(Phase {
+            name: name.into(),
+            total,
+            bar,
+            began: Instant::now(),
+            told: None,
+        });
     }
 
     fn progress(&mut self, done: usize) {
-        if let Some(phase) = &mut self.phase {
-            phase.done = done;
-            phase.bar.set_position(done as u64);
-        }
-        if self.plain_due()
-            && let Some(phase) = &mut self.phase
-        {
-            phase.told = true;
-            let of = if phase.total > 0 { format!(" of {}", phase.total) } else { String::new() };
-            let text = format!("  {} {}{of}, {}", phase.name, phase.done, duration(phase.began.elapsed().as_secs_f64()));
-            self.printer.talk(&text);
+        let moving = self.moving();
+        let Some(phase) = &mut self.phase else { return };
+        phase.bar.set_position(done as u64);
+        if !moving && due(phase.told, phase.began) {
+            phase.told = Some(Instant::now());
+            let of = if phase.total > 0 {
+                format!(" of {}", phase.total)
+            } else {
+                String::new()
+            };
+            let took = duration(phase.began.elapsed().as_secs_f64());
+            self.printer.talk(&format!("  {} {done}{of}, {took}", phase.name));
         }
     }
 
@@ -108,7 +132,7 @@ impl Console {
         phase.bar.finish_and_clear();
         let took = phase.began.elapsed();
         // What took no time, and was not spoken of, is not worth a line.
-        if phase.told || took >= Duration::from_secs(1) {
+        if phase.told.is_some() || took >= Duration::from_secs(1) {
             let text = format!("{} {}", phase.name, duration(took.as_secs_f64()));
             self.printer.talk(&format!("  {}", self.printer.style.dim(&text)));
         }
@@ -120,10 +144,10 @@ impl Console {
     fn started(&mut self, step: usize, total: usize, seconds: f64) {
         self.end_phase();
         self.line(&format!("  first step after {}\n", duration(seconds)));
-        let bar = self.bar(total, "  {pos}/{len} {bar:24} {msg}");
+        let bar = self.bar(total, "  {pos}/{len} {bar:16} {wide_msg}");
         bar.set_position(step.saturating_sub(1) as u64);
         self.steps = Some(bar);
-        self.plain_at = None;
+        self.step_told = None;
     }
 
     fn step(&mut self, metrics: &StepMetrics, total: usize, left: f64) {
@@ -132,18 +156,30 @@ impl Console {
             bar.set_position(metrics.step as u64);
             bar.set_message(measures(&self.printer.style, metrics, left));
         }
-        let last = metrics.step == total;
-        if self.plain_due() || (last && !self.moving()) {
+        let first_or_last = self.step_told.is_none() || metrics.step == total;
+        if !self.moving() && (first_or_last || due(self.step_told, Instant::now())) {
+            self.step_told = Some(Instant::now());
             let text = measures(&self.printer.style, metrics, left);
-            self.printer.talk(&format!("  step {}/{total}  {text}", metrics.step));
+            self.printer
+                .talk(&format!("  step {}/{total}  {text}", metrics.step));
         }
     }
 
     fn evaluated(&mut self, eval: &EvalMetrics) {
         self.end_phase();
-        let best = if eval.best { self.printer.style.green("  best so far") } else { String::new() };
-        let numbers = format!("eval loss {:.4}  perplexity {:.3}", eval.eval_loss, eval.perplexity);
-        self.line(&format!("  step {}  epoch {:.2}  {numbers}{best}", eval.step, eval.epoch));
+        let best = if eval.best {
+            self.printer.style.green("  best so far")
+        } else {
+            String::new()
+        };
+        let numbers = format!(
+            "eval loss {:.4}  perplexity {:.3}",
+            eval.eval_loss, eval.perplexity
+        );
+        self.line(&format!(
+            "  step {}  epoch {:.2}  {numbers}{best}",
+            eval.step, eval.epoch
+        ));
     }
 
     fn sample(&mut self, sample: &SampleAnswer) {
@@ -152,7 +188,10 @@ impl Console {
         let mut text = row(style, "    asked", &shortened(&sample.prompt));
         text += &format!("\n{}", row(style, "    answers", &shortened(&sample.answer)));
         if !sample.reference.is_empty() {
-            text += &format!("\n{}", row(style, "    wanted", &style.dim(&shortened(&sample.reference))));
+            text += &format!(
+                "\n{}",
+                row(style, "    wanted", &style.dim(&shortened(&sample.reference)))
+            );
         }
         self.line(&format!("{text}\n"));
     }
@@ -167,10 +206,18 @@ impl Watch for Console {
                 self.end_phase();
                 self.line(&plan_table(&self.printer.style, plan));
             }
-            Event::Started { step, total_steps, seconds_since_start } => {
+            Event::Started {
+                step,
+                total_steps,
+                seconds_since_start,
+            } => {
                 self.started(step, total_steps, seconds_since_start);
             }
-            Event::Step { metrics, total_steps, seconds_left } => self.step(metrics, total_steps, seconds_left),
+            Event::Step {
+                metrics,
+                total_steps,
+                seconds_left,
+            } => self.step(metrics, total_steps, seconds_left),
             Event::Eval(eval) => self.evaluated(eval),
             Event::Sample(sample) => self.sample(sample),
             Event::Saved { path, step } => {
@@ -187,26 +234,54 @@ impl Watch for Console {
     }
 }
 
-/// `loss 1.234  lr 2.0e-4  812 tok/s (331 learned)  71 % of floor  1.4 GB  3 min 05 s left`
+/// `loss 1.2340  3 min 05 s left  812 tok/s (331 learned)  71 % of floor  lr 2.0e-4  1.4 GB`
 fn measures(style: &Style, m: &StepMetrics, left: f64) -> String {
     let loss = style.bold(&format!("loss {:.4}", m.loss));
-    let speed = format!("{} tok/s ({} learned)", count(m.tokens_per_second.round()), count(m.learned_tokens_per_second.round()));
+    let speed = format!(
+        "{} tok/s ({} learned)",
+        count(m.tokens_per_second.round()),
+        count(m.learned_tokens_per_second.round())
+    );
     let floor = format!("{:.0} % of floor", m.floor_share * 100.0);
     let memory = bytes(m.peak_memory_bytes);
-    format!("{loss}  lr {:.1e}  {speed}  {floor}  {memory}  {} left", m.lr, duration(left))
+    format!(
+        "{loss}  {} left  {speed}  {floor}  lr {:.1e}  {memory}",
+        duration(left),
+        m.lr
+    )
 }
 
 /// The plan as a table of `name  value` rows.
 pub fn plan_table(style: &Style, plan: &Plan) -> String {
     let share = |part: usize, whole: usize| 100.0 * part as f64 / whole.max(1) as f64;
     let number = |n: usize| count(n as f64);
-    let changed = [(plan.cut, "cut"), (plan.split, "split"), (plan.dropped, "dropped")];
-    let changed: String = changed.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!(", {n} {what}")).collect();
+    let changed = [
+        (plan.cut, "cut"),
+        (plan.split, "split"),
+        (plan.dropped, "dropped"),
+    ];
+    let changed: String = changed
+        .iter()
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, what)| format!(", {n} {what}"))
+        .collect();
     let total: u64 = plan.memory.iter().map(|part| part.bytes).sum();
-    let parts: Vec<_> = plan.memory.iter().map(|part| format!("{} {}", part.name, bytes(part.bytes))).collect();
+    let parts: Vec<_> = plan
+        .memory
+        .iter()
+        .map(|part| format!("{} {}", part.name, bytes(part.bytes)))
+        .collect();
     let rows = [
-        ("device", format!("{} ({})", plan.device, plan.device_why)),
-        ("base", format!("{} ({}, {} parameters)", plan.base, plan.family, number(plan.total_params))),
+        ("device", plan.device_why.clone()),
+        (
+            "base",
+            format!(
+                "{} ({}, {} parameters)",
+                plan.base,
+                plan.family,
+                number(plan.total_params)
+            ),
+        ),
         (
             "adapter",
             format!(
@@ -248,11 +323,15 @@ pub fn plan_table(style: &Style, plan: &Plan) -> String {
         (
             "memory",
             format!(
-                "about {}: {}\n{} of {} blocks keep their activations",
+                "about {}; {} of {} blocks keep their activations\n{}",
                 bytes(total),
-                parts.join(", "),
                 plan.kept_blocks,
-                plan.blocks
+                plan.blocks,
+                parts
+                    .chunks(PARTS_A_LINE)
+                    .map(|line| line.join(", "))
+                    .collect::<Vec<_>>()
+                    .join(",\n")
             ),
         ),
         (
@@ -265,7 +344,10 @@ pub fn plan_table(style: &Style, plan: &Plan) -> String {
             ),
         ),
     ];
-    rows.iter().map(|(name, value)| row(style, name, value)).collect::<Vec<_>>().join("\n")
+    rows.iter()
+        .map(|(name, value)| row(style, name, value))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// A number with at most the given decimals, none where they are zero.
@@ -281,7 +363,11 @@ impl std::fmt::Display for Trimmed {
 /// `538 M` so that a unit may follow: `538 MFLOP`, `12 FLOP`.
 fn spaced(value: f64) -> String {
     let text = count(value);
-    if text.contains(' ') { text } else { format!("{text} ") }
+    if text.contains(' ') {
+        text
+    } else {
+        format!("{text} ")
+    }
 }
 
 fn shortened(text: &str) -> String {
@@ -301,7 +387,7 @@ mod tests {
         let memory = [("weights", 538_000_000), ("activations", 600_000_000)];
         let plan = Plan {
             device: "flex".into(),
-            device_why: "auto: the only backend in this build".into(),
+            device_why: "flex, pure-Rust CPU, 2 cores (auto: the only backend in this build)".into(),
             base: "org/name".into(),
             family: "llama".into(),
             total_params: 134_515_008,
@@ -320,7 +406,12 @@ mod tests {
             total_steps: 12,
             epochs: 3.0,
             tokens_per_step: 6_425.4,
-            memory: memory.map(|(name, bytes)| MemoryPart { name: name.into(), bytes }).to_vec(),
+            memory: memory
+                .map(|(name, bytes)| MemoryPart {
+                    name: name.into(),
+                    bytes,
+                })
+                .to_vec(),
             kept_blocks: 30,
             blocks: 30,
             floor_flops_per_token: 5.6e8,
@@ -330,16 +421,19 @@ mod tests {
         };
         let table = plan_table(&Style { on: false }, &plan);
         let expected = "  \
-  device      flex (auto: the only backend in this build)
+  device      flex, pure-Rust CPU, 2 cores (auto: the only backend in this build)
   base        org/name (llama, 135 M parameters)
   adapter     4.9 M trainable parameters (3.63 %) in 210 modules
   data        323 records to train on, 17 to evaluate on, 2 cut
               26 rows, 98 % full
   tokens      25.7 k an epoch, 10.5 k learned (41 %)
   steps       12 (3 epochs of 4), 6.4 k tokens each
-  memory      about 1.1 GB: weights 538 MB, activations 600 MB
-              30 of 30 blocks keep their activations
+  memory      about 1.1 GB; 30 of 30 blocks keep their activations
+              weights 538 MB, activations 600 MB
   time        about 7 min 11 s (560 MFLOP a token, this machine 100 GFLOP/s)";
-        assert_eq!(table, expected.trim_start_matches(' ').replacen("device", "  device", 1));
+        assert_eq!(
+            table,
+            expected.trim_start_matches(' ').replacen("device", "  device", 1)
+        );
     }
 }

@@ -145,6 +145,8 @@ impl CausalLm {
                 scale: p.scale,
             });
         }
+        drop(linears);
+        base.release();
         Ok(Self { family, device: device.clone() })
     }
 

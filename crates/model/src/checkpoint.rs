@@ -238,7 +238,17 @@ impl Checkpoint {
             all.update(described.as_bytes());
             all.update(hash.as_bytes());
         }
+        self.release();
         Ok(all.finalize().to_hex().to_string())
+    }
+
+    /// Lets go of the pages read so far: mapped files count as this process's memory until then. They are read again
+    /// from disk when asked for.
+    pub fn release(&self) {
+        match &self.weights {
+            Weights::Safetensors(shards) => shards.release(),
+            Weights::Gguf(model) => model.release(),
+        }
     }
 
     /// The files of the folder form that a merged export copies verbatim: all but the weights and

@@ -57,6 +57,10 @@ pub struct Header {
 }
 
 impl GgufFile {
+    pub(crate) fn release(&self) {
+        crate::safetensors_file::release(&self.map);
+    }
+
     pub fn open(path: &Path) -> Result<Self> {
         let map = map_file(path)?;
         let header = match Header::parse(&map) {

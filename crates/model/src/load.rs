@@ -1,5 +1,5 @@
 //! Checkpoint tensors into model fields, strictly: every missing, unexpected or misshapen tensor in one error.
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, StoredType};
 use crate::{ModelError, Result, precision};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::cell::RefCell;
@@ -42,7 +42,9 @@ impl<'a> Weights<'a> {
         if let Some(error) = failed {
             return Err(error);
         }
-        let left = self.source.tensors().iter().filter(|(name, _)| !taken.contains(*name) && !ignored(name));
+        // Masks and integer buffers are not weights.
+        let weights = self.source.tensors().iter().filter(|(_, info)| !matches!(info.dtype, StoredType::Other(_)));
+        let left = weights.filter(|(name, _)| !taken.contains(*name) && !ignored(name));
         problems.extend(left.map(|(name, info)| format!("unexpected `{name}` {:?}", info.shape)));
         if problems.is_empty() {
             return Ok(());

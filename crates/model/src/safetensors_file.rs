@@ -68,6 +68,10 @@ impl SafetensorsFile {
         Ok(&self.map[span.clone()])
     }
 
+    pub(crate) fn release(&self) {
+        release(&self.map);
+    }
+
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         let info = self.header.infos.get(name).ok_or_else(|| no_tensor(name))?;
         let mut out = vec![0.0; info.elements()];
@@ -81,6 +85,14 @@ impl SafetensorsFile {
         info.check_buffer(name, out.len())?;
         decode_f32(name, info.dtype, self.bytes(name)?, out)
     }
+}
+
+/// Tells the system that the pages of a map read so far are not needed; it reads them again where they are.
+pub(crate) fn release(map: &Mmap) {
+    // SAFETY: dropping pages of a read-only file map loses nothing, they come back from the file. Where the system does
+    // not take the advice, the pages merely stay.
+    #[cfg(unix)]
+    let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
 }
 
 /// Maps a file for reading.

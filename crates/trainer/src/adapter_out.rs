@@ -1,4 +1,5 @@
 //! The trained pairs as an adapter folder: PEFT layout, tokenizer and chat template, a model card.
+use crate::checkpoint::{Best, Progress};
 use crate::settings::{Settings, Targets};
 use crate::{Result, serving, tensors};
 use std::collections::BTreeSet;
@@ -30,7 +31,10 @@ pub fn collect(tensors: &[AdapterTensors], settings: &Settings, base: &Checkpoin
         // Whole paths say it already.
         layers_to_transform: (by_leaf && !lora.layers.is_empty()).then(|| lora.layers.clone()),
     };
-    Adapter { config, pairs: tensors.iter().map(|adapter| (adapter.path.to_string(), pair(adapter))).collect() }
+    Adapter {
+        config,
+        pairs: tensors.iter().map(|adapter| (adapter.path.to_string(), pair(adapter))).collect(),
+    }
 }
 
 fn leaf(path: &str) -> &str {
@@ -39,7 +43,14 @@ fn leaf(path: &str) -> &str {
 
 fn pair(adapter: &AdapterTensors) -> LoraPair {
     let ([r, inputs], [outputs, _]) = (adapter.a.dims(), adapter.b.dims());
-    LoraPair { r, inputs, outputs, scale: adapter.scale, a: tensors::to_host(&adapter.a), b: tensors::to_host(&adapter.b) }
+    LoraPair {
+        r,
+        inputs,
+        outputs,
+        scale: adapter.scale,
+        a: tensors::to_host(&adapter.a),
+        b: tensors::to_host(&adapter.b),
+    }
 }
 
 /// Writes the folder whole or not at all, replacing an earlier one; in the portable form where one of `serve_target`
@@ -47,7 +58,7 @@ fn pair(adapter: &AdapterTensors) -> LoraPair {
 pub fn write(
     adapter: &Adapter,
     base: &Checkpoint,
-    facts: &[(&str, String)],
+    progress: Option<&Progress>,
     dir: &Path,
     serve_target: &[String],
     overwrite: bool,
@@ -58,21 +69,21 @@ pub fn write(
     // This replaces the whole folder, so it goes first.
     adapter.write(folder.path())?;
     base.write_text_files(folder.path())?;
-    staging::write_file(&folder.path().join("README.md"), card(&adapter.config, base, facts).as_bytes())?;
+    staging::write_file(&folder.path().join("README.md"), card(&adapter.config, base, progress).as_bytes())?;
     folder.commit()?;
     Ok(adapter)
 }
 
-/// `README.md` of an adapter folder. `facts`: name and value of what was measured.
-fn card(config: &AdapterConfig, base: &Checkpoint, facts: &[(&str, String)]) -> String {
+/// `README.md` of an adapter folder, with what `progress` has measured.
+fn card(config: &AdapterConfig, base: &Checkpoint, progress: Option<&Progress>) -> String {
     let name = &base.name;
     let hub_line = if base.kind == "hub" { format!("base_model: {name}\n") } else { String::new() };
-    let rows: String = facts.iter().map(|(fact, value)| format!("| {fact} | {value} |\n")).collect();
+    let measured = progress.map(measured).unwrap_or_default();
     format!(
         "---\n{hub_line}library_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n---\n\n\
          # LoRA adapter for {name}\n\n\
          Rank {}, alpha {}{}, on {}. Trained with `tune`.\n\n\
-         | measured | |\n|---|---|\n{rows}\n\
+         {measured}\
          ```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
          model = AutoModelForCausalLM.from_pretrained(\"{name}\")\n\
          model = PeftModel.from_pretrained(model, \"path/to/this/folder\")\n\
@@ -82,4 +93,21 @@ fn card(config: &AdapterConfig, base: &Checkpoint, facts: &[(&str, String)]) -> 
         if config.use_rslora { " (rsLoRA)" } else { "" },
         config.target_modules.join(", "),
     )
+}
+
+/// A table in Markdown.
+fn measured(progress: &Progress) -> String {
+    let loss = |loss: f64| format!("{loss:.4} (perplexity {:.2})", loss.exp());
+    let mut facts = vec![
+        ("steps", progress.step.to_string()),
+        ("tokens seen", progress.tokens.to_string()),
+        ("tokens learned from", progress.learned_tokens.to_string()),
+        ("training loss at the end", loss(progress.last_loss)),
+    ];
+    facts.extend(progress.first_eval.map(|before| ("validation loss before", loss(before))));
+    let best =
+        |best: Best| ("validation loss, best", format!("{} at step {}", loss(best.eval_loss), best.step));
+    facts.extend(progress.best.map(best));
+    let rows: String = facts.iter().map(|(fact, value)| format!("| {fact} | {value} |\n")).collect();
+    format!("| measured | |\n|---|---|\n{rows}\n")
 }

@@ -101,7 +101,11 @@ pub fn load_newest(dir: &Path) -> Result<Option<(Saved, Vec<String>)>> {
             Err(error) => passed.push(error.to_string()),
         }
     }
-    if passed.is_empty() { Ok(None) } else { Err(TrainError::NoCheckpoint { dir: dir.to_path_buf(), tried: passed }) }
+    if passed.is_empty() {
+        Ok(None)
+    } else {
+        Err(TrainError::NoCheckpoint { dir: dir.to_path_buf(), tried: passed })
+    }
 }
 
 impl Saved {
@@ -113,10 +117,16 @@ impl Saved {
             let name = format!("{path}.{part}");
             let view = file.tensor(&name).map_err(|error| damaged(format!("{name}: {error}")))?;
             if view.shape() != like.dims() || view.dtype() != Dtype::F32 {
-                let problem = format!("{name}: found {:?} {:?}, wanted F32 {:?}", view.dtype(), view.shape(), like.dims());
+                let problem = format!(
+                    "{name}: found {:?} {:?}, wanted F32 {:?}",
+                    view.dtype(),
+                    view.shape(),
+                    like.dims()
+                );
                 return Err(damaged(problem));
             }
-            let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            let values =
+                view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
             Ok(tensors::from_host(values, like.dims(), device))
         };
         let pair = |path: &str, [mean, variance]: [&str; 2], like: &Tensor<2>| -> Result<Moments> {
@@ -162,7 +172,9 @@ pub fn is_checkpoint(path: &Path) -> bool {
 
 /// The adapter of the best checkpoint, else of the newest; `None` where there is none.
 pub fn best_adapter(dir: &Path) -> Result<Option<(Adapter, Progress)>> {
-    let Some((newest, _)) = load_newest(dir)? else { return Ok(None) };
+    let Some((newest, _)) = load_newest(dir)? else {
+        return Ok(None);
+    };
     let best = newest.progress.best.map(|best| dir.join(format!("step-{:06}", best.step)));
     match best.filter(|path| *path != newest.path && is_checkpoint(path)) {
         Some(path) => Ok(Some((load(&path)?.adapter, newest.progress))),
@@ -180,12 +192,15 @@ fn serialized(path: &Path, tensors: &[AdapterTensors], moments: &[[Moments; 2]])
             }
         }
     }
-    let damaged = |error: safetensors::SafeTensorError| {
-        TrainError::Damaged { path: path.join(MOMENTS), problem: error.to_string() }
+    let damaged = |error: safetensors::SafeTensorError| TrainError::Damaged {
+        path: path.join(MOMENTS),
+        problem: error.to_string(),
     };
     let views: Vec<_> = bytes
         .iter()
-        .map(|(name, shape, values)| Ok((name.as_str(), TensorView::new(Dtype::F32, shape.to_vec(), values).map_err(damaged)?)))
+        .map(|(name, shape, values)| {
+            Ok((name.as_str(), TensorView::new(Dtype::F32, shape.to_vec(), values).map_err(damaged)?))
+        })
         .collect::<Result<_>>()?;
     safetensors::serialize(views, None).map_err(damaged)
 }
@@ -223,14 +238,16 @@ mod tests {
         let device = Device::flex();
         let tensor = |values: &[f32], shape| tensors::from_host(values.to_vec(), shape, &device);
         let (a, b) = (tensor(&[0.1, -2.0, 3e-30], [1, 3]), tensor(&[1.0, f32::MIN_POSITIVE], [2, 1]));
-        let adapter = AdapterTensors { path: "model.layers.0.q_proj".into(), a: a.clone(), b: b.clone(), scale: 2.0 };
+        let adapter =
+            AdapterTensors { path: "model.layers.0.q_proj".into(), a: a.clone(), b: b.clone(), scale: 2.0 };
         let moments = [[
             Moments { mean: a.clone(), variance: a.clone() * a },
             Moments { mean: b.clone(), variance: b.clone() * b },
         ]];
         let bytes = serialized(Path::new("x"), std::slice::from_ref(&adapter), &moments).unwrap();
         let adapter_file = Adapter { config: Default::default(), pairs: Default::default() };
-        let saved = Saved { path: "x".into(), progress: Progress::default(), adapter: adapter_file, moments: bytes };
+        let saved =
+            Saved { path: "x".into(), progress: Progress::default(), adapter: adapter_file, moments: bytes };
         let back = saved.moments(&[adapter], &device).unwrap();
         for (found, wanted) in back[0].iter().zip(&moments[0]) {
             assert_eq!(tensors::to_host(&found.mean), tensors::to_host(&wanted.mean));

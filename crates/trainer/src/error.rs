@@ -49,9 +49,17 @@ pub enum TrainError {
     TooManyKept { found: usize, blocks: usize, base: String },
 
     #[error("cannot read {}", .path.display())]
-    Read { path: PathBuf, #[source] source: io::Error },
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot write {}", .path.display())]
-    Write { path: PathBuf, #[source] source: io::Error },
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("{} is damaged: {problem}", .path.display())]
     Damaged { path: PathBuf, problem: String },
 
@@ -133,6 +141,9 @@ fn write_hint(kind: io::ErrorKind) -> Option<&'static str> {
         }
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
             Some("the folder may not be written: choose another, or change its mode")
+        }
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            Some("the folder it should lie in is not there and cannot be made: choose another")
         }
         _ => None,
     }

@@ -42,7 +42,11 @@ impl Evaluator {
             }
         }
         let probes = spread(validation, train.samples).filter_map(Probe::of).collect();
-        Ok(Self { batches, probes, options: GenerateOptions { stop, ..GenerateOptions::greedy(train.sample_tokens) } })
+        Ok(Self {
+            batches,
+            probes,
+            options: GenerateOptions { stop, ..GenerateOptions::greedy(train.sample_tokens) },
+        })
     }
 
     /// Whether there is anything to evaluate on.
@@ -89,13 +93,14 @@ impl Evaluator {
 
 /// Tokens that end an answer: the tokenizer's, the template's and those of `generation_config.json`.
 pub fn stop_tokens(base: &Checkpoint, codec: &Codec) -> Vec<u32> {
-    let listed = [base.generation_config.as_ref(), Some(&base.config)].into_iter().flatten().flat_map(|config| {
-        match config.get("eos_token_id") {
-            Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_u64).collect(),
-            Some(id) => id.as_u64().into_iter().collect(),
-            None => Vec::new(),
-        }
-    });
+    let listed =
+        [base.generation_config.as_ref(), Some(&base.config)].into_iter().flatten().flat_map(|config| {
+            match config.get("eos_token_id") {
+                Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_u64).collect(),
+                Some(id) => id.as_u64().into_iter().collect(),
+                None => Vec::new(),
+            }
+        });
     let mut stop: Vec<u32> = listed.filter_map(|id| u32::try_from(id).ok()).collect();
     stop.extend(codec.eos());
     stop.extend(codec.end_of_turn());

@@ -1,4 +1,5 @@
 //! A run or an adapter folder to what servers load, and the proof that it is the same model.
+use crate::checkpoint::Progress;
 use crate::evaluate::{spread, stop_tokens};
 use crate::prepare::{load_model, open_base};
 use crate::verify::{Measured, Probe};
@@ -61,10 +62,11 @@ pub fn export(request: &ExportRequest<'_>, watch: &mut dyn Watch) -> Result<Expo
     let source = Source::open(request)?;
     let mut report = ExportReport { adapter: None, merged: None, merge: None, checks: Vec::new() };
     let serve_target = source.serve_target(request);
-    let portable = serving::needs_portable(&source.adapter.config, serve_target);
+    let portable = serving::needs_portable(&source.found.adapter.config, serve_target);
     if let Some(dir) = request.adapter {
         source.refuse_unservable(serve_target)?;
-        adapter_out::write(&source.adapter, &source.base, &[], dir, serve_target, request.force)?;
+        let Found { adapter, progress, .. } = &source.found;
+        adapter_out::write(adapter, &source.base, progress.as_ref(), dir, serve_target, request.force)?;
         report.adapter = Some(dir.to_path_buf());
     }
     if let Some(dir) = request.merged {
@@ -74,9 +76,10 @@ pub fn export(request: &ExportRequest<'_>, watch: &mut dyn Watch) -> Result<Expo
         report.merged = Some(dir.to_path_buf());
     }
     if request.verify || request.logits.is_some() {
-        let adapter = report.adapter.clone().map(|dir| (dir, if portable { PORTABLE_BOUND } else { ADAPTER_BOUND }));
+        let adapter =
+            report.adapter.clone().map(|dir| (dir, if portable { PORTABLE_BOUND } else { ADAPTER_BOUND }));
         let nothing_written = adapter.is_none() && report.merged.is_none();
-        let held = source.folder.clone().filter(|_| nothing_written).map(|dir| (dir, PORTABLE_BOUND));
+        let held = source.found.folder.clone().filter(|_| nothing_written).map(|dir| (dir, PORTABLE_BOUND));
         report.checks = check(request, &source, adapter.or(held), watch)?;
     }
     match report.checks.iter().all(|check| check.passed) {
@@ -85,56 +88,49 @@ pub fn export(request: &ExportRequest<'_>, watch: &mut dyn Watch) -> Result<Expo
     }
 }
 
-/// What is exported.
-struct Source {
+/// An adapter, where it was found, and what is known about it.
+struct Found {
     adapter: Adapter,
-    base: Checkpoint,
-    codec: Codec,
     /// Those of the run; for an adapter folder, defaults with its base.
     settings: Settings,
     /// Adapter folder that is there already.
     folder: Option<PathBuf>,
+    progress: Option<Progress>,
 }
 
-impl Source {
-    fn open(request: &ExportRequest<'_>) -> Result<Self> {
-        let from = request.from;
-        let (mut adapter, mut settings, folder) = if run_dir::is_run(from) {
-            Self::of_run(from)?
+impl Found {
+    fn at(from: &Path) -> Result<Self> {
+        if run_dir::is_run(from) {
+            Self::run(from)
         } else if checkpoint::is_checkpoint(from) {
-            let run = from.canonicalize().map_err(TrainError::read(from))?;
-            let run = run.ancestors().nth(2).unwrap_or(from);
-            (checkpoint::load(from)?.adapter, run_dir::read_settings(run)?, Some(from.join("adapter")))
+            Self::checkpoint(from)
         } else if from.join("adapter_config.json").exists() {
-            Self::of_adapter(from)?
+            Self::adapter(from)
         } else {
             let wanted = "config.toml, trainer.json, adapter_config.json";
-            return Err(TrainError::NotARun { path: from.to_path_buf(), wanted });
-        };
-        if let Some(base) = request.base {
-            settings.model.base = base.to_string();
-            settings.model.revision.clear();
+            Err(TrainError::NotARun { path: from.to_path_buf(), wanted })
         }
-        if settings.model.base.is_empty() {
-            return Err(TrainError::NoBase { from: from.to_path_buf() });
-        }
-        let (base, codec) = open_base(&settings, &request.hub)?;
-        adapter.config.base_model_name_or_path = Some(base.name.clone());
-        adapter.config.revision = base.revision.clone();
-        Ok(Self { adapter, base, codec, settings, folder })
     }
 
-    fn of_run(run: &Path) -> Result<(Adapter, Settings, Option<PathBuf>)> {
+    fn run(run: &Path) -> Result<Self> {
+        let settings = run_dir::read_settings(run)?;
         let folder = run.join("adapter");
-        let adapter = match checkpoint::best_adapter(&run.join("checkpoints"))? {
-            Some((adapter, _)) => adapter,
-            None => Adapter::read(&folder)?,
+        let (adapter, progress) = match checkpoint::best_adapter(&run.join("checkpoints"))? {
+            Some((adapter, progress)) => (adapter, Some(progress)),
+            None => (Adapter::read(&folder)?, None),
         };
-        let folder = folder.exists().then_some(folder);
-        Ok((adapter, run_dir::read_settings(run)?, folder))
+        Ok(Self { adapter, settings, folder: folder.exists().then_some(folder), progress })
     }
 
-    fn of_adapter(folder: &Path) -> Result<(Adapter, Settings, Option<PathBuf>)> {
+    fn checkpoint(from: &Path) -> Result<Self> {
+        let path = from.canonicalize().map_err(TrainError::read(from))?;
+        let settings = run_dir::read_settings(path.ancestors().nth(2).unwrap_or(from))?;
+        let saved = checkpoint::load(from)?;
+        let folder = Some(from.join("adapter"));
+        Ok(Self { adapter: saved.adapter, settings, folder, progress: Some(saved.progress) })
+    }
+
+    fn adapter(folder: &Path) -> Result<Self> {
         let adapter = Adapter::read(folder)?;
         let mut settings = Settings::default();
         settings.model.base = adapter.config.base_model_name_or_path.clone().unwrap_or_default();
@@ -145,21 +141,50 @@ impl Source {
         if template.exists() {
             settings.model.chat_template = template;
         }
-        Ok((adapter, settings, Some(folder.to_path_buf())))
+        Ok(Self { adapter, settings, folder: Some(folder.to_path_buf()), progress: None })
+    }
+}
+
+/// What is exported, and onto which base.
+struct Source {
+    found: Found,
+    base: Checkpoint,
+    codec: Codec,
+}
+
+impl Source {
+    fn open(request: &ExportRequest<'_>) -> Result<Self> {
+        let mut found = Found::at(request.from)?;
+        let model = &mut found.settings.model;
+        if let Some(base) = request.base {
+            model.base = base.to_string();
+            model.revision.clear();
+        }
+        if model.base.is_empty() {
+            return Err(TrainError::NoBase { from: request.from.to_path_buf() });
+        }
+        let (base, codec) = open_base(&found.settings, &request.hub)?;
+        found.adapter.config.base_model_name_or_path = Some(base.name.clone());
+        found.adapter.config.revision = base.revision.clone();
+        Ok(Self { found, base, codec })
     }
 
     fn serve_target<'a>(&'a self, request: &'a ExportRequest<'_>) -> &'a [String] {
-        if request.serve_target.is_empty() { &self.settings.output.serve_target } else { request.serve_target }
+        if request.serve_target.is_empty() {
+            &self.found.settings.output.serve_target
+        } else {
+            request.serve_target
+        }
     }
 
     fn refuse_unservable(&self, serve_target: &[String]) -> Result<()> {
-        let rank = self.adapter.pairs.values().map(|pair| pair.r).max().unwrap_or(0);
+        let rank = self.found.adapter.pairs.values().map(|pair| pair.r).max().unwrap_or(0);
         let mut problems = Vec::new();
-        serving::check(rank, &self.adapter.config.target_modules, serve_target, &mut problems);
+        serving::check(rank, &self.found.adapter.config.target_modules, serve_target, &mut problems);
         if problems.is_empty() { Ok(()) } else { Err(TrainError::Settings { problems }) }
     }
 
-    /// Texts to compare on, and tokens that end an answer.
+    /// Texts to compare on.
     fn probes(&self, request: &ExportRequest<'_>, watch: &mut dyn Watch) -> Result<Vec<Probe>> {
         let samples = match request.prompts {
             Some(path) => self.samples_of(path)?,
@@ -169,14 +194,16 @@ impl Source {
         let usable: Vec<_> = samples.iter().filter(fits).collect();
         let probes: Vec<_> = spread(&usable, PROBES).filter_map(|sample| Probe::of(sample)).collect();
         match probes.is_empty() {
-            true => Err(TrainError::NoPrompts { prompts: request.prompts.unwrap_or(request.from).to_path_buf() }),
+            true => {
+                Err(TrainError::NoPrompts { prompts: request.prompts.unwrap_or(request.from).to_path_buf() })
+            }
             false => Ok(probes),
         }
     }
 
     /// Conversations with their answers; prompts alone where there are none.
     fn samples_of(&self, path: &Path) -> Result<Vec<Sample>> {
-        let spec = self.settings.data_spec();
+        let spec = self.found.settings.data_spec();
         if let Ok((_, records)) = tune_data::corpus::records(path, &spec) {
             let samples = records.iter().map(|record| self.codec.encode_record(record, spec.learn));
             return Ok(samples.collect::<tune_data::Result<_>>()?);
@@ -190,12 +217,14 @@ impl Source {
     }
 
     fn held_out(&self, watch: &mut dyn Watch) -> Result<Vec<Sample>> {
-        if !self.settings.data.train.is_empty() && self.settings.has_validation() {
-            match tune_data::corpus::load(&self.settings.data_spec(), &self.codec, None, &|_| ()) {
+        if !self.found.settings.data.train.is_empty() && self.found.settings.has_validation() {
+            match tune_data::corpus::load(&self.found.settings.data_spec(), &self.codec, None, &|_| ()) {
                 Ok(corpus) if !corpus.validation.is_empty() => return Ok(corpus.validation),
                 Ok(_) => {}
                 Err(error) => {
-                    watch.on(Event::Note(&format!("the run's data cannot be read ({error}); comparing on built-in texts")));
+                    watch.on(Event::Note(&format!(
+                        "the run's data cannot be read ({error}); comparing on built-in texts"
+                    )));
                 }
             }
         }
@@ -207,9 +236,14 @@ impl Source {
     }
 }
 
-fn merge_with_progress(source: &Source, dir: &Path, options: &MergeOptions, watch: &mut dyn Watch) -> Result<MergeReport> {
+fn merge_with_progress(
+    source: &Source,
+    dir: &Path,
+    options: &MergeOptions,
+    watch: &mut dyn Watch,
+) -> Result<MergeReport> {
     let mut announced = false;
-    let report = merge(&source.base, &source.adapter, dir, options, &mut |done, total| {
+    let report = merge(&source.base, &source.found.adapter, dir, options, &mut |done, total| {
         if !announced {
             announced = true;
             watch.on(Event::Phase { name: "merging", total });
@@ -237,7 +271,7 @@ fn check(
     let mut checks = Vec::new();
 
     let mut model = load_model(&source.base, None, &request.device, watch)?;
-    model.attach(&source.adapter)?;
+    model.attach(&source.found.adapter)?;
     watch.on(Event::Phase { name: "comparing", total: 0 });
     let reference = Measured::of(&model, &probes, &stop)?;
     if let Some(path) = request.logits {
@@ -253,7 +287,10 @@ fn check(
     }
     drop(model);
     if let Some(dir) = request.merged {
-        let merged = Checkpoint::open(&dir.display().to_string(), &OpenOptions { offline: true, ..OpenOptions::default() })?;
+        let merged = Checkpoint::open(
+            &dir.display().to_string(),
+            &OpenOptions { offline: true, ..OpenOptions::default() },
+        )?;
         let model = load_model(&merged, None, &request.device, watch)?;
         watch.on(Event::Phase { name: "comparing", total: 0 });
         let bound = reference.merged_bound(merged.export_dtype(), blocks);

@@ -7,9 +7,21 @@ use tune_data::Corpus;
 /// Settings that may differ when a run goes on: they change what is watched, kept or where it lies, never the numbers.
 /// Base and data are compared by content instead of by name.
 const FREE: [&str; 15] = [
-    "device", "model.base", "model.revision", "model.offline", "data.cache", "output.dir", "output.serve_target",
-    "output.tensorboard", "train.eval_every", "train.save_every", "train.keep_last", "train.early_stopping", "train.samples",
-    "train.sample_tokens", "train.keep_blocks",
+    "device",
+    "model.base",
+    "model.revision",
+    "model.offline",
+    "data.cache",
+    "output.dir",
+    "output.serve_target",
+    "output.tensorboard",
+    "train.eval_every",
+    "train.save_every",
+    "train.keep_last",
+    "train.early_stopping",
+    "train.samples",
+    "train.sample_tokens",
+    "train.keep_blocks",
 ];
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -70,7 +82,9 @@ fn flatten(prefix: &str, value: &toml::Value, flat: &mut BTreeMap<String, String
 
 fn differences(was: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Vec<Change> {
     let keys: BTreeSet<_> = was.keys().chain(now.keys()).collect();
-    let value = |map: &BTreeMap<String, String>, key: &String| map.get(key).cloned().unwrap_or_else(|| "absent".into());
+    let value = |map: &BTreeMap<String, String>, key: &String| {
+        map.get(key).cloned().unwrap_or_else(|| "absent".into())
+    };
     let pairs = keys.into_iter().map(|key| (key, value(was, key), value(now, key)));
     pairs.filter(|(_, was, now)| was != now).map(|(key, was, now)| change(key, &was, &now)).collect()
 }
@@ -97,12 +111,15 @@ mod tests {
         after.files.insert("train.jsonl".into(), "ab12".into());
         after.base = "cd34".into();
         let text: Vec<_> = after.changes_since(&before).iter().map(ToString::to_string).collect();
-        assert_eq!(text, [
-            "lora.r: was 16, now 8",
-            "train.learning_rate: was 0.0002, now 0.001",
-            "train.jsonl: was absent, now ab12",
-            "weights of the base: was , now cd34",
-        ]);
+        assert_eq!(
+            text,
+            [
+                "lora.r: was 16, now 8",
+                "train.learning_rate: was 0.0002, now 0.001",
+                "train.jsonl: was absent, now ab12",
+                "weights of the base: was , now cd34",
+            ]
+        );
     }
 
     #[test]

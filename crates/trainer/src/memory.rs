@@ -55,6 +55,7 @@ mod tests {
         let (total, available, peak) = (total().unwrap(), available().unwrap(), peak().unwrap());
         assert!(available <= total && peak > 1 << 20 && peak < total, "{total} {available} {peak}");
         let kernel = peak_by_getrusage().unwrap();
-        assert!(kernel.abs_diff(peak) < 64 << 20, "{kernel} {peak}");
+        // It also counts what the process was before it became this program.
+        assert!(kernel + (64 << 20) > peak, "{kernel} {peak}");
     }
 }

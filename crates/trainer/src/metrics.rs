@@ -73,7 +73,12 @@ mod tests {
             log.write(&json!({"step": step, "loss": 0.5})).unwrap();
         }
         log.write(&json!({"step": 4, "eval_loss": 0.25})).unwrap();
-        fs_err::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"step\": 6, \"lo").unwrap();
+        fs_err::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(b"{\"step\": 6, \"lo")
+            .unwrap();
         let mut log = JsonLines::open(&path, 4).unwrap();
         log.write(&json!({"step": 5, "loss": 0.75})).unwrap();
         let rows = rows(&path).unwrap();

@@ -40,19 +40,27 @@ pub struct AdamW {
 
 impl AdamW {
     pub fn new(options: Options, adapters: &[AdapterTensors]) -> Self {
-        let moments = adapters.iter().map(|pair| [Moments::zeros(&pair.a), Moments::zeros(&pair.b)]).collect();
+        let moments =
+            adapters.iter().map(|pair| [Moments::zeros(&pair.a), Moments::zeros(&pair.b)]).collect();
         Self { options, steps: 0, moments }
     }
 
     /// The updated pairs; `gradients` are multiplied by `scale` first (the division by the learned tokens and the clip).
-    pub fn update(&mut self, adapters: Vec<AdapterTensors>, gradients: Pairs, scale: f64, rate: f64) -> Pairs {
+    pub fn update(
+        &mut self,
+        adapters: Vec<AdapterTensors>,
+        gradients: Pairs,
+        scale: f64,
+        rate: f64,
+    ) -> Pairs {
         self.steps += 1;
         let (options, steps) = (self.options, self.steps);
         let pairs = adapters.into_iter().zip(gradients).zip(&mut self.moments);
         pairs
             .map(|((adapter, (da, db)), [moments_a, moments_b])| {
                 let a = step(adapter.a, da.mul_scalar(scale), moments_a, rate, steps, &options);
-                let b = step(adapter.b, db.mul_scalar(scale), moments_b, rate * options.b_ratio, steps, &options);
+                let b =
+                    step(adapter.b, db.mul_scalar(scale), moments_b, rate * options.b_ratio, steps, &options);
                 (a, b)
             })
             .collect()
@@ -61,7 +69,14 @@ impl AdamW {
 
 /// As torch writes it: `m.lerp_(g, 1-b1)`, `v.mul_(b2).addcmul_(g, g, 1-b2)`,
 /// `p.mul_(1 - lr*wd).addcdiv_(m, v.sqrt()/sqrt(1-b2^t) + eps, -lr/(1-b1^t))`.
-fn step(p: Tensor<2>, g: Tensor<2>, moments: &mut Moments, rate: f64, steps: usize, options: &Options) -> Tensor<2> {
+fn step(
+    p: Tensor<2>,
+    g: Tensor<2>,
+    moments: &mut Moments,
+    rate: f64,
+    steps: usize,
+    options: &Options,
+) -> Tensor<2> {
     let [beta1, beta2] = options.betas;
     let correction = |beta: f64| 1.0 - beta.powi(steps.min(i32::MAX as usize) as i32);
     let mean = moments.mean.clone();
@@ -69,7 +84,8 @@ fn step(p: Tensor<2>, g: Tensor<2>, moments: &mut Moments, rate: f64, steps: usi
     moments.variance = moments.variance.clone().mul_scalar(beta2) + (g.clone() * g).mul_scalar(1.0 - beta2);
     let denominator =
         moments.variance.clone().sqrt().div_scalar(correction(beta2).sqrt()).add_scalar(options.eps);
-    let decayed = if options.weight_decay == 0.0 { p } else { p.mul_scalar(1.0 - rate * options.weight_decay) };
+    let decayed =
+        if options.weight_decay == 0.0 { p } else { p.mul_scalar(1.0 - rate * options.weight_decay) };
     decayed - (moments.mean.clone() / denominator).mul_scalar(rate / correction(beta1))
 }
 
@@ -121,7 +137,11 @@ mod tests {
             adapter.a = pairs[0].0.clone();
         }
         let wanted = [
-            0.3510744273662567, -1.0052601099014282, 1.8683462142944336, -0.03249552845954895, -0.10274513065814972,
+            0.3510744273662567,
+            -1.0052601099014282,
+            1.8683462142944336,
+            -0.03249552845954895,
+            -0.10274513065814972,
             -0.2158583104610443f32,
         ];
         for (found, wanted) in to_host(&adapter.a).iter().zip(wanted) {

@@ -159,7 +159,11 @@ fn floor_flops(sizes: &Sizes, lengths: &Lengths) -> f64 {
 }
 
 /// The parts, and how many blocks may keep their activations: as many as fit.
-fn memory_plan(sources: &Sources<'_>, lengths: &Lengths, warnings: &mut Vec<String>) -> Result<(Vec<MemoryPart>, usize)> {
+fn memory_plan(
+    sources: &Sources<'_>,
+    lengths: &Lengths,
+    warnings: &mut Vec<String>,
+) -> Result<(Vec<MemoryPart>, usize)> {
     let Sources { settings, base, sizes, .. } = sources;
     let part = |name: &str, bytes: usize| MemoryPart { name: name.into(), bytes: bytes as u64 };
     let adapters = 4 * sizes.lora_params;
@@ -181,11 +185,17 @@ fn memory_plan(sources: &Sources<'_>, lengths: &Lengths, warnings: &mut Vec<Stri
     let usable = available.map_or(u64::MAX, |bytes| (bytes as f64 * USABLE) as u64);
     let kept = match (&settings.train.keep_blocks, sources.kept_before) {
         (KeepBlocks::Count(count), _) if *count > sizes.layers => {
-            return Err(TrainError::TooManyKept { found: *count, blocks: sizes.layers, base: base.name.clone() });
+            return Err(TrainError::TooManyKept {
+                found: *count,
+                blocks: sizes.layers,
+                base: base.name.clone(),
+            });
         }
         (KeepBlocks::Count(count), _) => *count,
         (KeepBlocks::Word(_), Some(before)) => before.min(sizes.layers),
-        (KeepBlocks::Word(_), None) => (0..=sizes.layers).rev().find(|kept| total(*kept) <= usable).unwrap_or(0),
+        (KeepBlocks::Word(_), None) => {
+            (0..=sizes.layers).rev().find(|kept| total(*kept) <= usable).unwrap_or(0)
+        }
     };
     if let Some(available) = available.filter(|bytes| total(kept) > *bytes) {
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
@@ -195,7 +205,10 @@ fn memory_plan(sources: &Sources<'_>, lengths: &Lengths, warnings: &mut Vec<Stri
             gib(available)
         ));
     }
-    let kept_part = MemoryPart { name: format!("activations, {kept} of {} blocks kept", sizes.layers), bytes: of_blocks(kept) as u64 };
+    let kept_part = MemoryPart {
+        name: format!("activations, {kept} of {} blocks kept", sizes.layers),
+        bytes: of_blocks(kept) as u64,
+    };
     Ok((fixed.into_iter().chain([kept_part]).collect(), kept))
 }
 
@@ -232,9 +245,18 @@ mod tests {
 
     fn llama_3_1_8b() -> Sizes {
         Sizes {
-            family: "llama".into(), layers: 32, hidden: 4096, vocab: 128_256, context: 131_072,
-            matmul_params: 7_504_658_432, total_params: 8_030_261_248, lora_params: 41_943_040, adapted_modules: 224,
-            kept_bytes_per_token: 1, recomputed_bytes_per_token: 1, weight_bytes: 1,
+            family: "llama".into(),
+            layers: 32,
+            hidden: 4096,
+            vocab: 128_256,
+            context: 131_072,
+            matmul_params: 7_504_658_432,
+            total_params: 8_030_261_248,
+            lora_params: 41_943_040,
+            adapted_modules: 224,
+            kept_bytes_per_token: 1,
+            recomputed_bytes_per_token: 1,
+            weight_bytes: 1,
         }
     }
 

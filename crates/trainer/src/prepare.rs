@@ -112,7 +112,9 @@ fn load_data(start: &Start<'_>, codec: &Codec, watch: &mut dyn Watch) -> Result<
         let Ok(mut guard) = watch.lock() else { return };
         let (watch, tokenizing) = &mut *guard;
         match progress {
-            Progress::Reading { file } => watch.on(Event::Phase { name: &format!("reading {file}"), total: 0 }),
+            Progress::Reading { file } => {
+                watch.on(Event::Phase { name: &format!("reading {file}"), total: 0 })
+            }
             Progress::Tokenizing { done, total } => {
                 if !*tokenizing {
                     *tokenizing = true;
@@ -131,11 +133,19 @@ fn check_fit(base: &Checkpoint, sizes: &Sizes, corpus: &Corpus, packed: &Packed)
     let tokens = corpus.train.iter().chain(&corpus.validation).flat_map(|sample| &sample.tokens);
     let highest = tokens.copied().max().unwrap_or(0) as usize;
     if highest >= sizes.vocab {
-        return Err(TrainError::TokenizerMisfit { token: highest, vocab: sizes.vocab, base: base.name.clone() });
+        return Err(TrainError::TokenizerMisfit {
+            token: highest,
+            vocab: sizes.vocab,
+            base: base.name.clone(),
+        });
     }
     let longest = packed.rows.iter().flat_map(|row| &row.pieces).map(|piece| piece.len()).max().unwrap_or(0);
     if longest > sizes.context {
-        return Err(TrainError::LongerThanContext { longest, context: sizes.context, base: base.name.clone() });
+        return Err(TrainError::LongerThanContext {
+            longest,
+            context: sizes.context,
+            base: base.name.clone(),
+        });
     }
     Ok(())
 }

@@ -6,7 +6,14 @@ use tune_data::Corpus;
 use tune_model::Checkpoint;
 
 /// `base_hash`: blake3 over config and tensors; `config`: the text of `config.toml`; `device`: as the plan names it.
-pub fn write(path: &Path, base: &Checkpoint, base_hash: &str, corpus: &Corpus, config: &str, device: &str) -> Result<()> {
+pub fn write(
+    path: &Path,
+    base: &Checkpoint,
+    base_hash: &str,
+    corpus: &Corpus,
+    config: &str,
+    device: &str,
+) -> Result<()> {
     let receipt = json!({
         "program": { "name": "tune", "version": env!("CARGO_PKG_VERSION"), "blake3": program_hash()?, "burn": "0.22.1" },
         "base": { "name": base.name, "revision": base.revision, "kind": base.kind, "blake3": base_hash },
@@ -26,7 +33,9 @@ pub fn write(path: &Path, base: &Checkpoint, base_hash: &str, corpus: &Corpus, c
 
 /// blake3 of the running program; `None` where the system does not say which file that is.
 fn program_hash() -> Result<Option<String>> {
-    let Ok(path) = std::env::current_exe() else { return Ok(None) };
+    let Ok(path) = std::env::current_exe() else {
+        return Ok(None);
+    };
     // Replaced by a newer build while it runs.
     if !path.exists() {
         return Ok(None);

@@ -26,8 +26,11 @@ pub fn locate(path: &Path, settings: &Settings) -> Result<Resume> {
         return Err(TrainError::NotARun { path: path.to_path_buf(), wanted });
     }
     let (saved, passed) = checkpoint::load_newest(&path.join("checkpoints"))?.unzip();
-    let mut warnings: Vec<_> =
-        passed.unwrap_or_default().into_iter().map(|problem| format!("checkpoint passed over: {problem}")).collect();
+    let mut warnings: Vec<_> = passed
+        .unwrap_or_default()
+        .into_iter()
+        .map(|problem| format!("checkpoint passed over: {problem}"))
+        .collect();
     if saved.is_none() {
         warnings.push(format!("{} has no checkpoint yet: starting at the first step", path.display()));
     }

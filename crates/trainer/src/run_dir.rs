@@ -6,7 +6,14 @@ use tune_model::staging;
 
 /// Everything a run writes; starting over removes these and nothing else.
 const ENTRIES: [&str; 9] = [
-    "state.json", "config.toml", "metrics.jsonl", "samples.jsonl", "tensorboard", "checkpoints", "adapter", "loss.svg",
+    "state.json",
+    "config.toml",
+    "metrics.jsonl",
+    "samples.jsonl",
+    "tensorboard",
+    "checkpoints",
+    "adapter",
+    "loss.svg",
     "receipt.json",
 ];
 
@@ -55,7 +62,9 @@ impl RunDir {
         let lock_path = path.join(".lock");
         let lock = fs_err::File::create(&lock_path).map_err(TrainError::write(&lock_path))?;
         match lock.file().try_lock() {
-            Err(std::fs::TryLockError::WouldBlock) => return Err(TrainError::InUse { dir: path.to_path_buf() }),
+            Err(std::fs::TryLockError::WouldBlock) => {
+                return Err(TrainError::InUse { dir: path.to_path_buf() });
+            }
             // A file system without locks.
             Err(std::fs::TryLockError::Error(_)) | Ok(()) => {}
         }
@@ -123,7 +132,8 @@ mod tests {
     fn state_survives_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let run = RunDir::create(dir.path(), false).unwrap();
-        let state = RunState { state: Status::Failed, step: 3, total_steps: 9, reason: Some("disk full".into()) };
+        let state =
+            RunState { state: Status::Failed, step: 3, total_steps: 9, reason: Some("disk full".into()) };
         run.set_state(&state).unwrap();
         assert_eq!(files::read_json::<RunState>(&dir.path().join("state.json")).unwrap(), state);
     }

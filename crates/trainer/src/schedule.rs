@@ -63,7 +63,12 @@ mod tests {
 
     fn rates(schedule: Schedule, min_lr_ratio: f64) -> Vec<f64> {
         let train = Train {
-            schedule, min_lr_ratio, learning_rate: 1.0, warmup_ratio: 0.2, decay_ratio: 0.4, ..Train::default()
+            schedule,
+            min_lr_ratio,
+            learning_rate: 1.0,
+            warmup_ratio: 0.2,
+            decay_ratio: 0.4,
+            ..Train::default()
         };
         let rate = LearningRate::new(&train, 10);
         (0..12).map(|done| rate.at(done)).collect()
@@ -84,8 +89,14 @@ mod tests {
         let linear = [1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125];
         assert_close(&rates(Schedule::Linear, 0.0)[..10], &wanted(linear));
         let cosine = [
-            1.0, 0.9619397662556434, 0.8535533905932737, 0.6913417161825449, 0.5, 0.30865828381745514,
-            0.14644660940672627, 0.03806023374435663,
+            1.0,
+            0.9619397662556434,
+            0.8535533905932737,
+            0.6913417161825449,
+            0.5,
+            0.30865828381745514,
+            0.14644660940672627,
+            0.03806023374435663,
         ];
         assert_close(&rates(Schedule::Cosine, 0.0)[..10], &wanted(cosine));
         assert_close(&rates(Schedule::Cosine, 0.1)[..10], &wanted(cosine.map(|factor| factor * 0.9 + 0.1)));

@@ -36,7 +36,12 @@ fn server(name: &str) -> Option<&'static Server> {
 
 /// Adds what a wanted server cannot load to `problems`; returns warnings. `rank`: the largest; `targets`: names of
 /// adapted modules.
-pub(crate) fn check(rank: usize, targets: &[String], serve_target: &[String], problems: &mut Vec<Problem>) -> Vec<String> {
+pub(crate) fn check(
+    rank: usize,
+    targets: &[String],
+    serve_target: &[String],
+    problems: &mut Vec<Problem>,
+) -> Vec<String> {
     let outside = targets.iter().find(|name| is_outside_blocks(name));
     let mut warnings = Vec::new();
     for name in serve_target {
@@ -47,17 +52,20 @@ pub(crate) fn check(rank: usize, targets: &[String], serve_target: &[String], pr
             continue;
         };
         if rank > server.max_rank {
-            let wanted = format!("at most {} for {name}, or take it out of output.serve_target", server.max_rank);
+            let wanted =
+                format!("at most {} for {name}, or take it out of output.serve_target", server.max_rank);
             problems.push(Problem { key: "lora.r".into(), found: rank.to_string(), wanted });
         }
         if let (Some(target), false) = (outside, server.head) {
-            let wanted = format!("linears inside the blocks: {name} cannot load adapters on embedding or head");
+            let wanted =
+                format!("linears inside the blocks: {name} cannot load adapters on embedding or head");
             problems.push(Problem { key: "lora.targets".into(), found: format!("{target:?}"), wanted });
         }
         if let ("vllm", true, Some(flag)) =
             (server.name, rank > VLLM_DEFAULT_RANK, VLLM_RANKS.iter().find(|allowed| **allowed >= rank))
         {
-            warnings.push(format!("rank {rank} is above vLLM's default: serve it with --max-lora-rank {flag}"));
+            warnings
+                .push(format!("rank {rank} is above vLLM's default: serve it with --max-lora-rank {flag}"));
         }
     }
     warnings
@@ -122,7 +130,10 @@ mod tests {
     #[test]
     fn folding_leaves_the_update_unchanged() {
         let pair = LoraPair {
-            r: 2, inputs: 3, outputs: 2, scale: 1.75,
+            r: 2,
+            inputs: 3,
+            outputs: 2,
+            scale: 1.75,
             a: vec![1.0, -2.0, 0.5, 3.0, 0.25, -1.0],
             b: vec![0.5, 1.0, -1.5, 2.0],
         };
@@ -141,7 +152,12 @@ mod tests {
         let warnings = check(300, &targets, &serve_target, &mut problems);
         let text: Vec<_> = problems.iter().map(ToString::to_string).collect();
         let text = text.join("\n");
-        assert!(text.contains("at most 256 for mistral.rs") && text.contains("\"tgi\"") && text.contains("lm_head"), "{text}");
+        assert!(
+            text.contains("at most 256 for mistral.rs")
+                && text.contains("\"tgi\"")
+                && text.contains("lm_head"),
+            "{text}"
+        );
         assert!(warnings[0].contains("--max-lora-rank 320"), "{warnings:?}");
     }
 }

@@ -255,7 +255,12 @@ impl Settings {
         self.check_data(&mut check);
         self.check_lora(&mut check);
         self.check_train(&mut check);
-        check.want(!self.model.base.is_empty(), "model.base", "nothing", "a folder, a hub id or a .gguf file");
+        check.want(
+            !self.model.base.is_empty(),
+            "model.base",
+            "nothing",
+            "a folder, a hub id or a .gguf file",
+        );
         check.want(!self.output.dir.as_os_str().is_empty(), "output.dir", "nothing", "a folder for the run");
         let lora = &self.lora;
         let rank = lora.rank_pattern.iter().map(|(_, r)| *r).fold(lora.r, usize::max);
@@ -264,7 +269,11 @@ impl Settings {
             Targets::One(_) => &[],
         };
         let warnings = serving::check(rank, targets, &self.output.serve_target, &mut check.problems);
-        if check.problems.is_empty() { Ok(warnings) } else { Err(TrainError::Settings { problems: check.problems }) }
+        if check.problems.is_empty() {
+            Ok(warnings)
+        } else {
+            Err(TrainError::Settings { problems: check.problems })
+        }
     }
 
     fn check_data(&self, check: &mut Checker) {
@@ -272,11 +281,21 @@ impl Settings {
         check.want(!data.train.is_empty(), "data.train", "no files", "at least one file");
         for file in &data.train {
             if let TrainFile::Weighted(source) = file {
-                check.want(source.weight > 0.0, "data.train", format!("weight {}", source.weight), "a weight above 0");
+                check.want(
+                    source.weight > 0.0,
+                    "data.train",
+                    format!("weight {}", source.weight),
+                    "a weight above 0",
+                );
             }
         }
         if let Validation::Share(share) = data.validation {
-            check.want((0.0..1.0).contains(&share), "data.validation", share, "a share from 0 to below 1, or files");
+            check.want(
+                (0.0..1.0).contains(&share),
+                "data.validation",
+                share,
+                "a share from 0 to below 1, or files",
+            );
         }
         check.want(data.max_length >= 2, "data.max_length", data.max_length, "at least 2");
     }
@@ -286,7 +305,12 @@ impl Settings {
         check.want(lora.r >= 1, "lora.r", lora.r, "at least 1");
         check.positive("lora.alpha", lora.alpha);
         check.share("lora.dropout", lora.dropout);
-        check.want(lora.rank_pattern.iter().all(|(_, r)| *r >= 1), "lora.rank_pattern", "a rank of 0", "at least 1");
+        check.want(
+            lora.rank_pattern.iter().all(|(_, r)| *r >= 1),
+            "lora.rank_pattern",
+            "a rank of 0",
+            "at least 1",
+        );
         for (_, alpha) in &lora.alpha_pattern {
             check.positive("lora.alpha_pattern", *alpha);
         }
@@ -303,15 +327,30 @@ impl Settings {
             check.positive("train.epochs", train.epochs);
         }
         check.want(train.batch_size >= 1, "train.batch_size", train.batch_size, "at least 1");
-        check.want(train.grad_accumulation >= 1, "train.grad_accumulation", train.grad_accumulation, "at least 1");
+        check.want(
+            train.grad_accumulation >= 1,
+            "train.grad_accumulation",
+            train.grad_accumulation,
+            "at least 1",
+        );
         check.positive("train.learning_rate", train.learning_rate);
         check.share("train.warmup_ratio", train.warmup_ratio);
         check.share("train.decay_ratio", train.decay_ratio);
         if train.schedule == Schedule::WarmupStableDecay {
             let sum = train.warmup_ratio + train.decay_ratio;
-            check.want(sum <= 1.0, "train.decay_ratio", format!("{sum} with warmup_ratio"), "together at most 1");
+            check.want(
+                sum <= 1.0,
+                "train.decay_ratio",
+                format!("{sum} with warmup_ratio"),
+                "together at most 1",
+            );
         }
-        check.want((0.0..=1.0).contains(&train.min_lr_ratio), "train.min_lr_ratio", train.min_lr_ratio, "from 0 to 1");
+        check.want(
+            (0.0..=1.0).contains(&train.min_lr_ratio),
+            "train.min_lr_ratio",
+            train.min_lr_ratio,
+            "from 0 to 1",
+        );
         for beta in train.betas {
             check.share("train.betas", beta);
         }
@@ -322,13 +361,28 @@ impl Settings {
         check.not_negative("train.neftune_alpha", train.neftune_alpha);
         check.want(train.keep_last >= 1, "train.keep_last", train.keep_last, "at least 1, to resume from");
         let stops_blind = train.early_stopping > 0 && (train.eval_every == 0 || !self.has_validation());
-        check.want(!stops_blind, "train.early_stopping", train.early_stopping, "eval_every above 0 and validation data");
+        check.want(
+            !stops_blind,
+            "train.early_stopping",
+            train.early_stopping,
+            "eval_every above 0 and validation data",
+        );
         let samples_nothing = train.samples > 0 && train.sample_tokens == 0;
         check.want(!samples_nothing, "train.sample_tokens", 0, "at least 1 while samples are wanted");
         if let KeepBlocks::Word(word) = &train.keep_blocks {
-            check.want(word == "auto", "train.keep_blocks", format!("{word:?}"), "\"auto\" or a number of blocks");
+            check.want(
+                word == "auto",
+                "train.keep_blocks",
+                format!("{word:?}"),
+                "\"auto\" or a number of blocks",
+            );
         }
-        check.want(i64::try_from(train.seed).is_ok(), "train.seed", train.seed, "at most 2^63 - 1, as TOML has it");
+        check.want(
+            i64::try_from(train.seed).is_ok(),
+            "train.seed",
+            train.seed,
+            "at most 2^63 - 1, as TOML has it",
+        );
     }
 
     /// Whether anything is held back to evaluate on.
@@ -390,7 +444,11 @@ impl Settings {
     /// `hub` with what the settings say about the base.
     pub fn open_options(&self, hub: &tune_model::OpenOptions) -> tune_model::OpenOptions {
         let revision = (!self.model.revision.is_empty()).then(|| self.model.revision.clone());
-        tune_model::OpenOptions { revision: revision.or_else(|| hub.revision.clone()), offline: hub.offline || self.model.offline, ..hub.clone() }
+        tune_model::OpenOptions {
+            revision: revision.or_else(|| hub.revision.clone()),
+            offline: hub.offline || self.model.offline,
+            ..hub.clone()
+        }
     }
 }
 

@@ -27,7 +27,12 @@ pub struct StepOptions {
 }
 
 /// Errors leave model and optimizer as they were: nothing is updated by a loss or gradient that is not finite.
-pub fn step(model: &mut CausalLm, adamw: &mut AdamW, window: &[Batch], options: &StepOptions) -> Result<StepResult> {
+pub fn step(
+    model: &mut CausalLm,
+    adamw: &mut AdamW,
+    window: &[Batch],
+    options: &StepOptions,
+) -> Result<StepResult> {
     let (loss, gradients) = accumulate(model, window, options)?;
     let divisor = loss.learned as f64;
     let grad_norm = global_norm(&gradients) / divisor;
@@ -102,7 +107,11 @@ mod tests {
     fn bad_rows_are_named_once() {
         let origin = |line| tune_data::Origin { file: "a.jsonl".into(), line };
         let batch = Batch {
-            tokens: vec![], positions: vec![], learn: vec![], starts: vec![0], origins: vec![origin(3), origin(3), origin(7)],
+            tokens: vec![],
+            positions: vec![],
+            learn: vec![],
+            starts: vec![0],
+            origins: vec![origin(3), origin(3), origin(7)],
         };
         let error = not_finite("loss", f64::NAN, 12, &[batch]).to_string();
         assert_eq!(error, "loss of step 12 is NaN; the rows in it:\n  a.jsonl:3\n  a.jsonl:7");

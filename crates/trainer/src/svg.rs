@@ -46,7 +46,13 @@ fn axes(svg: &mut String, scale: &Scale) {
     for value in scale.y_ticks() {
         let y = scale.y(value);
         let _ = writeln!(svg, "<path class=\"grid\" d=\"M{LEFT} {y:.1}H{}\"/>", WIDTH - RIGHT);
-        let _ = writeln!(svg, "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>", LEFT - 8.0, y + 4.0, short(value));
+        let _ = writeln!(
+            svg,
+            "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+            LEFT - 8.0,
+            y + 4.0,
+            short(value)
+        );
     }
     for value in scale.x_ticks() {
         let (x, y) = (scale.x(value), HEIGHT - BOTTOM + 18.0);
@@ -62,7 +68,12 @@ fn legend(svg: &mut String, eval: Points) {
     for (i, (class, name)) in entries.into_iter().take(if eval.is_empty() { 1 } else { 2 }).enumerate() {
         let x = WIDTH - RIGHT - 170.0 + 80.0 * i as f64;
         let y = TOP - 18.0;
-        let _ = writeln!(svg, "<path class=\"{class}\" d=\"M{x} {y}h18\"/><text x=\"{}\" y=\"{}\">{name}</text>", x + 24.0, y + 4.0);
+        let _ = writeln!(
+            svg,
+            "<path class=\"{class}\" d=\"M{x} {y}h18\"/><text x=\"{}\" y=\"{}\">{name}</text>",
+            x + 24.0,
+            y + 4.0
+        );
     }
 }
 
@@ -101,7 +112,8 @@ impl Scale {
     }
 
     fn path(&self, points: Points) -> String {
-        let part = |(i, (x, y)): (usize, (f64, f64))| format!("{}{x:.1} {y:.1}", if i == 0 { 'M' } else { 'L' });
+        let part =
+            |(i, (x, y)): (usize, (f64, f64))| format!("{}{x:.1} {y:.1}", if i == 0 { 'M' } else { 'L' });
         self.placed(points).enumerate().map(part).collect()
     }
 

@@ -56,7 +56,9 @@ impl TensorBoard {
     }
 
     fn fenced(&mut self, work: impl FnOnce(&mut SummaryWriter)) -> bool {
-        let Some(mut writer) = self.writer.take() else { return false };
+        let Some(mut writer) = self.writer.take() else {
+            return false;
+        };
         let done = catch_unwind(AssertUnwindSafe(|| work(&mut writer))).is_ok();
         match done {
             true => self.writer = Some(writer),

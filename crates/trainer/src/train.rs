@@ -157,7 +157,10 @@ impl<'a> Run<'a> {
         let metrics = JsonLines::open(&dir.join("metrics.jsonl"), progress.step)?;
         let samples = JsonLines::open(&dir.join("samples.jsonl"), progress.step)?;
         let board = match settings.output.tensorboard {
-            true => Some(TensorBoard::open(&dir.join("tensorboard"), &metrics::rows(&dir.join("metrics.jsonl"))?)?),
+            true => Some(TensorBoard::open(
+                &dir.join("tensorboard"),
+                &metrics::rows(&dir.join("metrics.jsonl"))?,
+            )?),
             false => None,
         };
         files::remove(&dir.join("receipt.json"))?;
@@ -181,11 +184,15 @@ impl<'a> Run<'a> {
     /// Weights, adapter, optimizer and data order, as they were at `self.progress`.
     fn load(&self, saved: Option<&Saved>, watch: &mut dyn Watch) -> Result<Trained> {
         let settings = self.settings;
-        let mut model = load_model(&self.prepared.base, Some(&settings.lora_spec()), &self.start.device, watch)?;
+        let mut model =
+            load_model(&self.prepared.base, Some(&settings.lora_spec()), &self.start.device, watch)?;
         let train = &settings.train;
         let mut loader = Loader::new(self.prepared.packed.rows.len(), train.batch_size, train.seed);
         let options = Options {
-            betas: train.betas, eps: train.eps, weight_decay: train.weight_decay, b_ratio: train.loraplus_ratio,
+            betas: train.betas,
+            eps: train.eps,
+            weight_decay: train.weight_decay,
+            b_ratio: train.loraplus_ratio,
         };
         let Some(saved) = saved else {
             let adamw = AdamW::new(options, &model.adapters());
@@ -234,7 +241,8 @@ impl<'a> Run<'a> {
             let due = |every: usize| every > 0 && metrics.step.is_multiple_of(every);
             let improved = evaluates && (last || due(train.eval_every)) && self.evaluate(trained, watch)?;
             let stopped = self.start.stop.load(Ordering::Relaxed) != 0 && !last;
-            let tired = train.early_stopping > 0 && self.progress.evals_without_improvement >= train.early_stopping;
+            let tired =
+                train.early_stopping > 0 && self.progress.evals_without_improvement >= train.early_stopping;
             if last || improved || stopped || tired || due(train.save_every) {
                 self.save(trained, watch)?;
             }
@@ -292,7 +300,12 @@ impl<'a> Run<'a> {
         let loss = self.prepared.evaluator.loss(model, watch)?;
         let eval_loss = loss.sum / loss.learned as f64;
         if !eval_loss.is_finite() {
-            return Err(TrainError::NotFinite { what: "validation loss", value: eval_loss, step, rows: Vec::new() });
+            return Err(TrainError::NotFinite {
+                what: "validation loss",
+                value: eval_loss,
+                step,
+                rows: Vec::new(),
+            });
         }
         let improved = step > 0 && self.progress.best.is_none_or(|best| eval_loss < best.eval_loss);
         match (step, improved) {
@@ -303,7 +316,8 @@ impl<'a> Run<'a> {
             }
             (_, false) => self.progress.evals_without_improvement += 1,
         }
-        let metrics = EvalMetrics { step, epoch: self.epoch(), eval_loss, perplexity: eval_loss.exp(), best: improved };
+        let metrics =
+            EvalMetrics { step, epoch: self.epoch(), eval_loss, perplexity: eval_loss.exp(), best: improved };
         self.log(&metrics)?;
         watch.on(Event::Eval(&metrics));
         for sample in self.prepared.evaluator.answers(model, &self.prepared.codec, step)? {
@@ -359,11 +373,14 @@ impl<'a> Run<'a> {
     fn deliver(&self) -> Result<()> {
         let rows = metrics::rows(&self.dir.join("metrics.jsonl"))?;
         let title = format!("{} on {}", self.dir.path().display(), self.prepared.base.name);
-        let curve = svg::loss_curve(&title, &metrics::series(&rows, "loss"), &metrics::series(&rows, "eval_loss"));
+        let curve =
+            svg::loss_curve(&title, &metrics::series(&rows, "loss"), &metrics::series(&rows, "eval_loss"));
         staging::write_file(&self.dir.join("loss.svg"), curve.as_bytes())?;
-        let Some((adapter, progress)) = checkpoint::best_adapter(&self.dir.checkpoints())? else { return Ok(()) };
+        let Some((adapter, progress)) = checkpoint::best_adapter(&self.dir.checkpoints())? else {
+            return Ok(());
+        };
         let (base, serve_target) = (&self.prepared.base, &self.settings.output.serve_target);
-        adapter_out::write(&adapter, base, &facts(&progress), &self.dir.join("adapter"), serve_target, true)?;
+        adapter_out::write(&adapter, base, Some(&progress), &self.dir.join("adapter"), serve_target, true)?;
         Ok(())
     }
 
@@ -379,13 +396,15 @@ impl<'a> Run<'a> {
             Err(error) => {
                 // The error that ended the run is the one to show; these may well fail for the same reason.
                 let _ = self.deliver();
-                let _ = self.say(Status::Failed, Some(error.to_string()));
+                let _ = self.say(Status::Failed, Some(with_causes(&error)));
                 return Err(error);
             }
         };
         match ended {
             Ended::Finished => self.say(Status::Finished, None)?,
-            Ended::EarlyStopped => self.say(Status::Finished, Some("validation loss no longer fell".into()))?,
+            Ended::EarlyStopped => {
+                self.say(Status::Finished, Some("validation loss no longer fell".into()))?
+            }
             Ended::Stopped => self.say(Status::Stopped, Some("asked to stop".into()))?,
         }
         Ok(Outcome {
@@ -400,16 +419,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// What the model card says was measured.
-fn facts(progress: &Progress) -> Vec<(&'static str, String)> {
-    let loss = |loss: f64| format!("{loss:.4} (perplexity {:.2})", loss.exp());
-    let mut facts = vec![
-        ("steps", progress.step.to_string()),
-        ("tokens seen", progress.tokens.to_string()),
-        ("tokens learned from", progress.learned_tokens.to_string()),
-        ("training loss at the end", loss(progress.last_loss)),
-    ];
-    facts.extend(progress.first_eval.map(|before| ("validation loss before", loss(before))));
-    facts.extend(progress.best.map(|best| ("validation loss, best", format!("{} at step {}", loss(best.eval_loss), best.step))));
-    facts
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -81,8 +81,12 @@ pub struct Measured {
 
 impl Measured {
     pub fn of(model: &CausalLm, probes: &[Probe], stop: &[u32]) -> Result<Self> {
-        let mut measured =
-            Self { logits: Vec::new(), vocab: model.vocab_size(), loss: Loss::default(), answers: Vec::new() };
+        let mut measured = Self {
+            logits: Vec::new(),
+            vocab: model.vocab_size(),
+            loss: Loss::default(),
+            answers: Vec::new(),
+        };
         for probe in probes {
             measured.logits.push(model.logits(&probe.input)?);
             let loss = model.loss(&probe.input)?;
@@ -119,7 +123,8 @@ impl Measured {
 
     /// Compares another model's answers with these.
     pub fn check(&self, what: &str, found: &Self, bound: f64) -> Check {
-        let difference = if self.vocab == found.vocab { difference(&self.logits, &found.logits) } else { f64::INFINITY };
+        let difference =
+            if self.vocab == found.vocab { difference(&self.logits, &found.logits) } else { f64::INFINITY };
         let rows = |measured: &Self| -> Vec<usize> {
             measured.logits.iter().flat_map(|logits| logits.chunks(measured.vocab)).map(likeliest).collect()
         };
@@ -154,7 +159,9 @@ impl Measured {
         };
         let views = parts
             .iter()
-            .map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(*dtype, shape.clone(), bytes).map_err(damaged)?)))
+            .map(|(name, dtype, shape, bytes)| {
+                Ok((name, TensorView::new(*dtype, shape.clone(), bytes).map_err(damaged)?))
+            })
             .collect::<Result<Vec<_>>>()?;
         Ok(staging::write_file(path, &safetensors::serialize(views, None).map_err(damaged)?)?)
     }
@@ -179,7 +186,12 @@ mod tests {
     use super::*;
 
     fn measured(logits: Vec<f32>, answer: u32) -> Measured {
-        Measured { logits: vec![logits], vocab: 2, loss: Loss { sum: 1.0, learned: 1 }, answers: vec![vec![answer]] }
+        Measured {
+            logits: vec![logits],
+            vocab: 2,
+            loss: Loss { sum: 1.0, learned: 1 },
+            answers: vec![vec![answer]],
+        }
     }
 
     #[test]
@@ -197,7 +209,10 @@ mod tests {
     fn half_precision_has_a_wider_bound() {
         let reference = measured(vec![1.0, 20.0], 7);
         let bound = |dtype| reference.merged_bound(dtype, 30);
-        assert!(bound(StoredType::F32) < bound(StoredType::F16) && bound(StoredType::F16) < bound(StoredType::BF16));
+        assert!(
+            bound(StoredType::F32) < bound(StoredType::F16)
+                && bound(StoredType::F16) < bound(StoredType::BF16)
+        );
         assert!((0.1..1.0).contains(&bound(StoredType::BF16)), "{}", bound(StoredType::BF16));
     }
 }

@@ -39,15 +39,31 @@ pub struct SampleAnswer {
 
 pub enum Event<'a> {
     /// A phase with a countable length began (`loading weights`, `tokenizing`, `evaluating`, ...); `total` 0 = unknown.
-    Phase { name: &'a str, total: usize },
-    Progress { done: usize },
+    Phase {
+        name: &'a str,
+        total: usize,
+    },
+    Progress {
+        done: usize,
+    },
     Plan(&'a Plan),
     /// The first optimizer step is about to begin.
-    Started { step: usize, total_steps: usize, seconds_since_start: f64 },
-    Step { metrics: &'a StepMetrics, total_steps: usize, seconds_left: f64 },
+    Started {
+        step: usize,
+        total_steps: usize,
+        seconds_since_start: f64,
+    },
+    Step {
+        metrics: &'a StepMetrics,
+        total_steps: usize,
+        seconds_left: f64,
+    },
     Eval(&'a EvalMetrics),
     Sample(&'a SampleAnswer),
-    Saved { path: &'a std::path::Path, step: usize },
+    Saved {
+        path: &'a std::path::Path,
+        step: usize,
+    },
     Note(&'a str),
     Warning(&'a str),
 }

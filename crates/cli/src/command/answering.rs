@@ -10,7 +10,7 @@ use std::time::Instant;
 use tune_data::Codec;
 use tune_model::generate::GenerateOptions;
 use tune_model::peft::Adapter;
-use tune_model::{CausalLm, Checkpoint};
+use tune_model::{CausalLm, Checkpoint, ModelError};
 use tune_trainer::watch::{Event, Watch};
 
 pub struct Answering {
@@ -26,21 +26,40 @@ impl Answering {
         let chosen = device::choose(&args.device)?;
         let adapter = args.adapter.as_deref().map(read_adapter).transpose()?;
         let base = base_of(args, adapter.as_ref())?;
-        let base = open(&base, args.revision.as_deref().or(adapter_revision(args, adapter.as_ref())), printer)?;
+        let base = open(
+            &base,
+            args.revision
+                .as_deref()
+                .or(adapter_revision(args, adapter.as_ref())),
+            printer,
+        )?;
         let codec = codec(&base, args.chat_template.as_deref())?;
         let mut console = Console::new(printer);
-        console.on(Event::Phase { name: "loading weights", total: base.tensors().len() });
-        let loaded = CausalLm::load(&base, None, &chosen.device, &mut |done, _| console.on(Event::Progress { done }));
+        let loaded = CausalLm::load(&base, None, &chosen.device, &mut |done, total| {
+            if done <= 1 {
+                console.on(Event::Phase {
+                    name: "loading weights",
+                    total,
+                });
+            }
+            console.on(Event::Progress { done });
+        });
         console.finish();
         let mut model = loaded?;
         if let Some(adapter) = &adapter {
             model.attach(adapter)?;
         }
         let with = match (&args.adapter, &adapter) {
-            (Some(dir), Some(adapter)) => format!(" with {} ({} modules)", dir.display(), adapter.pairs.len()),
+            (Some(dir), Some(adapter)) => {
+                format!(" with {} ({} modules)", dir.display(), adapter.pairs.len())
+            }
             _ => String::new(),
         };
-        printer.talk(&format!("{}{with}, ready in {}", base.name, duration(began.elapsed().as_secs_f64())));
+        printer.talk(&format!(
+            "{}{with}, ready in {}",
+            base.name,
+            duration(began.elapsed().as_secs_f64())
+        ));
         let stop = stop_tokens(&base, &codec);
         Ok(Self { model, codec, stop })
     }
@@ -58,42 +77,60 @@ impl Answering {
         }
     }
 
-    /// Refuses a prompt that leaves no room for an answer; else how many tokens the answer may have.
-    pub fn room(&self, prompt: &[u32], wanted: usize, place: &str) -> anyhow::Result<usize> {
+    /// Refuses a prompt that leaves no room for an answer, before any other is answered.
+    pub fn fits(&self, prompt: &[u32], place: &str) -> anyhow::Result<()> {
         let context = self.model.context();
-        match context.checked_sub(prompt.len()) {
-            Some(room @ 1..) => Ok(wanted.min(room)),
-            _ => Err(Failure::new(
-                format!("{place} has {} tokens; the model can see {context}, answer included", prompt.len()),
-                "shorten it, or use a base with a longer context",
-            )),
+        if prompt.len() < context {
+            return Ok(());
         }
+        let error = ModelError::TooLong {
+            tokens: prompt.len() + 1,
+            context,
+        };
+        Err(error).with_context(|| format!("{place} is too long to be answered"))
     }
 }
 
 /// `58 tokens in 2.1 s (27.6 tokens/s)`.
 pub fn speed(tokens: usize, began: Instant) -> String {
     let seconds = began.elapsed().as_secs_f64();
-    format!("{tokens} tokens in {} ({} tokens/s)", duration(seconds), count(tokens as f64 / seconds.max(1e-9)))
+    format!(
+        "{tokens} tokens in {} ({} tokens/s)",
+        duration(seconds),
+        count(tokens as f64 / seconds.max(1e-9))
+    )
 }
 
 /// Opens a base with the hub as the environment says.
 pub fn open(base: &str, revision: Option<&str>, printer: &Printer) -> tune_model::Result<Checkpoint> {
-    Checkpoint::open(base, &environment::hub(revision, false, printer.live && !printer.quiet))
+    Checkpoint::open(
+        base,
+        &environment::hub(revision, false, printer.live && !printer.quiet),
+    )
 }
 
 /// The base's tokenizer, with `template` in place of its own chat template.
 pub fn codec(base: &Checkpoint, template: Option<&Path>) -> anyhow::Result<Codec> {
-    let given = template.map(fs_err::read_to_string).transpose().context("cannot read the chat template")?;
+    let given = template
+        .map(fs_err::read_to_string)
+        .transpose()
+        .context("cannot read the chat template")?;
     let template = given.as_deref().or(base.text.chat_template.as_deref());
-    Ok(Codec::new(&base.text.tokenizer_json, base.text.tokenizer_config.as_ref(), template)?)
+    Ok(Codec::new(
+        &base.text.tokenizer_json,
+        base.text.tokenizer_config.as_ref(),
+        template,
+    )?)
 }
 
 /// An adapter folder, or a run folder or checkpoint that holds one.
 fn read_adapter(dir: &Path) -> anyhow::Result<Adapter> {
     let folder = adapter_folder(dir).ok_or_else(|| {
-        Failure::new(
-            format!("{} holds no adapter: there is no adapter_config.json in it, nor in its adapter/", dir.display()),
+        Failure::error(
+            format!(
+                "{} holds no adapter: there is no adapter_config.json in it, nor in its adapter/",
+                dir.display()
+            ),
             "name a run folder, or an adapter folder in PEFT layout",
         )
     })?;
@@ -101,27 +138,46 @@ fn read_adapter(dir: &Path) -> anyhow::Result<Adapter> {
 }
 
 pub fn adapter_folder(dir: &Path) -> Option<PathBuf> {
-    [dir.to_path_buf(), dir.join("adapter")].into_iter().find(|folder| folder.join("adapter_config.json").is_file())
+    [dir.to_path_buf(), dir.join("adapter")]
+        .into_iter()
+        .find(|folder| folder.join("adapter_config.json").is_file())
 }
 
 fn base_of(args: &Model, adapter: Option<&Adapter>) -> anyhow::Result<String> {
     let named = adapter.and_then(|adapter| adapter.config.base_model_name_or_path.clone());
-    args.base.clone().or(named).filter(|base| !base.is_empty()).ok_or_else(|| {
-        Failure::new("the adapter does not name its base model", "name it with --base")
-    })
+    args.base
+        .clone()
+        .or(named)
+        .filter(|base| !base.is_empty())
+        .ok_or_else(|| Failure::error("the adapter does not name its base model", "name it with --base"))
 }
 
 /// The adapter's own revision counts only for the base it names.
 fn adapter_revision<'a>(args: &Model, adapter: Option<&'a Adapter>) -> Option<&'a str> {
-    adapter.filter(|_| args.base.is_none()).and_then(|adapter| adapter.config.revision.as_deref())
+    adapter
+        .filter(|_| args.base.is_none())
+        .and_then(|adapter| adapter.config.revision.as_deref())
 }
 
 /// The end of a turn, the end of text, and what `generation_config.json` adds.
 fn stop_tokens(base: &Checkpoint, codec: &Codec) -> Vec<u32> {
-    let listed = base.generation_config.as_ref().and_then(|config| config.get("eos_token_id"));
-    let listed = listed.map(|ids| ids.as_array().cloned().unwrap_or_else(|| vec![ids.clone()])).unwrap_or_default();
-    let listed = listed.iter().filter_map(|id| id.as_u64()).filter_map(|id| u32::try_from(id).ok());
-    let mut stop: Vec<u32> = codec.eos().into_iter().chain(codec.end_of_turn()).chain(listed).collect();
+    let listed = base
+        .generation_config
+        .as_ref()
+        .and_then(|config| config.get("eos_token_id"));
+    let listed = listed
+        .map(|ids| ids.as_array().cloned().unwrap_or_else(|| vec![ids.clone()]))
+        .unwrap_or_default();
+    let listed = listed
+        .iter()
+        .filter_map(|id| id.as_u64())
+        .filter_map(|id| u32::try_from(id).ok());
+    let mut stop: Vec<u32> = codec
+        .eos()
+        .into_iter()
+        .chain(codec.end_of_turn())
+        .chain(listed)
+        .collect();
     stop.sort_unstable();
     stop.dedup();
     stop

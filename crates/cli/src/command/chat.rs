@@ -21,13 +21,21 @@ pub fn run(args: &Chat, printer: &Printer) -> anyhow::Result<End> {
     if asks {
         printer.talk(&printer.style.dim(COMMANDS));
     }
-    let mut talk = Talk { answering: &answering, args, printer, system: args.sampling.system.clone(), said: Vec::new() };
+    let mut talk = Talk {
+        answering: &answering,
+        args,
+        printer,
+        system: args.sampling.system.clone(),
+        said: Vec::new(),
+    };
     let mut lines = std::io::stdin().lock().lines();
     loop {
         if asks {
             printer.ask(&printer.style.bold("> "));
         }
-        let Some(line) = lines.next().transpose()? else { break };
+        let Some(line) = lines.next().transpose()? else {
+            break;
+        };
         match line.trim() {
             "" => {}
             "/quit" | "/exit" => break,
@@ -57,8 +65,8 @@ impl Talk<'_> {
     fn answer(&mut self, text: &str) -> anyhow::Result<()> {
         self.said.push(Message::new("user", text));
         let tokens = self.prompt()?;
-        let mut options = self.answering.options(&self.args.sampling, 0);
-        options.max_new_tokens = self.answering.room(&tokens, options.max_new_tokens, "the conversation")?;
+        self.answering.fits(&tokens, "the conversation")?;
+        let options = self.answering.options(&self.args.sampling, 0);
         let mut decoder = self.answering.codec.stream();
         let mut failed = None;
         let began = Instant::now();
@@ -74,9 +82,17 @@ impl Talk<'_> {
             return Err(error.into());
         }
         self.printer.stream("\n")?;
-        let answer = answers?.into_iter().next().map(|answer| answer.tokens).unwrap_or_default();
-        self.printer.talk(&self.printer.style.dim(&speed(answer.len(), began)));
-        self.said.push(Message::new("assistant", self.answering.codec.decode(&answer, true)));
+        let answer = answers?
+            .into_iter()
+            .next()
+            .map(|answer| answer.tokens)
+            .unwrap_or_default();
+        self.printer
+            .talk(&self.printer.style.dim(&speed(answer.len(), began)));
+        self.said.push(Message::new(
+            "assistant",
+            self.answering.codec.decode(&answer, true),
+        ));
         Ok(())
     }
 
@@ -92,7 +108,12 @@ impl Talk<'_> {
                 return Ok(tokens);
             }
             self.said.drain(..2);
-            self.printer.talk(&self.printer.style.dim("the conversation is too long: its oldest exchange is left out"));
+            self.printer.talk(
+                &self
+                    .printer
+                    .style
+                    .dim("the conversation is too long: its oldest exchange is left out"),
+            );
         }
     }
 }

@@ -24,20 +24,31 @@ fn check(input: &DataInput, printer: &Printer) -> anyhow::Result<End> {
     }
     let summary = summarize(&spec, codec.as_ref())?;
     printer.stream(&summary.to_string())?;
-    Ok(if summary.faults() > 0 { End::Faults } else { End::Done })
+    Ok(if summary.faults() > 0 {
+        End::Faults
+    } else {
+        End::Done
+    })
 }
 
 fn stats(input: &DataInput, printer: &Printer) -> anyhow::Result<End> {
     let (spec, codec) = open(input, printer)?;
     let summary = summarize(&spec, codec.as_ref())?;
     printer.data(&serde_json::to_string_pretty(&summary)?)?;
-    Ok(if summary.faults() > 0 { End::Faults } else { End::Done })
+    Ok(if summary.faults() > 0 {
+        End::Faults
+    } else {
+        End::Done
+    })
 }
 
 fn show(input: &DataInput, rows: usize, printer: &Printer) -> anyhow::Result<End> {
     let (spec, codec) = open(input, printer)?;
     let codec = codec.ok_or_else(|| {
-        Failure::new("no base model is named: without its tokenizer there are no tokens to show", "add --base PATH_OR_ID")
+        Failure::error(
+            "no base model is named: without its tokenizer there are no tokens to show",
+            "add --base PATH_OR_ID",
+        )
     })?;
     let mut samples = Vec::new();
     for source in &spec.train {
@@ -48,7 +59,11 @@ fn show(input: &DataInput, rows: usize, printer: &Printer) -> anyhow::Result<End
     }
     let style = printer.data_style;
     for sample in &samples {
-        let learned = format!("{}, {} learned", plural(sample.tokens.len(), "token"), sample.learned());
+        let learned = format!(
+            "{}, {} learned",
+            plural(sample.tokens.len(), "token"),
+            sample.learned()
+        );
         printer.data(&style.bold(&format!("{} ({learned})", sample.origin)))?;
         printer.data(&format!("{}\n", painted(sample, &codec, style)))?;
     }
@@ -82,9 +97,15 @@ fn painted(sample: &Sample, codec: &Codec, style: Style) -> String {
 fn open(input: &DataInput, printer: &Printer) -> anyhow::Result<(DataSpec, Option<Codec>)> {
     let mut set = input.set.set.clone();
     set.extend(input.base.iter().map(|base| format!("model.base={base}")));
-    let is_config = input.input.extension().is_some_and(|extension| extension == "toml");
-    let resolved =
-        if is_config { resolve::resolve(&input.input, &set)? } else { resolve::data_file(&input.input, &set)? };
+    let is_config = input
+        .input
+        .extension()
+        .is_some_and(|extension| extension == "toml");
+    let resolved = if is_config {
+        resolve::resolve(&input.input, &set)?
+    } else {
+        resolve::data_file(&input.input, &set)?
+    };
     let settings = resolved.settings;
     Ok((settings.data_spec(), tokenizer(&settings, printer)?))
 }
@@ -94,7 +115,11 @@ fn tokenizer(settings: &Settings, printer: &Printer) -> anyhow::Result<Option<Co
     if model.base.is_empty() {
         return Ok(None);
     }
-    let hub = environment::hub(Some(&model.revision), model.offline, printer.live && !printer.quiet);
+    let hub = environment::hub(
+        Some(&model.revision),
+        model.offline,
+        printer.live && !printer.quiet,
+    );
     let base = Checkpoint::open(&model.base, &hub)?;
     let template = Some(model.chat_template.as_path()).filter(|path| !path.as_os_str().is_empty());
     answering::codec(&base, template).map(Some)

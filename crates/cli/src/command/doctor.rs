@@ -34,7 +34,11 @@ pub fn run(args: &Doctor, printer: &Printer) -> anyhow::Result<End> {
         Err(error) => {
             printer.data(&row(style, "self-test", &style.red_bold("FAILED")))?;
             let hint = "this build does not compute right here: report it with the output above";
-            Err(Failure::caused("one LoRA step on a tiny model failed", hint, error))
+            Err(Failure::caused(
+                "one LoRA step on a tiny model failed",
+                hint,
+                error,
+            ))
         }
     }
 }
@@ -42,7 +46,10 @@ pub fn run(args: &Doctor, printer: &Printer) -> anyhow::Result<End> {
 fn passed(style: &Style, outcome: &self_test::Outcome, began: Instant) -> String {
     let (before, after) = (outcome.before, outcome.after);
     let took = duration(began.elapsed().as_secs_f64());
-    format!("{}: loss {before:.4} to {after:.4} in one LoRA step, {took}", style.green("passed"))
+    format!(
+        "{}: loss {before:.4} to {after:.4} in one LoRA step, {took}",
+        style.green("passed")
+    )
 }
 
 fn program() -> String {
@@ -54,16 +61,26 @@ fn others() -> String {
     let ours = environment::this_binary();
     let found = environment::on_path("tune");
     let is_ours = |path: &Path| path.canonicalize().ok() == ours;
-    let mut others = found.iter().filter(|path| !is_ours(path)).map(|path| environment::short(path)).peekable();
+    let mut others = found
+        .iter()
+        .filter(|path| !is_ours(path))
+        .map(|path| environment::short(path))
+        .peekable();
     if others.peek().is_none() {
         return "none on PATH".into();
     }
-    let first = if found.first().is_some_and(|path| !is_ours(path)) { "; it comes first on PATH" } else { "" };
+    let first = if found.first().is_some_and(|path| !is_ours(path)) {
+        "; it comes first on PATH"
+    } else {
+        ""
+    };
     format!("{}{first}", others.collect::<Vec<_>>().join(", "))
 }
 
 fn backends() -> String {
-    let names = BACKENDS.iter().map(|backend| format!("{} ({})", backend.name, backend.what));
+    let names = BACKENDS
+        .iter()
+        .map(|backend| format!("{} ({})", backend.name, backend.what));
     names.collect::<Vec<_>>().join(", ")
 }
 
@@ -77,11 +94,23 @@ fn gpu() -> &'static str {
 
 fn cpu() -> String {
     let info = fs_err::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
+    let name = info.lines().find_map(|line| {
+        line.strip_prefix("model name")?
+            .split_once(": ")
+            .map(|(_, name)| name)
+    });
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let simd = simd();
-    let simd = if simd.is_empty() { "no SIMD that counts".into() } else { simd.join(", ") };
-    format!("{}, {}\n{simd}", name.unwrap_or(std::env::consts::ARCH), plural(cores, "core"))
+    let simd = if simd.is_empty() {
+        "no SIMD that counts".into()
+    } else {
+        simd.join(", ")
+    };
+    format!(
+        "{}, {}\n{simd}",
+        name.unwrap_or(std::env::consts::ARCH),
+        plural(cores, "core")
+    )
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -92,7 +121,11 @@ fn simd() -> Vec<&'static str> {
         ("avx512f", is_x86_feature_detected!("avx512f")),
         ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
     ];
-    found.iter().filter(|(_, here)| *here).map(|(name, _)| *name).collect()
+    found
+        .iter()
+        .filter(|(_, here)| *here)
+        .map(|(name, _)| *name)
+        .collect()
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -103,7 +136,11 @@ fn simd() -> Vec<&'static str> {
         ("sve", is_aarch64_feature_detected!("sve")),
         ("bf16", is_aarch64_feature_detected!("bf16")),
     ];
-    found.iter().filter(|(_, here)| *here).map(|(name, _)| *name).collect()
+    found
+        .iter()
+        .filter(|(_, here)| *here)
+        .map(|(name, _)| *name)
+        .collect()
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -115,13 +152,29 @@ fn memory() -> String {
     let info = fs_err::read_to_string("/proc/meminfo").unwrap_or_default();
     let field = |name: &str| -> Option<u64> {
         let rest = info.lines().find_map(|line| line.strip_prefix(name))?;
-        rest.trim_start_matches(':').split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+        rest.trim_start_matches(':')
+            .split_whitespace()
+            .next()?
+            .parse::<u64>()
+            .ok()
+            .map(|kib| kib * 1024)
     };
-    let (Some(total), Some(free)) = (field("MemTotal"), field("MemAvailable")) else { return "unknown".into() };
+    let (Some(total), Some(free)) = (field("MemTotal"), field("MemAvailable")) else {
+        return "unknown".into();
+    };
     // A container may allow less than the machine has.
-    let limit = fs_err::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
-    let limit = limit.filter(|limit: &u64| *limit < total).map(|limit| format!(", limited to {}", bytes(limit)));
-    format!("{} free of {}{}", bytes(free), bytes(total), limit.unwrap_or_default())
+    let limit = fs_err::read_to_string("/sys/fs/cgroup/memory.max")
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    let limit = limit
+        .filter(|limit: &u64| *limit < total)
+        .map(|limit| format!(", limited to {}", bytes(limit)));
+    format!(
+        "{} free of {}{}",
+        bytes(free),
+        bytes(total),
+        limit.unwrap_or_default()
+    )
 }
 
 #[cfg(unix)]
@@ -133,7 +186,11 @@ fn disk() -> String {
     };
     #[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // the widths differ between systems
     let size = |blocks| bytes(u64::from(blocks) * stats.f_frsize as u64);
-    if code == 0 { format!("{} free of {} here", size(stats.f_bavail), size(stats.f_blocks)) } else { "unknown".into() }
+    if code == 0 {
+        format!("{} free of {} here", size(stats.f_bavail), size(stats.f_blocks))
+    } else {
+        "unknown".into()
+    }
 }
 
 #[cfg(not(unix))]
@@ -142,12 +199,18 @@ fn disk() -> String {
 }
 
 fn hub_cache() -> String {
-    let Some(cache) = environment::hub_cache() else { return "none: there is no home folder".into() };
+    let Some(cache) = environment::hub_cache() else {
+        return "none: there is no home folder".into();
+    };
     let place = environment::short(&cache);
     match fs_err::read_dir(&cache) {
         Ok(entries) => {
-            let model = |entry: &fs_err::DirEntry| entry.file_name().to_string_lossy().starts_with("models--");
-            format!("{place}, {}", plural(entries.flatten().filter(model).count(), "model"))
+            let model =
+                |entry: &fs_err::DirEntry| entry.file_name().to_string_lossy().starts_with("models--");
+            format!(
+                "{place}, {}",
+                plural(entries.flatten().filter(model).count(), "model")
+            )
         }
         Err(_) => format!("{place}, not there yet"),
     }
@@ -155,9 +218,15 @@ fn hub_cache() -> String {
 
 /// Where the token is, never the token.
 fn hub_token() -> String {
-    environment::hub_token().map_or_else(|| "none (gated models need HF_TOKEN)".into(), |(_, place)| format!("found in {place}"))
+    environment::hub_token().map_or_else(
+        || "none (gated models need HF_TOKEN)".into(),
+        |(_, place)| format!("found in {place}"),
+    )
 }
 
 fn token_cache() -> String {
-    environment::token_cache().map_or_else(|| "none: there is no home folder".into(), |path| environment::short(&path))
+    environment::token_cache().map_or_else(
+        || "none: there is no home folder".into(),
+        |path| environment::short(&path),
+    )
 }

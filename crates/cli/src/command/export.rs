@@ -11,7 +11,7 @@ use tune_trainer::export::{Check, ExportReport, ExportRequest, export};
 
 pub fn run(args: &Export, printer: &Printer) -> anyhow::Result<End> {
     if args.adapter.is_none() && args.merged.is_none() {
-        return Err(Failure::new(
+        return Err(Failure::error(
             "nothing to write: neither --adapter nor --merged was given",
             "add --adapter DIR, --merged DIR or both",
         ));
@@ -59,7 +59,11 @@ fn written(report: &ExportReport, printer: &Printer) {
     }
     if let (Some(dir), Some(merge)) = (&report.merged, &report.merge) {
         let what = format!("{}, {}", plural(merge.files.len(), "file"), bytes(merge.bytes));
-        let rounding = format!("{} merged, rounding at worst {:.1e} of an update", plural(merge.merged_modules, "module"), merge.worst_rounding);
+        let rounding = format!(
+            "{} merged, rounding at worst {:.1e} of an update",
+            plural(merge.merged_modules, "module"),
+            merge.worst_rounding
+        );
         printer.row("merged", &format!("{} ({what})\n{rounding}", dir.display()));
     }
 }
@@ -76,7 +80,11 @@ fn table(checks: &[Check], printer: &Printer) -> anyhow::Result<()> {
     );
     printer.data(&style.bold(&head))?;
     for c in checks {
-        let result = if c.passed { style.green("passed") } else { style.red_bold("FAILED") };
+        let result = if c.passed {
+            style.green("passed")
+        } else {
+            style.red_bold("FAILED")
+        };
         let texts = format!("{} of {}", c.equal_texts, c.prompts);
         let top1 = format!("{:.1} %", c.top1_agreement * 100.0);
         printer.data(&format!(
@@ -95,14 +103,21 @@ fn commands(report: &ExportReport, printer: &Printer) {
         let dir = word(dir);
         printer.talk(&format!("  tune chat --base {dir}"));
         printer.talk(&format!("  vllm serve {dir}"));
-        printer.talk(&format!("  python convert_hf_to_gguf.py {dir}      # of llama.cpp"));
+        printer.talk(&format!(
+            "  python convert_hf_to_gguf.py {dir}      # of llama.cpp"
+        ));
     }
     if let Some(dir) = &report.adapter {
         let base = named_base(dir).unwrap_or_else(|| "BASE".into());
         let (base, dir) = (shell_word(&base), word(dir));
         printer.talk(&format!("  tune chat --base {base} --adapter {dir}"));
-        printer.talk(&format!("  vllm serve {base} --enable-lora{} --lora-modules tuned={dir}", vllm_rank(report)));
-        printer.talk(&format!("  python convert_lora_to_gguf.py {dir}    # of llama.cpp, for --lora"));
+        printer.talk(&format!(
+            "  vllm serve {base} --enable-lora{} --lora-modules tuned={dir}",
+            vllm_rank(report)
+        ));
+        printer.talk(&format!(
+            "  python convert_lora_to_gguf.py {dir}    # of llama.cpp, for --lora"
+        ));
     }
 }
 
@@ -112,18 +127,30 @@ fn adapter_config(dir: &Path) -> Option<serde_json::Value> {
 }
 
 fn named_base(dir: &Path) -> Option<String> {
-    adapter_config(dir)?.get("base_model_name_or_path")?.as_str().map(str::to_string)
+    adapter_config(dir)?
+        .get("base_model_name_or_path")?
+        .as_str()
+        .map(str::to_string)
 }
 
 /// vLLM loads ranks up to 16 unless told otherwise, and takes only these as limits.
 fn vllm_rank(report: &ExportReport) -> String {
     let config = report.adapter.as_deref().and_then(adapter_config);
     let largest = config.as_ref().map(largest_rank).unwrap_or(0);
-    let limit = [16, 32, 64, 128, 256, 320, 512].into_iter().find(|limit| *limit >= largest);
-    limit.filter(|limit| *limit > 16).map(|limit| format!(" --max-lora-rank {limit}")).unwrap_or_default()
+    let limit = [16, 32, 64, 128, 256, 320, 512]
+        .into_iter()
+        .find(|limit| *limit >= largest);
+    limit
+        .filter(|limit| *limit > 16)
+        .map(|limit| format!(" --max-lora-rank {limit}"))
+        .unwrap_or_default()
 }
 
 fn largest_rank(config: &serde_json::Value) -> u64 {
-    let patterns = config["rank_pattern"].as_object().into_iter().flatten().filter_map(|(_, rank)| rank.as_u64());
+    let patterns = config["rank_pattern"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, rank)| rank.as_u64());
     patterns.chain(config["r"].as_u64()).max().unwrap_or(0)
 }

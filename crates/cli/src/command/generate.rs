@@ -18,7 +18,10 @@ struct Prompt {
 impl Prompt {
     /// What was asked last.
     fn asked(&self) -> &str {
-        self.messages.last().map(|message| message.content.as_str()).unwrap_or_default()
+        self.messages
+            .last()
+            .map(|message| message.content.as_str())
+            .unwrap_or_default()
     }
 }
 
@@ -26,20 +29,28 @@ pub fn run(args: &Generate, printer: &Printer) -> anyhow::Result<End> {
     // A prompts file with faults is told before a model is loaded.
     let prompts = read_prompts(args)?;
     let answering = Answering::load(&args.model, printer)?;
-    let tokens: Vec<_> = prompts.iter().map(|prompt| encode(&answering.codec, prompt, args.raw)).collect::<Result<_, _>>()?;
-    let wanted = args.sampling.max_new_tokens;
-    let rooms = prompts.iter().zip(&tokens).map(|(prompt, tokens)| answering.room(tokens, wanted, &prompt.place));
-    let room = rooms.collect::<anyhow::Result<Vec<_>>>()?;
-    let mut options = answering.options(&args.sampling, args.logprobs);
+    let tokens: Vec<_> = prompts
+        .iter()
+        .map(|prompt| encode(&answering.codec, prompt, args.raw))
+        .collect::<Result<_, _>>()?;
+    prompts
+        .iter()
+        .zip(&tokens)
+        .try_for_each(|(prompt, tokens)| answering.fits(tokens, &prompt.place))?;
+    let options = answering.options(&args.sampling, args.logprobs);
     let began = Instant::now();
     let mut made = 0;
     let batch = args.batch_size.max(1);
     for start in (0..prompts.len()).step_by(batch) {
         let group = start..prompts.len().min(start + batch);
-        options.max_new_tokens = room[group.clone()].iter().copied().min().unwrap_or(wanted);
         let stream = prompts.len() == 1 && !args.json;
         let mut shown = Streamed::new(&answering.codec, printer, stream);
-        let answers = generate(&answering.model, &tokens[group.clone()], &options, &mut |_, token| shown.push(token))?;
+        let answers = generate(
+            &answering.model,
+            &tokens[group.clone()],
+            &options,
+            &mut |_, token| shown.push(token),
+        )?;
         shown.finish()?;
         for (i, answer) in group.zip(&answers) {
             made += answer.tokens.len();
@@ -47,7 +58,9 @@ pub fn run(args: &Generate, printer: &Printer) -> anyhow::Result<End> {
             if args.json {
                 printer.data(&as_json(&prompts[i], &tokens[i], answer, &text, args.logprobs).to_string())?;
             } else if !stream {
-                let head = printer.data_style.bold(&format!("> {}", prompts[i].asked().trim_end()));
+                let head = printer
+                    .data_style
+                    .bold(&format!("> {}", prompts[i].asked().trim_end()));
                 printer.data(&format!("{head}\n{}\n", text.trim()))?;
             }
         }
@@ -66,7 +79,12 @@ struct Streamed<'a> {
 
 impl<'a> Streamed<'a> {
     fn new(codec: &'a Codec, printer: &'a Printer, on: bool) -> Self {
-        Self { decoder: codec.stream(), printer, on, failed: None }
+        Self {
+            decoder: codec.stream(),
+            printer,
+            on,
+            failed: None,
+        }
     }
 
     /// False where nobody reads any more.
@@ -90,17 +108,33 @@ impl<'a> Streamed<'a> {
 fn read_prompts(args: &Generate) -> anyhow::Result<Vec<Prompt>> {
     let system = args.sampling.system.clone();
     if let Some(file) = &args.prompts {
-        let spec = DataSpec { system, ..Settings::default().data_spec() };
+        let spec = DataSpec {
+            system,
+            ..Settings::default().data_spec()
+        };
         let rows = tune_data::corpus::prompts(file, &spec)?;
-        return Ok(rows.into_iter().map(|(origin, messages)| Prompt { place: origin.to_string(), messages }).collect());
+        return Ok(rows
+            .into_iter()
+            .map(|(origin, messages)| Prompt {
+                place: origin.to_string(),
+                messages,
+            })
+            .collect());
     }
     let system = system.map(|system| Message::new("system", system));
     let user = args.prompt.iter().map(|prompt| Message::new("user", prompt));
-    Ok(vec![Prompt { place: "the prompt".into(), messages: system.into_iter().chain(user).collect() }])
+    Ok(vec![Prompt {
+        place: "the prompt".into(),
+        messages: system.into_iter().chain(user).collect(),
+    }])
 }
 
 fn encode(codec: &Codec, prompt: &Prompt, raw: bool) -> tune_data::Result<Vec<u32>> {
-    if raw { codec.encode(prompt.asked(), true) } else { codec.encode_prompt(&prompt.messages) }
+    if raw {
+        codec.encode(prompt.asked(), true)
+    } else {
+        codec.encode_prompt(&prompt.messages)
+    }
 }
 
 fn as_json(prompt: &Prompt, tokens: &[u32], answer: &Generation, text: &str, logprobs: usize) -> Value {

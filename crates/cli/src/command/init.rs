@@ -24,7 +24,10 @@ struct Found {
 pub fn run(args: &Init, printer: &Printer) -> anyhow::Result<End> {
     let to_stdout = args.out == Path::new("-");
     if !to_stdout && args.out.exists() && !args.force {
-        return Err(Failure::new(format!("{} already exists", args.out.display()), "choose another --out, or add --force"));
+        return Err(Failure::error(
+            format!("{} already exists", args.out.display()),
+            "choose another --out, or add --force",
+        ));
     }
     let found = measure(args, printer)?;
     let text = fill(args, &found);
@@ -34,9 +37,16 @@ pub fn run(args: &Init, printer: &Printer) -> anyhow::Result<End> {
     }
     write_whole(&args.out, &text)?;
     let out = shell_word(&args.out.display().to_string());
-    let length = found.longest.map(|longest| format!(", the longest {longest} tokens")).unwrap_or_default();
+    let length = found
+        .longest
+        .map(|longest| format!(", the longest {longest} tokens"))
+        .unwrap_or_default();
     let records = plural(found.records, "record");
-    printer.talk(&format!("wrote {} for {records} ({}){length}", args.out.display(), found.format));
+    printer.talk(&format!(
+        "wrote {} for {records} ({}){length}",
+        args.out.display(),
+        found.format
+    ));
     printer.talk(&format!("\nnext:\n  tune data check {out}\n  tune train {out}"));
     Ok(End::Done)
 }
@@ -53,14 +63,27 @@ fn measure(args: &Init, printer: &Printer) -> anyhow::Result<Found> {
         records.extend(more);
     }
     formats.dedup();
-    let format = if formats.len() == 1 { formats.remove(0) } else { FormatChoice::Auto.name().to_string() };
+    let format = if formats.len() == 1 {
+        formats.remove(0)
+    } else {
+        FormatChoice::Auto.name().to_string()
+    };
     let codec = tokenizer(&args.base, printer);
     let lengths = codec.map(|codec| {
-        records.iter().map(|r| codec.encode_record(r, spec.learn).map(|s| s.tokens.len())).collect::<Result<Vec<_>, _>>()
+        records
+            .iter()
+            .map(|r| codec.encode_record(r, spec.learn).map(|s| s.tokens.len()))
+            .collect::<Result<Vec<_>, _>>()
     });
     let longest = lengths.transpose()?.and_then(|lengths| lengths.into_iter().max());
     let (prompt_key, response_key) = (spec.prompt_key, spec.response_key);
-    Ok(Found { records: records.len(), format, prompt_key, response_key, longest })
+    Ok(Found {
+        records: records.len(),
+        format,
+        prompt_key,
+        response_key,
+        longest,
+    })
 }
 
 /// A base out of reach costs the measured length, not the config.
@@ -76,11 +99,29 @@ fn tokenizer(base: &str, printer: &Printer) -> Option<Codec> {
 }
 
 fn fill(args: &Init, found: &Found) -> String {
-    let max_length = found.longest.map_or(Settings::default().data.max_length, row_length);
-    let measured = found.longest.map(|longest| format!("; the longest record has {longest}")).unwrap_or_default();
-    let name = args.data.first().and_then(|path| path.file_stem()).unwrap_or_default().to_string_lossy();
-    let train: Vec<_> = args.data.iter().map(|path| quoted(&path.display().to_string())).collect();
-    let config = if args.out == Path::new("-") { "CONFIG".into() } else { shell_word(&args.out.display().to_string()) };
+    let max_length = found
+        .longest
+        .map_or(Settings::default().data.max_length, row_length);
+    let measured = found
+        .longest
+        .map(|longest| format!("; the longest record has {longest}"))
+        .unwrap_or_default();
+    let name = args
+        .data
+        .first()
+        .and_then(|path| path.file_stem())
+        .unwrap_or_default()
+        .to_string_lossy();
+    let train: Vec<_> = args
+        .data
+        .iter()
+        .map(|path| quoted(&path.display().to_string()))
+        .collect();
+    let config = if args.out == Path::new("-") {
+        "CONFIG".into()
+    } else {
+        shell_word(&args.out.display().to_string())
+    };
     let values = [
         ("{config}", config),
         ("{base}", quoted(&args.base)),
@@ -92,7 +133,11 @@ fn fill(args: &Init, found: &Found) -> String {
         ("{measured}", measured),
         ("{dir}", quoted(&format!("runs/{name}"))),
     ];
-    let replace = |text: &str| values.iter().fold(text.to_string(), |text, (mark, value)| text.replace(mark, value));
+    let replace = |text: &str| {
+        values
+            .iter()
+            .fold(text.to_string(), |text, (mark, value)| text.replace(mark, value))
+    };
     let line = |line: &str| match line.split_once(" # ") {
         // Comments stay in their column whatever the values' widths.
         Some((setting, comment)) => format!("{:<26} # {}\n", replace(setting.trim_end()), replace(comment)),
@@ -119,7 +164,9 @@ fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
         fs_err::File::open(&part)?.sync_all()?;
         fs_err::rename(&part, path)
     };
-    write().inspect_err(|_| drop(fs_err::remove_file(&part))).map_err(anyhow::Error::from)
+    write()
+        .inspect_err(|_| drop(fs_err::remove_file(&part)))
+        .map_err(anyhow::Error::from)
 }
 
 #[cfg(test)]
@@ -148,12 +195,23 @@ mod tests {
         let text = fill(&args, &found);
         assert!(!text.contains('{') && !text.contains('}'), "{text}");
         let options = Options::new().unwrap();
-        let (given, problems) = options.read_file(&TomlFile { name: "c.toml".into(), text });
+        let (given, problems) = options.read_file(&TomlFile {
+            name: "c.toml".into(),
+            text,
+        });
         assert_eq!(problems, []);
         let value = |path: &str| given.iter().find(|g| g.path == path).map(|g| g.value.to_string());
         assert_eq!(value("data.max_length").as_deref(), Some("768"));
         assert_eq!(value("data.prompt_key").as_deref(), Some("\"question\""));
-        let unexplained: Vec<_> = options.leaves.iter().filter(|leaf| value(&leaf.path).is_none()).map(|l| &l.path).collect();
-        assert!(unexplained.is_empty(), "the written config leaves out {unexplained:?}");
+        let unexplained: Vec<_> = options
+            .leaves
+            .iter()
+            .filter(|leaf| value(&leaf.path).is_none())
+            .map(|l| &l.path)
+            .collect();
+        assert!(
+            unexplained.is_empty(),
+            "the written config leaves out {unexplained:?}"
+        );
     }
 }

@@ -16,6 +16,7 @@ pub fn completions(shell: clap_complete::Shell, printer: &Printer) -> anyhow::Re
 pub fn man(dir: Option<&Path>, printer: &Printer) -> anyhow::Result<End> {
     match dir {
         Some(dir) => {
+            fs_err::create_dir_all(dir)?;
             clap_mangen::generate_to(Cli::command(), dir)
                 .with_context(|| format!("cannot write manual pages into {}", dir.display()))?;
             printer.talk(&format!("wrote manual pages into {}", dir.display()));

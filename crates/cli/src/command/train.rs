@@ -20,7 +20,11 @@ pub fn run(args: &Train, printer: &Printer, started: Instant) -> anyhow::Result<
         resume: args.resume.as_deref(),
         force: args.force,
         cache: environment::token_cache().filter(|_| settings.data.cache),
-        hub: environment::hub(Some(&settings.model.revision), settings.model.offline, printer.live && !printer.quiet),
+        hub: environment::hub(
+            Some(&settings.model.revision),
+            settings.model.offline,
+            printer.live && !printer.quiet,
+        ),
         device: chosen.device,
         device_why: chosen.why,
         stop: &STOP,
@@ -41,7 +45,11 @@ pub fn run(args: &Train, printer: &Printer, started: Instant) -> anyhow::Result<
     console.finish();
     let outcome = ended?;
     tell(&outcome, args, printer);
-    Ok(if outcome.ended == Ended::Stopped { End::Interrupted } else { End::Done })
+    Ok(if outcome.ended == Ended::Stopped {
+        End::Interrupted
+    } else {
+        End::Done
+    })
 }
 
 /// Where everything is, and the next commands.
@@ -54,20 +62,38 @@ fn tell(outcome: &Outcome, args: &Train, printer: &Printer) {
     let dir = outcome.dir.display().to_string();
     let word = shell_word(&dir);
     let (steps, seconds) = (outcome.steps, duration(outcome.seconds));
-    printer.talk(&format!("\n{} after {steps} steps in {seconds}", printer.style.bold(how)));
+    printer.talk(&format!(
+        "\n{} after {steps} steps in {seconds}",
+        printer.style.bold(how)
+    ));
     if let Some((step, best)) = outcome.best_eval {
-        let before = outcome.first_eval.map(|first| format!("{first:.4} before, ")).unwrap_or_default();
+        let before = outcome
+            .first_eval
+            .map(|first| format!("{first:.4} before, "))
+            .unwrap_or_default();
         printer.row("eval loss", &format!("{before}{best:.4} at best (step {step})"));
     }
     printer.row("adapter", &format!("{dir}/adapter"));
-    printer.row("curve", &format!("{dir}/loss.svg, {dir}/metrics.jsonl, {dir}/tensorboard"));
+    printer.row(
+        "curve",
+        &format!("{dir}/loss.svg, {dir}/metrics.jsonl, {dir}/tensorboard"),
+    );
     printer.row("checkpoints", &format!("{dir}/checkpoints"));
     printer.talk("\nnext:");
     if outcome.ended == Ended::Stopped {
         let config = shell_word(&args.config.config.display().to_string());
-        let set: String = args.config.set.set.iter().map(|set| format!(" --set {}", shell_word(set))).collect();
+        let set: String = args
+            .config
+            .set
+            .set
+            .iter()
+            .map(|set| format!(" --set {}", shell_word(set)))
+            .collect();
         printer.talk(&format!("  tune train {config}{set} --resume {word}"));
     }
     printer.talk(&format!("  tune chat --adapter {word}"));
-    printer.talk(&format!("  tune export {word} --merged {} --verify", shell_word(&format!("{dir}/merged"))));
+    printer.talk(&format!(
+        "  tune export {word} --merged {} --verify",
+        shell_word(&format!("{dir}/merged"))
+    ));
 }

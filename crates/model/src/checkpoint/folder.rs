@@ -169,6 +169,10 @@ pub(super) struct Shards {
 }
 
 impl Shards {
+    pub(super) fn release(&self) {
+        self.files.iter().for_each(SafetensorsFile::release);
+    }
+
     fn open(folder: &Path) -> Result<Self> {
         let index = folder.join(INDEX);
         // A single file beside an index is what an older save left behind, or the other way round;

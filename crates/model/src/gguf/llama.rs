@@ -26,6 +26,10 @@ struct Source {
 }
 
 impl LlamaGguf {
+    pub(crate) fn release(&self) {
+        self.file.release();
+    }
+
     pub fn open(path: &Path) -> Result<Self> {
         let file = GgufFile::open(path)?;
         let problems = refusals(&file);

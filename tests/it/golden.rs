@@ -5,7 +5,9 @@ use tune_model::checkpoint::{Checkpoint, OpenOptions};
 use tune_model::peft::Adapter;
 
 pub fn folder(case: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/models").join(case)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/goldens/models")
+        .join(case)
 }
 
 pub fn checkpoint(case: &str) -> Checkpoint {
@@ -29,19 +31,36 @@ impl Golden {
         self.tensors().names().into_iter().map(str::to_string).collect()
     }
     pub fn shape(&self, name: &str) -> Vec<usize> {
-        self.tensors().tensor(name).unwrap_or_else(|_| panic!("no golden `{name}`")).shape().to_vec()
+        self.tensors()
+            .tensor(name)
+            .unwrap_or_else(|_| panic!("no golden `{name}`"))
+            .shape()
+            .to_vec()
     }
     fn bytes(&self, name: &str) -> Vec<u8> {
-        self.tensors().tensor(name).unwrap_or_else(|_| panic!("no golden `{name}`")).data().to_vec()
+        self.tensors()
+            .tensor(name)
+            .unwrap_or_else(|_| panic!("no golden `{name}`"))
+            .data()
+            .to_vec()
     }
     pub fn f32(&self, name: &str) -> Vec<f32> {
-        self.bytes(name).chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+        self.bytes(name)
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect()
     }
     pub fn f64(&self, name: &str) -> Vec<f64> {
-        self.bytes(name).chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect()
+        self.bytes(name)
+            .chunks_exact(8)
+            .map(|b| f64::from_le_bytes(b.try_into().unwrap()))
+            .collect()
     }
     pub fn u32(&self, name: &str) -> Vec<u32> {
-        self.bytes(name).chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap()) as u32).collect()
+        self.bytes(name)
+            .chunks_exact(4)
+            .map(|b| i32::from_le_bytes(b.try_into().unwrap()) as u32)
+            .collect()
     }
     pub fn bools(&self, name: &str) -> Vec<bool> {
         self.bytes(name).iter().map(|b| *b != 0).collect()

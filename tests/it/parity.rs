@@ -6,7 +6,13 @@ use tune_model::generate::{GenerateOptions, generate};
 use tune_model::lora::{LoraSpec, Targets};
 use tune_model::{CausalLm, Input, Keep, Noise};
 
-const CASES: &[&str] = &["llama-gqa-tied", "llama3-rope-untied", "llama-linear-rope", "mistral-window", "gpt-neo"];
+const CASES: &[&str] = &[
+    "llama-gqa-tied",
+    "llama3-rope-untied",
+    "llama-linear-rope",
+    "mistral-window",
+    "gpt-neo",
+];
 const ADAPTED: &[&str] = &["llama-gqa-tied", "llama3-rope-untied", "gpt-neo"];
 
 fn load(case: &str) -> CausalLm {
@@ -35,7 +41,12 @@ fn all_linear(r: usize) -> LoraSpec {
 
 /// Sequences and learn-masks end to end in one batch.
 fn pack(sequences: &[(Vec<u32>, Vec<bool>)]) -> Input {
-    let mut input = Input { tokens: vec![], positions: vec![], starts: vec![0], learn: vec![] };
+    let mut input = Input {
+        tokens: vec![],
+        positions: vec![],
+        starts: vec![0],
+        learn: vec![],
+    };
     for (tokens, learn) in sequences {
         input.tokens.extend(tokens);
         input.positions.extend(0..tokens.len() as u32);
@@ -57,7 +68,10 @@ fn golden_sequences(golden: &Golden, prefix: &str) -> Vec<(Vec<u32>, Vec<bool>)>
 fn golden_input(golden: &Golden) -> Input {
     let ids = golden.u32("input_ids");
     let length = golden.shape("input_ids")[1];
-    let rows: Vec<_> = ids.chunks(length).map(|row| (row.to_vec(), vec![true; length])).collect();
+    let rows: Vec<_> = ids
+        .chunks(length)
+        .map(|row| (row.to_vec(), vec![true; length]))
+        .collect();
     pack(&rows)
 }
 
@@ -82,7 +96,10 @@ fn logits_with_adapters_equal_peft() {
     let golden = Golden::open("llama-gqa-tied");
     let mut model = load("llama-gqa-tied");
     model.attach(&adapter("llama-gqa-tied", "adapter-pattern")).unwrap();
-    let d = max_difference(&model.logits(&golden_input(&golden)).unwrap(), &golden.f32("pattern_logits"));
+    let d = max_difference(
+        &model.logits(&golden_input(&golden)).unwrap(),
+        &golden.f32("pattern_logits"),
+    );
     assert!(d < 1e-4, "rsLoRA with patterns: logits differ by {d}");
 }
 
@@ -91,12 +108,21 @@ fn loss_and_gradients_equal_peft_and_torch_autograd() {
     for case in ADAPTED {
         let (golden, model) = (Golden::open(case), load_adapted(case));
         let input = pack(&golden_sequences(&golden, ""));
-        let (loss, gradients) = model.loss_and_gradients(&input, Keep { blocks: 99 }, Noise::default()).unwrap();
+        let (loss, gradients) = model
+            .loss_and_gradients(&input, Keep { blocks: 99 }, Noise::default())
+            .unwrap();
         let wanted = golden.f64("loss_sum")[0];
         assert_eq!(loss.learned, golden.u32("learned")[0] as usize);
-        assert!((loss.sum - wanted).abs() / wanted < 1e-5, "{case}: loss {} wanted {wanted}", loss.sum);
+        assert!(
+            (loss.sum - wanted).abs() / wanted < 1e-5,
+            "{case}: loss {} wanted {wanted}",
+            loss.sum
+        );
         let adapters = model.adapters();
-        assert_eq!(adapters.len() * 2, golden.names().iter().filter(|n| n.starts_with("grad.")).count());
+        assert_eq!(
+            adapters.len() * 2,
+            golden.names().iter().filter(|n| n.starts_with("grad.")).count()
+        );
         for (adapter, (da, db)) in adapters.iter().zip(gradients) {
             for (name, gradient) in [("lora_A", da), ("lora_B", db)] {
                 let key = format!("grad.{}.{name}", adapter.path);
@@ -113,11 +139,19 @@ fn kept_and_recomputed_blocks_give_the_same_gradients() {
     for case in ADAPTED {
         let (golden, model) = (Golden::open(case), load_adapted(case));
         let input = pack(&golden_sequences(&golden, ""));
-        let noise = Noise { seed: 7, dropout: 0.2, neftune_alpha: 5.0 };
+        let noise = Noise {
+            seed: 7,
+            dropout: 0.2,
+            neftune_alpha: 5.0,
+        };
         let run = |blocks| {
             let (loss, gradients) = model.loss_and_gradients(&input, Keep { blocks }, noise).unwrap();
             let flat = gradients.into_iter().flat_map(|(a, b)| [a, b]);
-            (loss, flat.flat_map(|t| t.into_data().iter::<f32>().collect::<Vec<_>>()).collect::<Vec<_>>())
+            (
+                loss,
+                flat.flat_map(|t| t.into_data().iter::<f32>().collect::<Vec<_>>())
+                    .collect::<Vec<_>>(),
+            )
         };
         let (loss, kept) = run(model.layers());
         for blocks in 0..model.layers() {
@@ -125,7 +159,9 @@ fn kept_and_recomputed_blocks_give_the_same_gradients() {
             assert_eq!(loss, again, "{case}: {blocks} kept");
             assert!(relative(&recomputed, &kept) < 1e-6, "{case}: {blocks} kept");
         }
-        let (other, _) = model.loss_and_gradients(&input, Keep { blocks: 0 }, Noise { seed: 8, ..noise }).unwrap();
+        let (other, _) = model
+            .loss_and_gradients(&input, Keep { blocks: 0 }, Noise { seed: 8, ..noise })
+            .unwrap();
         assert_ne!(loss, other, "{case}: the noise does nothing");
     }
 }
@@ -135,11 +171,19 @@ fn a_packed_document_costs_what_it_costs_alone() {
     for case in CASES {
         let (golden, model) = (Golden::open(case), load(case));
         let ids = golden.u32("input_ids");
-        let documents: Vec<_> =
-            [&ids[..24], &ids[24..41], &ids[30..33]].map(|d| (d.to_vec(), vec![true; d.len()])).into();
+        let documents: Vec<_> = [&ids[..24], &ids[24..41], &ids[30..33]]
+            .map(|d| (d.to_vec(), vec![true; d.len()]))
+            .into();
         let packed = model.loss(&pack(&documents)).unwrap();
-        let alone: f64 = documents.iter().map(|d| model.loss(&pack(std::slice::from_ref(d))).unwrap().sum).sum();
-        assert!((packed.sum - alone).abs() / alone < 1e-5, "{case}: packed {} alone {alone}", packed.sum);
+        let alone: f64 = documents
+            .iter()
+            .map(|d| model.loss(&pack(std::slice::from_ref(d))).unwrap().sum)
+            .sum();
+        assert!(
+            (packed.sum - alone).abs() / alone < 1e-5,
+            "{case}: packed {} alone {alone}",
+            packed.sum
+        );
     }
 }
 
@@ -149,7 +193,10 @@ fn the_cache_changes_nothing_and_batches_of_unequal_prompts_neither() {
         let (golden, model) = (Golden::open(case), load(case));
         let ids = golden.u32("input_ids");
         let prompts = vec![ids[..20].to_vec(), ids[24..27].to_vec(), ids[30..41].to_vec()];
-        let options = GenerateOptions { logprobs: 3, ..GenerateOptions::greedy(12) };
+        let options = GenerateOptions {
+            logprobs: 3,
+            ..GenerateOptions::greedy(12)
+        };
         let together = generate(&model, &prompts, &options, &mut |_, _| true).unwrap();
         for (prompt, batched) in prompts.iter().zip(&together) {
             let alone = &generate(&model, std::slice::from_ref(prompt), &options, &mut |_, _| true).unwrap()[0];
@@ -159,8 +206,16 @@ fn the_cache_changes_nothing_and_batches_of_unequal_prompts_neither() {
                 let logits = model.logits(&Input::sequence(&tokens)).unwrap();
                 let last = &logits[logits.len() - model.vocab_size()..];
                 let (logprob, _) = tune_model::sampler::logprobs(last, *token, 1);
-                assert_eq!(tune_model::sampler::argmax(last), *token, "{case}: greedy without a cache differs");
-                assert!((logprob - step.logprob).abs() < 1e-4, "{case}: {logprob} against {}", step.logprob);
+                assert_eq!(
+                    tune_model::sampler::argmax(last),
+                    *token,
+                    "{case}: greedy without a cache differs"
+                );
+                assert!(
+                    (logprob - step.logprob).abs() < 1e-4,
+                    "{case}: {logprob} against {}",
+                    step.logprob
+                );
                 tokens.push(*token);
             }
         }
@@ -176,10 +231,22 @@ fn fresh_adapters_change_nothing_and_count_by_formula() {
         let model = CausalLm::load(&base, Some(&spec), &Device::flex(), &mut |_, _| ()).unwrap();
         let d = max_difference(&model.logits(&golden_input(&golden)).unwrap(), &golden.f32("logits"));
         assert!(d < 1e-4, "{case}: B = 0 but logits differ by {d}");
-        let counted: usize =
-            model.adapters().iter().map(|m| m.a.dims().iter().product::<usize>() + m.b.dims().iter().product::<usize>()).sum();
-        assert_eq!(counted, tune_model::causal_lm::sizes(&base, Some(&spec)).unwrap().lora_params, "{case}");
-        assert!(model.adapters().iter().all(|m| m.a.clone().abs().max().into_scalar::<f32>() > 0.0));
+        let counted: usize = model
+            .adapters()
+            .iter()
+            .map(|m| m.a.dims().iter().product::<usize>() + m.b.dims().iter().product::<usize>())
+            .sum();
+        assert_eq!(
+            counted,
+            tune_model::causal_lm::sizes(&base, Some(&spec)).unwrap().lora_params,
+            "{case}"
+        );
+        assert!(
+            model
+                .adapters()
+                .iter()
+                .all(|m| m.a.clone().abs().max().into_scalar::<f32>() > 0.0)
+        );
     }
 }
 
@@ -200,5 +267,9 @@ fn targets_that_match_nothing_are_refused_by_name() {
 
 #[test]
 fn golden_folders_exist() {
-    assert!(CASES.iter().all(|case| folder(case).join("golden.safetensors").is_file()));
+    assert!(
+        CASES
+            .iter()
+            .all(|case| folder(case).join("golden.safetensors").is_file())
+    );
 }

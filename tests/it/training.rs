@@ -11,7 +11,12 @@ use tune_trainer::step::{StepOptions, step};
 use tune_trainer::train::{Ended, Outcome, Start, train};
 use tune_trainer::watch::Silent;
 
-const TORCH: Options = Options { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01, b_ratio: 1.0 };
+const TORCH: Options = Options {
+    betas: [0.9, 0.999],
+    eps: 1e-8,
+    weight_decay: 0.01,
+    b_ratio: 1.0,
+};
 
 fn options(number: usize, rate: f64) -> StepOptions {
     StepOptions {
@@ -32,7 +37,13 @@ fn adapted() -> CausalLm {
 }
 
 fn batch(samples: &[(Vec<u32>, Vec<bool>)]) -> Batch {
-    let mut batch = Batch { tokens: vec![], positions: vec![], learn: vec![], starts: vec![0], origins: vec![] };
+    let mut batch = Batch {
+        tokens: vec![],
+        positions: vec![],
+        learn: vec![],
+        starts: vec![0],
+        origins: vec![],
+    };
     for (tokens, learn) in samples {
         batch.tokens.extend(tokens);
         batch.positions.extend(0..tokens.len() as u32);
@@ -47,7 +58,11 @@ fn values(t: &Tensor<2>) -> Vec<f32> {
 }
 
 fn adapter_values(model: &CausalLm) -> Vec<f32> {
-    model.adapters().iter().flat_map(|m| [values(&m.a), values(&m.b)].concat()).collect()
+    model
+        .adapters()
+        .iter()
+        .flat_map(|m| [values(&m.a), values(&m.b)].concat())
+        .collect()
 }
 
 #[test]
@@ -63,8 +78,18 @@ fn twenty_adamw_steps_equal_peft_and_torch() {
         };
         let window = [batch(&[sample(0), sample(1)])];
         let result = step(&mut model, &mut adamw, &window, &options(i + 1, 1e-2)).unwrap();
-        assert!((result.loss - losses[i]).abs() / losses[i] < 1e-5, "step {i}: {} wanted {}", result.loss, losses[i]);
-        assert!((result.grad_norm - norms[i]).abs() / norms[i] < 1e-4, "step {i}: {} {}", result.grad_norm, norms[i]);
+        assert!(
+            (result.loss - losses[i]).abs() / losses[i] < 1e-5,
+            "step {i}: {} wanted {}",
+            result.loss,
+            losses[i]
+        );
+        assert!(
+            (result.grad_norm - norms[i]).abs() / norms[i] < 1e-4,
+            "step {i}: {} {}",
+            result.grad_norm,
+            norms[i]
+        );
     }
     for m in model.adapters() {
         for (name, tensor) in [("lora_A", &m.a), ("lora_B", &m.b)] {
@@ -95,7 +120,12 @@ fn every_way_to_accumulate_eight_samples_is_the_same_step() {
     for size in [1, 2, 4] {
         let (other, others) = run(size);
         assert_eq!((one.tokens, one.learned), (other.tokens, other.learned));
-        assert!((one.loss - other.loss).abs() / one.loss < 1e-6, "{size}: {} {}", one.loss, other.loss);
+        assert!(
+            (one.loss - other.loss).abs() / one.loss < 1e-6,
+            "{size}: {} {}",
+            one.loss,
+            other.loss
+        );
         assert!((one.grad_norm - other.grad_norm).abs() / one.grad_norm < 1e-6, "{size}");
         let d = crate::golden::relative(&others, &weights);
         assert!(d < 1e-6, "{size} a batch: weights differ by {d}");
@@ -149,8 +179,11 @@ pub fn run(settings: &Settings, resume: Option<&Path>, stop: &AtomicU8) -> Resul
 
 fn losses(dir: &Path) -> Vec<(u64, f64)> {
     let text = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
-    let rows = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
-    rows.filter_map(|row| Some((row["step"].as_u64()?, row["loss"].as_f64()?))).collect()
+    let rows = text
+        .lines()
+        .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+    rows.filter_map(|row| Some((row["step"].as_u64()?, row["loss"].as_f64()?)))
+        .collect()
 }
 
 #[test]
@@ -163,7 +196,11 @@ fn a_run_learns_and_leaves_everything_behind() {
     let outcome = run(&settings, None, &AtomicU8::new(0)).unwrap();
     assert_eq!((outcome.ended, outcome.steps), (Ended::Finished, 40));
     let (_, best) = outcome.best_eval.unwrap();
-    assert!(best < outcome.first_eval.unwrap() * 0.6, "{best} from {:?}", outcome.first_eval);
+    assert!(
+        best < outcome.first_eval.unwrap() * 0.6,
+        "{best} from {:?}",
+        outcome.first_eval
+    );
     let run = &settings.output.dir;
     for file in [
         "config.toml",
@@ -183,10 +220,21 @@ fn a_run_learns_and_leaves_everything_behind() {
     let state: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(run.join("state.json")).unwrap()).unwrap();
     assert_eq!(state["state"], "finished");
-    let keys = ["epoch", "lr", "grad_norm", "tokens", "learned_tokens", "tokens_per_second", "floor_share"];
+    let keys = [
+        "epoch",
+        "lr",
+        "grad_norm",
+        "tokens",
+        "learned_tokens",
+        "tokens_per_second",
+        "floor_share",
+    ];
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let row: serde_json::Value = serde_json::from_str(text.lines().find(|l| l.contains("grad_norm")).unwrap()).unwrap();
-    assert!(keys.iter().all(|key| row[key].is_number()) && row["peak_memory_bytes"].as_u64().unwrap() > 0, "{row}");
+    assert!(
+        keys.iter().all(|key| row[key].is_number()) && row["peak_memory_bytes"].as_u64().unwrap() > 0,
+        "{row}"
+    );
 }
 
 #[test]
@@ -200,8 +248,14 @@ fn a_stopped_and_resumed_run_is_the_same_run_to_the_bit() {
     let dir = settings.output.dir.clone();
     // A stop already asked for ends the run after one step.
     assert_eq!(run(&settings, None, &AtomicU8::new(1)).unwrap().ended, Ended::Stopped);
-    assert_eq!(run(&settings, Some(&dir), &AtomicU8::new(1)).unwrap().ended, Ended::Stopped);
-    assert_eq!(run(&settings, Some(&dir), &AtomicU8::new(0)).unwrap().ended, Ended::Finished);
+    assert_eq!(
+        run(&settings, Some(&dir), &AtomicU8::new(1)).unwrap().ended,
+        Ended::Stopped
+    );
+    assert_eq!(
+        run(&settings, Some(&dir), &AtomicU8::new(0)).unwrap().ended,
+        Ended::Finished
+    );
 
     assert_eq!(losses(&dir), losses(&wanted.output.dir));
     let bytes = |dir: &Path| std::fs::read(dir.join("adapter/adapter_model.safetensors")).unwrap();
@@ -231,5 +285,9 @@ fn a_run_folder_that_exists_is_refused() {
     let settings = settings(dir.path());
     run(&settings, None, &AtomicU8::new(1)).unwrap();
     let error = run(&settings, None, &AtomicU8::new(0)).unwrap_err();
-    assert!(error.hint().unwrap().contains("--resume"), "{error}: {:?}", error.hint());
+    assert!(
+        error.hint().unwrap().contains("--resume"),
+        "{error}: {:?}",
+        error.hint()
+    );
 }

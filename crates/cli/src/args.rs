@@ -3,10 +3,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// Said on every `--version`: PyTorch's torchtune installs a `tune` too.
-pub const VERSION: &str = concat!(
-    env!("CARGO_PKG_VERSION"),
-    " (LoRA trainer in Rust; not torchtune)"
-);
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (LoRA trainer in Rust; not torchtune)");
 
 /// Fine-tunes language models with LoRA on prompt/response data, and exports what PEFT, transformers, vLLM and
 /// llama.cpp load.
@@ -62,9 +59,7 @@ pub enum Command {
     /// Write a commented config for a base model and a data file
     Init(Init),
     /// Print a completion script for a shell
-    #[command(
-        after_help = "Example: tune completions bash > ~/.local/share/bash-completion/completions/tune"
-    )]
+    #[command(after_help = "Example: tune completions bash > ~/.local/share/bash-completion/completions/tune")]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,

@@ -1,4 +1,5 @@
 //! The only file that reads the environment.
+#![allow(clippy::disallowed_methods)] // The one file that reads the environment.
 use std::env;
 use std::path::{Path, PathBuf};
 use tune_model::OpenOptions;
@@ -9,8 +10,7 @@ fn text(name: &str) -> Option<String> {
 }
 
 fn flag(name: &str) -> bool {
-    text(name)
-        .is_some_and(|value| !matches!(value.to_ascii_lowercase().as_str(), "0" | "false" | "off" | "no"))
+    text(name).is_some_and(|value| !matches!(value.to_ascii_lowercase().as_str(), "0" | "false" | "off" | "no"))
 }
 
 fn home() -> Option<PathBuf> {
@@ -112,8 +112,5 @@ pub fn scratch(name: &str) -> PathBuf {
 /// `path` with the home folder written `~`.
 pub fn short(path: &Path) -> String {
     let inside = home().and_then(|home| path.strip_prefix(home).ok().map(Path::to_path_buf));
-    inside.map_or_else(
-        || path.display().to_string(),
-        |rest| format!("~/{}", rest.display()),
-    )
+    inside.map_or_else(|| path.display().to_string(), |rest| format!("~/{}", rest.display()))
 }

@@ -54,9 +54,7 @@ impl Error for Failure {
 /// The hint nearest to the cause that has one, outermost first.
 fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
-        let failure = cause
-            .downcast_ref::<Failure>()
-            .map(|failure| failure.hint.clone());
+        let failure = cause.downcast_ref::<Failure>().map(|failure| failure.hint.clone());
         failure
             .or_else(|| cause.downcast_ref::<TrainError>().and_then(TrainError::hint))
             .or_else(|| cause.downcast_ref::<ModelError>().and_then(ModelError::hint))

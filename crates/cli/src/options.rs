@@ -12,10 +12,7 @@ const WANTED: [(&str, &str); 8] = [
         "data.train",
         "a list of files, each text or { path = \"…\", weight = 2.0 }",
     ),
-    (
-        "data.validation",
-        "a share such as 0.05, a file, or a list of files",
-    ),
+    ("data.validation", "a share such as 0.05, a file, or a list of files"),
     ("lora.targets", "\"all-linear\", a regex, or a list of names"),
     ("lora.layers", "a list of block numbers"),
     ("lora.rank_pattern", "a list of pairs such as [\"q_proj\", 8]"),
@@ -55,14 +52,12 @@ impl Options {
         let mut leaves = Vec::new();
         for (key, value) in ordered.as_object().into_iter().flatten() {
             match (defaults.get(key), value.as_object()) {
-                (Some(Value::Table(section)), Some(names)) => {
-                    leaves.extend(names.keys().filter_map(|name| {
-                        Some(Leaf {
-                            path: format!("{key}.{name}"),
-                            default: section.get(name)?.clone(),
-                        })
-                    }))
-                }
+                (Some(Value::Table(section)), Some(names)) => leaves.extend(names.keys().filter_map(|name| {
+                    Some(Leaf {
+                        path: format!("{key}.{name}"),
+                        default: section.get(name)?.clone(),
+                    })
+                })),
                 (Some(default), _) => leaves.push(Leaf {
                     path: key.clone(),
                     default: default.clone(),
@@ -156,11 +151,7 @@ impl Options {
                 choices.join(", ")
             ));
         }
-        Err(format!(
-            "`{path}` is {}, wanted {}",
-            found(value),
-            self.wanted(path)
-        ))
+        Err(format!("`{path}` is {}, wanted {}", found(value), self.wanted(path)))
     }
 
     fn wanted(&self, path: &str) -> &'static str {
@@ -194,18 +185,14 @@ impl Options {
             .iter()
             .find(|leaf| leaf.path.rsplit('.').next() == Some(name))
         {
-            return format!(
-                "unknown key `{path}`; `{name}` belongs in {}",
-                home_of(&elsewhere.path)
-            );
+            return format!("unknown key `{path}`; `{name}` belongs in {}", home_of(&elsewhere.path));
         }
         let siblings = self
             .leaves
             .iter()
             .map(|leaf| leaf.path.as_str())
             .filter(|p| section_of(p) == section);
-        let near =
-            nearest(path, siblings).or_else(|| nearest(path, self.leaves.iter().map(|l| l.path.as_str())));
+        let near = nearest(path, siblings).or_else(|| nearest(path, self.leaves.iter().map(|l| l.path.as_str())));
         let near = near.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
         format!("unknown key `{path}`{near}")
     }
@@ -237,10 +224,7 @@ impl FileReading<'_> {
             } else if let DeValue::Table(inner) = value.get_ref() {
                 self.table(inner, Some(name));
             } else {
-                let text = format!(
-                    "`{name}` is {}, wanted a section [{name}]",
-                    value.get_ref().type_str()
-                );
+                let text = format!("`{name}` is {}, wanted a section [{name}]", value.get_ref().type_str());
                 self.problems.push(self.file.problem(&value.span(), text));
             }
         }
@@ -274,10 +258,7 @@ impl FileReading<'_> {
 pub fn put(table: &mut toml::Table, path: &str, value: Value) {
     match path.split_once('.') {
         Some((section, key)) => {
-            if let Value::Table(section) = table
-                .entry(section)
-                .or_insert_with(|| Value::Table(toml::Table::new()))
-            {
+            if let Value::Table(section) = table.entry(section).or_insert_with(|| Value::Table(toml::Table::new())) {
                 section.insert(key.to_string(), value);
             }
         }
@@ -442,26 +423,17 @@ mod tests {
                 .contains("did you mean `train.seed`?")
         );
         assert!(value("train.seed").unwrap_err().contains("wanted KEY=VALUE"));
-        assert!(
-            value("data.packing=yes")
-                .unwrap_err()
-                .contains("wanted true or false")
-        );
+        assert!(value("data.packing=yes").unwrap_err().contains("wanted true or false"));
     }
 
     #[test]
     fn variables_name_their_setting() {
         let options = Options::new().unwrap();
-        let given = options
-            .read_variable("TUNE_TRAIN__LEARNING_RATE", "1e-4")
-            .unwrap();
+        let given = options.read_variable("TUNE_TRAIN__LEARNING_RATE", "1e-4").unwrap();
         assert_eq!(
             (given.path.as_str(), given.origin.as_str()),
             ("train.learning_rate", "TUNE_TRAIN__LEARNING_RATE")
         );
-        assert_eq!(
-            options.read_variable("TUNE_DEVICE", "cpu").unwrap().path,
-            "device"
-        );
+        assert_eq!(options.read_variable("TUNE_DEVICE", "cpu").unwrap().path, "device");
     }
 }

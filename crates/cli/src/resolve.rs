@@ -39,23 +39,14 @@ pub fn resolve(config: &Path, set: &[String]) -> anyhow::Result<Resolved> {
 /// The settings for looking at one data file: nothing held back.
 pub fn data_file(file: &Path, set: &[String]) -> anyhow::Result<Resolved> {
     let name = file.display().to_string();
-    let text = format!(
-        "data.train = [{}]\ndata.validation = 0.0\n",
-        Value::from(name.as_str())
-    );
+    let text = format!("data.train = [{}]\ndata.validation = 0.0\n", Value::from(name.as_str()));
     resolve_layers(TomlFile { name, text }, &environment::settings(), set)
 }
 
-fn resolve_layers(
-    file: TomlFile,
-    variables: &[(String, String)],
-    set: &[String],
-) -> anyhow::Result<Resolved> {
+fn resolve_layers(file: TomlFile, variables: &[(String, String)], set: &[String]) -> anyhow::Result<Resolved> {
     let options = Options::new()?;
     let (mut given, mut problems) = options.read_file(&file);
-    let typed = variables
-        .iter()
-        .map(|(name, value)| options.read_variable(name, value));
+    let typed = variables.iter().map(|(name, value)| options.read_variable(name, value));
     for read in typed.chain(set.iter().map(|text| options.read_flag(text))) {
         match read {
             Ok(value) => given.push(value),
@@ -100,11 +91,7 @@ impl Resolved {
 }
 
 fn refused(problems: &[Problem]) -> anyhow::Error {
-    let list = problems
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join("\n");
+    let list = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     let message = match problems.len() {
         1 => list,
         many => format!("{many} problems in the settings\n{list}"),
@@ -114,31 +101,18 @@ fn refused(problems: &[Problem]) -> anyhow::Error {
 
 fn cannot_read(config: &Path, error: std::io::Error) -> anyhow::Error {
     let hint = match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            "paths are relative to the folder you start in; `tune init` writes a config"
-        }
+        std::io::ErrorKind::NotFound => "paths are relative to the folder you start in; `tune init` writes a config",
         std::io::ErrorKind::IsADirectory => "name a config file in it",
         _ => "check the file's owner and mode",
     };
-    Failure::caused(
-        format!("cannot read the config {}", config.display()),
-        hint,
-        error,
-    )
+    Failure::caused(format!("cannot read the config {}", config.display()), hint, error)
 }
 
 fn not_utf8(config: &Path, error: &std::string::FromUtf8Error) -> anyhow::Error {
     let at = error.utf8_error().valid_up_to();
-    let line = error.as_bytes()[..at]
-        .iter()
-        .filter(|byte| **byte == b'\n')
-        .count()
-        + 1;
+    let line = error.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
     Failure::error(
-        format!(
-            "{}:{line}: invalid UTF-8 at byte {at} of the file",
-            config.display()
-        ),
+        format!("{}:{line}: invalid UTF-8 at byte {at} of the file", config.display()),
         "a config is TOML: UTF-8 text",
     )
 }
@@ -147,18 +121,14 @@ fn not_utf8(config: &Path, error: &std::string::FromUtf8Error) -> anyhow::Error 
 mod tests {
     use super::*;
 
-    const FILE: &str =
-        "[model]\nbase = \"org/name\"\n[data]\ntrain = [\"a.jsonl\"]\n[train]\nseed = 1\nepochs = 2\n";
+    const FILE: &str = "[model]\nbase = \"org/name\"\n[data]\ntrain = [\"a.jsonl\"]\n[train]\nseed = 1\nepochs = 2\n";
 
     fn layers(text: &str, variables: &[(&str, &str)], set: &[&str]) -> anyhow::Result<Resolved> {
         let file = TomlFile {
             name: "c.toml".into(),
             text: text.into(),
         };
-        let variables: Vec<_> = variables
-            .iter()
-            .map(|(n, v)| (n.to_string(), v.to_string()))
-            .collect();
+        let variables: Vec<_> = variables.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
         resolve_layers(
             file,
             &variables,

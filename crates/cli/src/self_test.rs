@@ -112,9 +112,8 @@ fn write_model(folder: &Path) -> anyhow::Result<()> {
 fn tensors() -> Vec<(String, Vec<usize>)> {
     let mut all = vec![("model.embed_tokens.weight".to_string(), vec![VOCAB, HIDDEN])];
     for layer in 0..LAYERS {
-        let mut add = |name: &str, shape: &[usize]| {
-            all.push((format!("model.layers.{layer}.{name}.weight"), shape.to_vec()))
-        };
+        let mut add =
+            |name: &str, shape: &[usize]| all.push((format!("model.layers.{layer}.{name}.weight"), shape.to_vec()));
         add("input_layernorm", &[HIDDEN]);
         add("self_attn.q_proj", &[HIDDEN, HIDDEN]);
         add("self_attn.k_proj", &[KEYS, HIDDEN]);

@@ -22,9 +22,7 @@ pub struct Problem {
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.place, self.text)?;
-        self.excerpt
-            .iter()
-            .try_for_each(|excerpt| write!(f, "\n{excerpt}"))
+        self.excerpt.iter().try_for_each(|excerpt| write!(f, "\n{excerpt}"))
     }
 }
 
@@ -90,10 +88,7 @@ impl TomlFile {
 
     fn clamp(&self, at: usize) -> usize {
         let at = at.min(self.text.len());
-        (0..=at)
-            .rev()
-            .find(|i| self.text.is_char_boundary(*i))
-            .unwrap_or(0)
+        (0..=at).rev().find(|i| self.text.is_char_boundary(*i)).unwrap_or(0)
     }
 }
 
@@ -125,9 +120,6 @@ mod tests {
         let (key, value) = table.get_ref().iter().next().unwrap();
         assert_eq!(file.place(&key.span()), "c.toml:2:1");
         assert_eq!(file.place(&value.span()), "c.toml:2:7");
-        assert_eq!(
-            file.excerpt(&value.span()),
-            "    2 | \"ü\" = 1 # é\n      |       ^"
-        );
+        assert_eq!(file.excerpt(&value.span()), "    2 | \"ü\" = 1 # é\n      |       ^");
     }
 }

@@ -160,8 +160,7 @@ impl Console {
         if !self.moving() && (first_or_last || due(self.step_told, Instant::now())) {
             self.step_told = Some(Instant::now());
             let text = measures(&self.printer.style, metrics, left);
-            self.printer
-                .talk(&format!("  step {}/{total}  {text}", metrics.step));
+            self.printer.talk(&format!("  step {}/{total}  {text}", metrics.step));
         }
     }
 
@@ -172,10 +171,7 @@ impl Console {
         } else {
             String::new()
         };
-        let numbers = format!(
-            "eval loss {:.4}  perplexity {:.3}",
-            eval.eval_loss, eval.perplexity
-        );
+        let numbers = format!("eval loss {:.4}  perplexity {:.3}", eval.eval_loss, eval.perplexity);
         self.line(&format!(
             "  step {}  epoch {:.2}  {numbers}{best}",
             eval.step, eval.epoch
@@ -255,11 +251,7 @@ fn measures(style: &Style, m: &StepMetrics, left: f64) -> String {
 pub fn plan_table(style: &Style, plan: &Plan) -> String {
     let share = |part: usize, whole: usize| 100.0 * part as f64 / whole.max(1) as f64;
     let number = |n: usize| count(n as f64);
-    let changed = [
-        (plan.cut, "cut"),
-        (plan.split, "split"),
-        (plan.dropped, "dropped"),
-    ];
+    let changed = [(plan.cut, "cut"), (plan.split, "split"), (plan.dropped, "dropped")];
     let changed: String = changed
         .iter()
         .filter(|(n, _)| *n > 0)
@@ -363,11 +355,7 @@ impl std::fmt::Display for Trimmed {
 /// `538 M` so that a unit may follow: `538 MFLOP`, `12 FLOP`.
 fn spaced(value: f64) -> String {
     let text = count(value);
-    if text.contains(' ') {
-        text
-    } else {
-        format!("{text} ")
-    }
+    if text.contains(' ') { text } else { format!("{text} ") }
 }
 
 fn shortened(text: &str) -> String {

@@ -131,11 +131,7 @@ mod tests {
 
     #[test]
     fn picture() {
-        let samples = [
-            sample("Q:?A\n", "---xx"),
-            sample("QA", "-x"),
-            sample("Q: AB", "---xx"),
-        ];
+        let samples = [sample("Q:?A\n", "---xx"), sample("QA", "-x"), sample("Q: AB", "---xx")];
         let rows = [row(&[(0, 0, 5), (1, 0, 2)]), row(&[(2, 1, 5)])];
         let batch = Batch::new(&rows.iter().collect::<Vec<_>>(), &samples).unwrap();
         assert_eq!(batch.starts, [0, 5, 7, 11]);

@@ -76,11 +76,11 @@ fn encode(tokenized: &Tokenized) -> std::io::Result<Vec<u8>> {
         .flat_map(|s| &s.tokens)
         .for_each(|t| out.extend(t.to_le_bytes()));
     let learn: Vec<bool> = samples.iter().flat_map(|s| s.learn.iter().copied()).collect();
-    out.extend(learn.chunks(8).map(|bits| {
-        bits.iter()
-            .rev()
-            .fold(0u8, |byte, bit| byte << 1 | u8::from(*bit))
-    }));
+    out.extend(
+        learn
+            .chunks(8)
+            .map(|bits| bits.iter().rev().fold(0u8, |byte, bit| byte << 1 | u8::from(*bit))),
+    );
     Ok(out)
 }
 
@@ -101,9 +101,7 @@ fn decode(mut bytes: &[u8], file: &Arc<str>) -> Option<Tokenized> {
         let end = start + length as usize;
         let own = tokens.get(start * 4..end * 4)?.chunks_exact(4);
         samples.push(Sample {
-            tokens: own
-                .map(|t| u32::from_le_bytes([t[0], t[1], t[2], t[3]]))
-                .collect(),
+            tokens: own.map(|t| u32::from_le_bytes([t[0], t[1], t[2], t[3]])).collect(),
             learn: (start..end)
                 .map(|i| Some(bytes.get(i / 8)? >> (i % 8) & 1 == 1))
                 .collect::<Option<_>>()?,
@@ -175,13 +173,13 @@ mod tests {
         let file: Arc<str> = "a.jsonl".into();
         write(folder.path(), "k", &tokenized(&file)).unwrap();
         let path = path(folder.path(), "k");
-        let whole = std::fs::read(&path).unwrap();
+        let whole = fs_err::read(&path).unwrap();
         for i in 0..whole.len() {
             let mut damaged = whole.clone();
             damaged[i] ^= 4;
-            std::fs::write(&path, &damaged).unwrap();
+            fs_err::write(&path, &damaged).unwrap();
             assert_eq!(read(folder.path(), "k", &file), None, "byte {i}");
-            std::fs::write(&path, &whole[..i]).unwrap();
+            fs_err::write(&path, &whole[..i]).unwrap();
             assert_eq!(read(folder.path(), "k", &file), None, "cut at {i}");
         }
     }

@@ -31,16 +31,9 @@ impl Codec {
     /// `tokenizer_json`: the bytes of `tokenizer.json`; `tokenizer_config`: `tokenizer_config.json`
     /// (bos/eos/pad/unk tokens, `add_bos_token`, an inline `chat_template`); `chat_template`: Jinja
     /// source that wins over the inline one. With neither, a plain prompt format is used.
-    pub fn new(
-        tokenizer_json: &[u8],
-        tokenizer_config: Option<&Value>,
-        chat_template: Option<&str>,
-    ) -> Result<Self> {
+    pub fn new(tokenizer_json: &[u8], tokenizer_config: Option<&Value>, chat_template: Option<&str>) -> Result<Self> {
         let mut tokenizer = Tokenizer::from_bytes(tokenizer_json).map_err(broken)?;
-        tokenizer
-            .with_truncation(None)
-            .map_err(broken)?
-            .with_padding(None);
+        tokenizer.with_truncation(None).map_err(broken)?.with_padding(None);
         let empty = Value::Object(Map::new());
         let config = tokenizer_config.unwrap_or(&empty);
         let special_tokens = special_tokens(config);
@@ -114,9 +107,7 @@ impl Codec {
             return words::ask(&self.tokenizer, text).map_err(broken);
         };
         let mut tokens = Vec::with_capacity(text.len() / 3);
-        splitter
-            .encode(&self.tokenizer, text, &mut tokens)
-            .map_err(broken)?;
+        splitter.encode(&self.tokenizer, text, &mut tokens).map_err(broken)?;
         Ok(tokens)
     }
 
@@ -154,22 +145,14 @@ impl Codec {
     /// A document: all of it learned, BOS as the tokenizer has it, EOS at the end so that endings are learned.
     fn encode_text(&self, text: &str) -> Result<(Vec<u32>, Vec<bool>)> {
         let mut tokens = self.encode(text, true)?;
-        if let Some(eos) = self
-            .eos
-            .filter(|eos| tokens.last() != Some(eos) && !text.is_empty())
-        {
+        if let Some(eos) = self.eos.filter(|eos| tokens.last() != Some(eos) && !text.is_empty()) {
             tokens.push(eos);
         }
         let learn = vec![true; tokens.len()];
         Ok((tokens, learn))
     }
 
-    fn encode_chat(
-        &self,
-        messages: &[Message],
-        tools: Option<&Value>,
-        learn: Learn,
-    ) -> Result<(Vec<u32>, Vec<bool>)> {
+    fn encode_chat(&self, messages: &[Message], tools: Option<&Value>, learn: Learn) -> Result<(Vec<u32>, Vec<bool>)> {
         let end = self.end_of_turn.as_ref().map(|end| end.text.as_str());
         let turns = spans::Turns {
             template: &self.template,
@@ -260,20 +243,9 @@ fn added_around(
     bos: Option<u32>,
     eos: Option<u32>,
 ) -> Result<(Vec<u32>, Vec<u32>)> {
-    let bare = tokenizer
-        .encode_fast("a", false)
-        .map_err(broken)?
-        .get_ids()
-        .to_vec();
-    let full = tokenizer
-        .encode_fast("a", true)
-        .map_err(broken)?
-        .get_ids()
-        .to_vec();
-    let at = full
-        .windows(bare.len().max(1))
-        .position(|w| w == bare)
-        .unwrap_or(0);
+    let bare = tokenizer.encode_fast("a", false).map_err(broken)?.get_ids().to_vec();
+    let full = tokenizer.encode_fast("a", true).map_err(broken)?.get_ids().to_vec();
+    let at = full.windows(bare.len().max(1)).position(|w| w == bare).unwrap_or(0);
     let mut before = full[..at].to_vec();
     let mut after = full.get(at + bare.len()..).unwrap_or_default().to_vec();
     let set = |key: &str| config.get(key).and_then(Value::as_bool);
@@ -286,13 +258,7 @@ fn added_around(
     Ok((before, after))
 }
 
-fn fingerprint(
-    json: &[u8],
-    template: &str,
-    special: &Map<String, Value>,
-    before: &[u32],
-    after: &[u32],
-) -> String {
+fn fingerprint(json: &[u8], template: &str, special: &Map<String, Value>, before: &[u32], after: &[u32]) -> String {
     let mut hasher = blake3::Hasher::new();
     let special = Value::Object(special.clone()).to_string();
     for part in [
@@ -436,11 +402,7 @@ pub(crate) mod tests {
             let config = json!({"bos_token": special[0], "eos_token": special[1]});
             let template = golden(&format!("{name}.jinja"));
             let codec = Codec::new(&byte_level(&added, gpt2()), Some(&config), Some(&template)).unwrap();
-            assert_eq!(
-                codec.end_of_turn(),
-                codec.tokenizer.token_to_id(special[2]),
-                "{name}"
-            );
+            assert_eq!(codec.end_of_turn(), codec.tokenizer.token_to_id(special[2]), "{name}");
             let (messages, _) = conversation(&goldens["conversations"]["multi"]);
             let record = Record {
                 body: Body::Chat(messages),
@@ -492,7 +454,8 @@ pub(crate) mod tests {
             (codec(None).template().1, codec(Some(CHATML)).template().1),
             ("plain", "given")
         );
-        let config = json!({"chat_template": [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "y"}]});
+        let config =
+            json!({"chat_template": [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "y"}]});
         let model = Codec::new(&byte_level(&SPECIAL, gpt2()), Some(&config), None).unwrap();
         assert_eq!(model.template(), ("y", "model"));
         assert_eq!(model.end_of_turn(), None);
@@ -523,10 +486,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_broken_tokenizer_is_an_error() {
-        assert!(matches!(
-            Codec::new(b"{", None, None),
-            Err(DataError::Tokenizer { .. })
-        ));
+        assert!(matches!(Codec::new(b"{", None, None), Err(DataError::Tokenizer { .. })));
         assert!(matches!(
             Codec::new(&byte_level(&[], gpt2()), None, Some("{% if")),
             Err(DataError::Template { .. })

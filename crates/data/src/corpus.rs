@@ -254,8 +254,7 @@ pub(crate) fn scan(path: &Path, spec: &DataSpec) -> Result<Scan> {
         format::misspelt_hint
     };
     let hint = missing.and_then(|row| by_key(row, spec));
-    let hint =
-        hint.or_else(|| Some("correct or remove these rows; `tune data check` shows them again".into()));
+    let hint = hint.or_else(|| Some("correct or remove these rows; `tune data check` shows them again".into()));
     let report = FileReport {
         path: file.to_string(),
         format: format.choice().name().into(),
@@ -406,9 +405,7 @@ impl Loading<'_> {
             return Ok(found);
         }
         self.from_cache = false;
-        (self.progress)(Progress::Reading {
-            file: name.to_string(),
-        });
+        (self.progress)(Progress::Reading { file: name.to_string() });
         let (file, records) = records(path, self.spec)?;
         let tokenized = Tokenized {
             samples: encode_all(path, &records, self.codec, self.spec.learn, self.progress)?,
@@ -525,10 +522,7 @@ fn leave_out_empty(files: &mut [&mut Tokenized], on_empty: OnEmpty, total: usize
 
 /// The training samples, each as often as its source's weight says, and those held back by the share.
 fn divide(spec: &DataSpec, files: Vec<Tokenized>) -> (Vec<Sample>, Vec<Sample>) {
-    let hashes: Vec<u64> = files
-        .iter()
-        .flat_map(|file| file.hashes.iter().copied())
-        .collect();
+    let hashes: Vec<u64> = files.iter().flat_map(|file| file.hashes.iter().copied()).collect();
     let held = match spec.validation {
         Validation::Share(share) => split::held_back(&hashes, share),
         _ => vec![false; hashes.len()],
@@ -552,10 +546,7 @@ fn weighted(samples: Vec<Sample>, weight: f64, seed: u64, stream: u64) -> Vec<Sa
     chosen.truncate(extra);
     chosen.sort();
     let whole = std::iter::repeat_n(&samples, weight as usize).flatten();
-    whole
-        .chain(chosen.iter().map(|i| &samples[*i]))
-        .cloned()
-        .collect()
+    whole.chain(chosen.iter().map(|i| &samples[*i])).cloned().collect()
 }
 
 fn fingerprint(spec: &DataSpec, keys: &[String]) -> String {
@@ -566,11 +557,7 @@ fn fingerprint(spec: &DataSpec, keys: &[String]) -> String {
         _ => None,
     };
     let settings = format!("{weights:?} {seed:?} {share:?} {:?}", spec.on_empty);
-    let parts: Vec<&str> = keys
-        .iter()
-        .map(String::as_str)
-        .chain([settings.as_str()])
-        .collect();
+    let parts: Vec<&str> = keys.iter().map(String::as_str).chain([settings.as_str()]).collect();
     cache::key(&parts)
 }
 
@@ -629,10 +616,7 @@ mod tests {
             (first.from_cache, second.from_cache, &first.cache_error),
             (false, true, &None)
         );
-        assert_eq!(
-            (&first.train, &first.validation),
-            (&second.train, &second.validation)
-        );
+        assert_eq!((&first.train, &first.validation), (&second.train, &second.validation));
         assert_eq!(
             (first.report.files, first.fingerprint),
             (second.report.files, second.fingerprint)
@@ -727,10 +711,7 @@ mod tests {
     #[test]
     fn the_same_data_twice_is_refused() {
         let folder = Folder::new();
-        let (a, b) = (
-            folder.file("a.jsonl", &rows(0..3)),
-            folder.file("b.jsonl", &rows(0..3)),
-        );
+        let (a, b) = (folder.file("a.jsonl", &rows(0..3)), folder.file("b.jsonl", &rows(0..3)));
         let spec = DataSpec {
             validation: Validation::Files(vec![b.path]),
             ..with(vec![a])
@@ -763,11 +744,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(
-            (
-                corpus.report.dropped_empty,
-                corpus.train.len(),
-                corpus.report.records
-            ),
+            (corpus.report.dropped_empty, corpus.train.len(), corpus.report.records),
             (1, 3, 4)
         );
     }
@@ -826,8 +803,7 @@ mod tests {
             validation: Validation::Share(1.0),
             ..with(vec![folder.file("b.jsonl", &rows(0..2))])
         };
-        let messages =
-            [unknown, share, with(vec![])].map(|spec| folder.message(loaded(&spec, None).unwrap_err()));
+        let messages = [unknown, share, with(vec![])].map(|spec| folder.message(loaded(&spec, None).unwrap_err()));
         insta::assert_snapshot!(messages.join("\n\n"), @r#"
         a.jsonl: rows have keys question, answer; no known format has these
 

@@ -69,16 +69,11 @@ fn words(record: &Record) -> Vec<u64> {
     let spoken = |m: &&Message| m.role != "system";
     let texts: Vec<&str> = match &record.body {
         crate::record::Body::Text(text) => vec![text],
-        crate::record::Body::Chat(messages) => messages
-            .iter()
-            .filter(spoken)
-            .map(|m| m.content.as_str())
-            .collect(),
+        crate::record::Body::Chat(messages) => messages.iter().filter(spoken).map(|m| m.content.as_str()).collect(),
     };
-    let words = texts.into_iter().flat_map(|text| {
-        text.split(|c: char| !c.is_alphanumeric())
-            .filter(|w| !w.is_empty())
-    });
+    let words = texts
+        .into_iter()
+        .flat_map(|text| text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()));
     words
         .map(|word| {
             word.chars()
@@ -140,15 +135,9 @@ mod tests {
     #[test]
     fn near_duplicates_are_found_and_others_are_not() {
         let (long, other) = (counted(60), counted(60).replace("word", "other"));
-        let changed = long
-            .replace("word59", "changed")
-            .replace(' ', ", ")
-            .to_uppercase();
+        let changed = long.replace("word59", "changed").replace(' ', ", ").to_uppercase();
         let records = records(&[&long, &other, &changed, &counted(20)]);
-        assert_eq!(
-            near(&records.iter().collect::<Vec<_>>(), &HashSet::new()),
-            [(2, 0)]
-        );
+        assert_eq!(near(&records.iter().collect::<Vec<_>>(), &HashSet::new()), [(2, 0)]);
         assert_eq!(near(&records.iter().collect::<Vec<_>>(), &HashSet::from([2])), []);
     }
 

@@ -106,11 +106,7 @@ pub enum DataError {
 pub const FILE_TYPES: &str = ".jsonl, .json, .csv, .parquet or .txt (.gz may follow all but .parquet)";
 
 fn listing<T: std::fmt::Display>(items: &[T]) -> String {
-    let mut lines: Vec<_> = items
-        .iter()
-        .take(SHOWN_ROWS)
-        .map(|item| format!("  {item}"))
-        .collect();
+    let mut lines: Vec<_> = items.iter().take(SHOWN_ROWS).map(|item| format!("  {item}")).collect();
     if items.len() > SHOWN_ROWS {
         lines.push(format!("  and {} more", items.len() - SHOWN_ROWS));
     }
@@ -129,7 +125,9 @@ impl DataError {
                 "check the file's permissions".into()
             }
             Self::Read { .. } => "check that the file is whole and can be read".into(),
-            Self::Missing { nearest: Some(nearest), .. } => format!("did you mean {nearest}?"),
+            Self::Missing {
+                nearest: Some(nearest), ..
+            } => format!("did you mean {nearest}?"),
             Self::Missing { .. } => "paths are relative to the folder you start in; check data.train".into(),
             Self::Folder { .. } => "name the files inside it, e.g. data.train = [\"folder/train.jsonl\"]".into(),
             Self::Empty { .. } => "write one JSON object a line, e.g. {\"prompt\": \"…\", \"response\": \"…\"}".into(),
@@ -148,7 +146,9 @@ impl DataError {
                  another chat template"
                     .into()
             }
-            Self::Span { .. } => "set learn = \"all\", or give a chat template that shows every answer as written".into(),
+            Self::Span { .. } => {
+                "set learn = \"all\", or give a chat template that shows every answer as written".into()
+            }
             Self::Tokenizer { .. } => "check that tokenizer.json belongs to this base and is whole".into(),
             Self::NothingLearned { .. } => {
                 "give these rows an answer, or set data.on_empty = \"drop\" to leave them out and count them".into()

@@ -102,10 +102,7 @@ mod tests {
     fn no_rows_do_not_hang_or_panic() {
         let mut loader = Loader::new(0, 4, 1);
         assert_eq!(loader.next_batch().rows, Vec::<usize>::new());
-        loader.seek(Cursor {
-            epoch: 3,
-            position: 0,
-        });
+        loader.seek(Cursor { epoch: 3, position: 0 });
         assert_eq!(loader.next_batch().rows, Vec::<usize>::new());
     }
 

@@ -72,8 +72,7 @@ pub struct Packed {
 /// target is lost.
 pub fn pack(samples: &[Sample], max_length: usize, packing: bool, too_long: TooLong) -> Result<Packed> {
     if max_length < 2 {
-        let problem =
-            format!("max_length = {max_length}; wanted at least 2, one token of context and one to learn");
+        let problem = format!("max_length = {max_length}; wanted at least 2, one token of context and one to learn");
         return Err(DataError::Spec {
             problem,
             hint: "set data.max_length = 1024",
@@ -88,10 +87,7 @@ pub fn pack(samples: &[Sample], max_length: usize, packing: bool, too_long: TooL
         .collect();
     packed.rows = match packing {
         true => best_fit(pieces, max_length),
-        false => pieces
-            .into_iter()
-            .map(|piece| Row { pieces: vec![piece] })
-            .collect(),
+        false => pieces.into_iter().map(|piece| Row { pieces: vec![piece] }).collect(),
     };
     if packed.rows.is_empty() {
         let problem = match packed.dropped {

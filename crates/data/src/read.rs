@@ -60,9 +60,7 @@ pub fn rows(path: &Path) -> Result<Rows> {
 /// Size of a data file; missing files and folders are told apart.
 pub fn bytes(path: &Path) -> Result<u64> {
     check_file(path)?;
-    Ok(fs_err::metadata(path)
-        .map_err(|source| read_error(path, source))?
-        .len())
+    Ok(fs_err::metadata(path).map_err(|source| read_error(path, source))?.len())
 }
 
 /// blake3 of a file's bytes, as `b3sum` prints it.
@@ -72,10 +70,7 @@ pub fn hash(path: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
-        match file
-            .read(&mut buffer)
-            .map_err(|source| read_error(path, source))?
-        {
+        match file.read(&mut buffer).map_err(|source| read_error(path, source))? {
             0 => return Ok(hasher.finalize().to_hex().to_string()),
             n => hasher.update(&buffer[..n]),
         };
@@ -297,11 +292,7 @@ fn csv_rows(path: &Path, reader: Box<dyn BufRead>) -> Result<Rows> {
     for (i, record) in csv.byte_records().enumerate() {
         let record = record.map_err(broken)?;
         if record.len() != keys.len() {
-            let problem = format!(
-                "{} fields, wanted {} as in the headings",
-                record.len(),
-                keys.len()
-            );
+            let problem = format!("{} fields, wanted {} as in the headings", record.len(), keys.len());
             rows.bad.push(bad_row(path, i + 1, problem));
             continue;
         }
@@ -415,10 +406,7 @@ mod tests {
         assert_eq!(values("x.jsonl", lines), wanted);
         assert_eq!(values("x.jsonl.gz", &gzip(lines)), wanted);
         assert_eq!(values("x.json", lines), wanted);
-        assert_eq!(
-            values("x.json", "[{\"a\": \"1\"}, {\"a\": \"é\"}]".as_bytes()),
-            wanted
-        );
+        assert_eq!(values("x.json", "[{\"a\": \"1\"}, {\"a\": \"é\"}]".as_bytes()), wanted);
         assert_eq!(
             values(
                 "x.json",
@@ -429,10 +417,7 @@ mod tests {
         assert_eq!(values("x.csv", "a\n1\né\n".as_bytes()), wanted);
         assert_eq!(values("x.csv", "\u{feff}a\r\n1\r\n\"é\"\r\n".as_bytes()), wanted);
         assert_eq!(values("x.parquet", &parquet(&["1", "é"])), wanted);
-        assert_eq!(
-            values("x.txt", "\u{feff}é\r\nb".as_bytes()),
-            "1: {\"text\":\"é\\nb\"}"
-        );
+        assert_eq!(values("x.txt", "\u{feff}é\r\nb".as_bytes()), "1: {\"text\":\"é\\nb\"}");
     }
 
     fn parquet(texts: &[&str]) -> Vec<u8> {
@@ -468,10 +453,7 @@ mod tests {
     #[test]
     fn bad_lines_are_all_listed() {
         let bad = read("x.jsonl", b"{\"a\": 1}\n{\"a\" 1}\n[\n").unwrap().bad;
-        let problems: Vec<_> = bad
-            .iter()
-            .map(|row| format!("{}: {}", row.line, row.problem))
-            .collect();
+        let problems: Vec<_> = bad.iter().map(|row| format!("{}: {}", row.line, row.problem)).collect();
         insta::assert_snapshot!(problems.join("\n"), @r#"
         2: not valid JSON at column 6: expected `:`; found "{\"a\" 1}"
         3: not valid JSON at column 1: EOF while parsing a list; found "["

@@ -70,13 +70,9 @@ impl Record {
         match &self.body {
             Body::Text(text) => add(text),
             Body::Chat(messages) => messages.iter().for_each(|m| {
-                [
-                    m.role.as_str(),
-                    &m.content,
-                    if m.weight == 0.0 { "0" } else { "1" },
-                ]
-                .into_iter()
-                .for_each(&mut add);
+                [m.role.as_str(), &m.content, if m.weight == 0.0 { "0" } else { "1" }]
+                    .into_iter()
+                    .for_each(&mut add);
                 m.extra
                     .iter()
                     .for_each(|(key, value)| [key, &value.to_string()].into_iter().for_each(|s| add(s)));

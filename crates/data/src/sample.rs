@@ -18,11 +18,7 @@ impl Sample {
         if let Some(first) = learn.first_mut() {
             *first = false;
         }
-        Self {
-            tokens,
-            learn,
-            origin,
-        }
+        Self { tokens, learn, origin }
     }
 
     pub fn learned(&self) -> usize {
@@ -51,10 +47,7 @@ mod tests {
     #[test]
     fn a_token_is_learned_where_it_begins() {
         let starts = [0, 2, 5, 6, 9].into_iter();
-        assert_eq!(
-            learn_mask(starts, &[3..6, 9..20]),
-            [false, false, true, false, true]
-        );
+        assert_eq!(learn_mask(starts, &[3..6, 9..20]), [false, false, true, false, true]);
     }
 
     #[test]
@@ -63,9 +56,6 @@ mod tests {
             file: "a".into(),
             line: 1,
         };
-        assert_eq!(
-            Sample::new(vec![1, 2], vec![true, true], origin).learn,
-            [false, true]
-        );
+        assert_eq!(Sample::new(vec![1, 2], vec![true, true], origin).learn, [false, true]);
     }
 }

@@ -52,18 +52,9 @@ impl Turns<'_> {
     /// Where message `i` stands in `text`.
     fn span(&self, text: &str, i: usize) -> Result<Range<usize>> {
         let answer = self.messages[i].role == "assistant";
-        let prefix = |rendered: Result<String>| {
-            rendered
-                .ok()
-                .filter(|r| text.starts_with(r.as_str()))
-                .map(|r| r.len())
-        };
+        let prefix = |rendered: Result<String>| rendered.ok().filter(|r| text.starts_with(r.as_str())).map(|r| r.len());
         // An empty conversation is a prefix of anything; what it renders to says nothing.
-        let mut start = if i == 0 {
-            None
-        } else {
-            prefix(self.render(i, answer))
-        };
+        let mut start = if i == 0 { None } else { prefix(self.render(i, answer)) };
         let mut end = match i + 1 == self.messages.len() {
             true => Some(text.len()),
             false => prefix(self.render(i + 1, false)),
@@ -74,9 +65,7 @@ impl Turns<'_> {
             end = end.or_else(|| self.turn_end(text, content.map(|c| c.end).or(start)?));
         }
         match (start, end) {
-            (Some(start), Some(end)) if start <= end && answer => {
-                Ok(start..self.without_tail(text, start..end))
-            }
+            (Some(start), Some(end)) if start <= end && answer => Ok(start..self.without_tail(text, start..end)),
             (Some(start), Some(end)) if start <= end => Ok(start..end),
             _ => Err(self.lost(i)),
         }
@@ -90,8 +79,7 @@ impl Turns<'_> {
         let marked = self.template.render(&messages, self.tools, false).ok()?;
         let (before, after) = marked.split_once(MARK)?;
         let end = text.len().checked_sub(after.len())?;
-        (text.starts_with(before) && text.ends_with(after) && before.len() <= end)
-            .then_some(before.len()..end)
+        (text.starts_with(before) && text.ends_with(after) && before.len() <= end).then_some(before.len()..end)
     }
 
     /// The end of the turn at or after byte `after`: behind the end-of-turn token.
@@ -111,13 +99,9 @@ impl Turns<'_> {
     }
 
     fn lost(&self, i: usize) -> DataError {
-        let problem = format!(
-            "messages[{i}] is not shown as written, and the messages before it are shown otherwise without it"
-        );
-        DataError::Span {
-            origin: None,
-            problem,
-        }
+        let problem =
+            format!("messages[{i}] is not shown as written, and the messages before it are shown otherwise without it");
+        DataError::Span { origin: None, problem }
     }
 }
 
@@ -144,12 +128,7 @@ mod tests {
     use crate::template::tests::{conversation, golden, goldens};
     use serde_json::Map;
 
-    fn learned(
-        template: &Template,
-        messages: &[Message],
-        end_of_turn: Option<&str>,
-        learn: Learn,
-    ) -> Vec<String> {
+    fn learned(template: &Template, messages: &[Message], end_of_turn: Option<&str>, learn: Learn) -> Vec<String> {
         let turns = Turns {
             template,
             messages,
@@ -189,10 +168,7 @@ mod tests {
                     let spoken = learned
                         .strip_suffix(end)
                         .unwrap_or_else(|| panic!("{name} {case}: {learned:?}"));
-                    assert!(
-                        calls || spoken.trim() == answer.content,
-                        "{name} {case}: {learned:?}"
-                    );
+                    assert!(calls || spoken.trim() == answer.content, "{name} {case}: {learned:?}");
                 }
             }
         }
@@ -213,29 +189,18 @@ mod tests {
     }
 
     fn turns() -> Vec<Message> {
-        [
-            ("user", "a"),
-            ("assistant", "b"),
-            ("user", "c"),
-            ("assistant", "d"),
-        ]
-        .map(|(r, c)| Message::new(r, c))
-        .to_vec()
+        [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+            .map(|(r, c)| Message::new(r, c))
+            .to_vec()
     }
 
     #[test]
     fn last_turn_all_and_weight() {
         let (template, mut messages, end) = (chatml(), turns(), Some("<|im_end|>"));
-        assert_eq!(
-            learned(&template, &messages, end, Learn::LastTurn),
-            ["d<|im_end|>"]
-        );
+        assert_eq!(learned(&template, &messages, end, Learn::LastTurn), ["d<|im_end|>"]);
         assert_eq!(learned(&template, &messages, end, Learn::All).concat().len(), 126);
         messages[3].weight = 0.0;
-        assert_eq!(
-            learned(&template, &messages, end, Learn::Assistant),
-            ["b<|im_end|>"]
-        );
+        assert_eq!(learned(&template, &messages, end, Learn::Assistant), ["b<|im_end|>"]);
         assert_eq!(learned(&template, &messages, end, Learn::LastTurn), [""; 0]);
         let all = learned(&template, &messages, end, Learn::All);
         assert!(

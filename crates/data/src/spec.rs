@@ -96,16 +96,9 @@ impl DataSpec {
     pub(crate) fn check(&self) -> Result<()> {
         let wrong = |problem: String, hint| Err(DataError::Spec { problem, hint });
         if self.train.is_empty() {
-            return wrong(
-                "data.train names no file".into(),
-                "set data.train = [\"train.jsonl\"]",
-            );
+            return wrong("data.train names no file".into(), "set data.train = [\"train.jsonl\"]");
         }
-        if let Some(source) = self
-            .train
-            .iter()
-            .find(|s| !(s.weight > 0.0 && s.weight <= 1000.0))
-        {
+        if let Some(source) = self.train.iter().find(|s| !(s.weight > 0.0 && s.weight <= 1000.0)) {
             let problem = format!(
                 "weight {} of {}; wanted more than 0, at most 1000",
                 source.weight,

@@ -150,11 +150,7 @@ fn describe(train: &[Record], validation: &[Record]) -> Summary {
             *summary.turns.entry(turns).or_default() += 1;
         }
     }
-    summary.empty_answers = all
-        .iter()
-        .filter(|r| has_empty_answer(r))
-        .map(|r| &r.origin)
-        .collect();
+    summary.empty_answers = all.iter().filter(|r| has_empty_answer(r)).map(|r| &r.origin).collect();
     let hashes: Vec<u64> = all.par_iter().map(|r| r.content_hash()).collect();
     let pair = |(a, b): &(usize, usize)| format!("{} = {}", all[*a].origin, all[*b].origin);
     let (exact, across): (Vec<_>, Vec<_>) = duplicates::exact(&hashes)
@@ -174,17 +170,13 @@ fn describe(train: &[Record], validation: &[Record]) -> Summary {
 }
 
 fn has_empty_answer(record: &Record) -> bool {
-    let empty = |m: &Message| {
-        m.role == "assistant" && m.content.trim().is_empty() && !m.extra.contains_key("tool_calls")
-    };
+    let empty =
+        |m: &Message| m.role == "assistant" && m.content.trim().is_empty() && !m.extra.contains_key("tool_calls");
     record.messages().iter().any(empty)
 }
 
 fn count_tokens(records: &[Record], spec: &DataSpec, codec: &Codec) -> Result<TokenSummary> {
-    let encoded: Vec<_> = records
-        .par_iter()
-        .map(|r| codec.encode_record(r, spec.learn))
-        .collect();
+    let encoded: Vec<_> = records.par_iter().map(|r| codec.encode_record(r, spec.learn)).collect();
     let (mut samples, mut refused) = (Vec::new(), Vec::new());
     for result in encoded {
         match result {
@@ -201,11 +193,7 @@ fn count_tokens(records: &[Record], spec: &DataSpec, codec: &Codec) -> Result<To
         .collect();
     // Where the policy refuses, what dropping would leave is shown beside the refusal.
     let refuse_too_long = spec.too_long == TooLong::Refuse;
-    let policy = if refuse_too_long {
-        TooLong::Drop
-    } else {
-        spec.too_long
-    };
+    let policy = if refuse_too_long { TooLong::Drop } else { spec.too_long };
     let packed = match pack::pack(&samples, spec.max_length, spec.packing, policy) {
         Ok(packed) => packed,
         Err(DataError::NothingLeft { .. }) => Packed {
@@ -319,12 +307,7 @@ impl fmt::Display for Summary {
         if let Some(tokens) = &self.tokens {
             tokens.findings(f)?;
         }
-        finding(
-            f,
-            "fault",
-            "validation records that are trained on",
-            &self.in_both,
-        )?;
+        finding(f, "fault", "validation records that are trained on", &self.in_both)?;
         finding(f, "warning", "empty answers", &self.empty_answers)?;
         finding(f, "warning", "exact duplicates", &self.exact_duplicates)?;
         finding(f, "warning", "near duplicates", &self.near_duplicates)?;
@@ -403,12 +386,7 @@ impl TokenSummary {
             "samples longer than max_length",
             &self.too_long,
         )?;
-        finding(
-            f,
-            "fault",
-            "samples that begin with two BOS tokens",
-            &self.double_bos,
-        )?;
+        finding(f, "fault", "samples that begin with two BOS tokens", &self.double_bos)?;
         match self.end_of_turn_never_learned {
             true => writeln!(
                 f,
@@ -541,10 +519,7 @@ mod tests {
 
     #[test]
     fn numbers_and_bars() {
-        assert_eq!(
-            [0, 999, 1000, 1234567].map(grouped),
-            ["0", "999", "1,000", "1,234,567"]
-        );
+        assert_eq!([0, 999, 1000, 1234567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!(
             (bar(1.0, 2), bar(0.5, 1), bar(0.0, 9)),
             ("██".into(), "▌".into(), String::new())

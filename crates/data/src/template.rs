@@ -60,21 +60,14 @@ impl Template {
         &self.source
     }
 
-    pub fn render(
-        &self,
-        messages: &[Message],
-        tools: Option<&Json>,
-        generation_prompt: bool,
-    ) -> Result<String> {
+    pub fn render(&self, messages: &[Message], tools: Option<&Json>, generation_prompt: bool) -> Result<String> {
         let mut context = self.special_tokens.clone();
         context.insert("messages".into(), messages.iter().map(message_object).collect());
         context.insert("tools".into(), tools.cloned().unwrap_or(Json::Null));
         context.insert("documents".into(), Json::Null);
         context.insert("add_generation_prompt".into(), generation_prompt.into());
         let template = self.environment.get_template("chat").map_err(|e| failure(&e))?;
-        template
-            .render(Value::from(Serde(&context)))
-            .map_err(|e| failure(&e))
+        template.render(Value::from(Serde(&context))).map_err(|e| failure(&e))
     }
 }
 
@@ -99,9 +92,7 @@ fn failure(error: &Error) -> DataError {
         .line()
         .map(|line| format!(" (line {line} of the template)"))
         .unwrap_or_default();
-    let what = error
-        .detail()
-        .map_or_else(|| error.kind().to_string(), str::to_owned);
+    let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
     DataError::Template {
         origin: None,
         problem: format!("{what}{line}"),
@@ -110,12 +101,7 @@ fn failure(error: &Error) -> DataError {
 
 fn environment(now: fn() -> SystemTime) -> std::result::Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
-    environment.set_syntax(
-        SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build()?,
-    );
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.set_fuel(Some(FUEL));
     environment.add_function(
@@ -156,8 +142,7 @@ fn rewrite_generation_tags(source: &str) -> String {
 
 /// Python's `json.dumps(value, ensure_ascii=False, …)`.
 fn tojson(value: Value, options: Kwargs) -> std::result::Result<Value, Error> {
-    let json =
-        serde_json::to_value(&value).map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
+    let json = serde_json::to_value(&value).map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
     let indent: Option<usize> = options.get("indent")?;
     let separators: Option<Vec<String>> = options.get("separators")?;
     let style = JsonStyle {
@@ -185,9 +170,7 @@ struct JsonStyle {
 impl JsonStyle {
     fn write(&self, value: &Json, level: usize, out: &mut String) {
         match value {
-            Json::Array(list) => self.items(list.iter(), "[]", level, out, |v, out| {
-                self.write(v, level + 1, out)
-            }),
+            Json::Array(list) => self.items(list.iter(), "[]", level, out, |v, out| self.write(v, level + 1, out)),
             Json::Object(map) => {
                 let mut entries: Vec<_> = map.iter().collect();
                 if self.sort_keys {
@@ -273,9 +256,7 @@ const MONTHS: [&str; 12] = [
 
 /// The usual codes of C's `strftime`, in UTC; unknown ones stay as they are.
 fn strftime(format: &str, time: SystemTime) -> String {
-    let seconds = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs());
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let days = seconds / 86_400;
     let (year, month, day) = civil_date(days);
     let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
@@ -407,12 +388,7 @@ pub(crate) mod tests {
                 }
             }
         }
-        assert!(
-            wrong.is_empty(),
-            "{} differ:\n{}",
-            wrong.len(),
-            wrong.join("\n\n")
-        );
+        assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n\n"));
     }
 
     #[test]
@@ -425,8 +401,7 @@ pub(crate) mod tests {
 
     #[test]
     fn an_endless_template_runs_out_of_fuel() {
-        let endless =
-            template("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}");
+        let endless = template("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}");
         let error = endless.render(&[], None, false).unwrap_err();
         assert!(error.to_string().contains("fuel"), "{error}");
     }
@@ -455,16 +430,14 @@ pub(crate) mod tests {
 
     #[test]
     fn generation_tags_keep_their_dashes() {
-        let with = template(
-            "a {%- generation -%} b {%- endgeneration %}\nc\n{% generation %}\nd\n{% endgeneration %}\n",
-        );
+        let with =
+            template("a {%- generation -%} b {%- endgeneration %}\nc\n{% generation %}\nd\n{% endgeneration %}\n");
         assert_eq!(with.render(&[], None, false).unwrap(), "abc\nd\n");
     }
 
     #[test]
     fn none_is_not_iterable() {
-        let test =
-            "{{ tools is iterable }} {{ nothing is iterable }} {{ [] is iterable }} {{ 'a' is iterable }}";
+        let test = "{{ tools is iterable }} {{ nothing is iterable }} {{ [] is iterable }} {{ 'a' is iterable }}";
         assert_eq!(
             template(test).render(&[], None, false).unwrap(),
             "False False True True"
@@ -474,8 +447,7 @@ pub(crate) mod tests {
     #[test]
     fn dates() {
         let all = "%Y-%m-%d %H:%M:%S %j %a %A %b %B %-d %e %I %p %y %F %T %% %Q";
-        let expected =
-            "2026-01-02 03:04:05 002 Fri Friday Jan January 2  2 03 AM 26 2026-01-02 03:04:05 % %Q";
+        let expected = "2026-01-02 03:04:05 002 Fri Friday Jan January 2  2 03 AM 26 2026-01-02 03:04:05 % %Q";
         assert_eq!(strftime(all, the_date()), expected);
         let leap_day = SystemTime::UNIX_EPOCH + Duration::from_secs(1_709_210_096);
         assert_eq!(
@@ -488,8 +460,8 @@ pub(crate) mod tests {
     fn the_plain_format() {
         let special = Map::from_iter([("eos_token".to_owned(), json!("</s>"))]);
         let plain = Template::new(PLAIN, special).unwrap();
-        let turns = ["system", "user", "assistant", "user", "assistant"]
-            .map(|role| Message::new(role, role.to_uppercase()));
+        let turns =
+            ["system", "user", "assistant", "user", "assistant"].map(|role| Message::new(role, role.to_uppercase()));
         let whole = plain.render(&turns, None, false).unwrap();
         assert!(whole.starts_with(&plain.render(&turns[..4], None, true).unwrap()));
         insta::assert_snapshot!(whole, @"

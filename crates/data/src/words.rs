@@ -91,11 +91,7 @@ impl Splitter {
 
 impl Memory {
     /// Asks for the words not known yet. A call costs more than a word, so words are joined where they would be cut.
-    fn learn<'a>(
-        &mut self,
-        tokenizer: &Tokenizer,
-        words: impl Iterator<Item = &'a str>,
-    ) -> tokenizers::Result<()> {
+    fn learn<'a>(&mut self, tokenizer: &Tokenizer, words: impl Iterator<Item = &'a str>) -> tokenizers::Result<()> {
         if self.words.len() > REMEMBERED {
             self.words.clear();
         }
@@ -115,12 +111,7 @@ impl Memory {
         self.learn_joined(tokenizer, &joined, &ends)
     }
 
-    fn learn_joined(
-        &mut self,
-        tokenizer: &Tokenizer,
-        joined: &str,
-        ends: &[usize],
-    ) -> tokenizers::Result<()> {
+    fn learn_joined(&mut self, tokenizer: &Tokenizer, joined: &str, ends: &[usize]) -> tokenizers::Result<()> {
         let tokens = if joined.is_empty() {
             Vec::new()
         } else {
@@ -157,9 +148,7 @@ fn cuts_at_spaces(pre_tokenizer: &Value) -> bool {
         Some("Sequence") => {
             let steps = pre_tokenizer["pretokenizers"].as_array();
             // Without its regex, ByteLevel cuts nowhere: some step before it must.
-            steps.is_some_and(|s| {
-                s.iter().all(|step| step["type"] == "Digits" || known(step)) && s.iter().any(cuts)
-            })
+            steps.is_some_and(|s| s.iter().all(|step| step["type"] == "Digits" || known(step)) && s.iter().any(cuts))
         }
         _ => known(pre_tokenizer) && cuts(pre_tokenizer),
     }
@@ -259,7 +248,8 @@ pub(crate) mod tests {
                 {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}
             ]})
         };
-        let digits = json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, gpt2()]});
+        let digits =
+            json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, gpt2()]});
         PATTERNS.map(split).into_iter().chain([gpt2(), digits]).collect()
     }
 
@@ -273,10 +263,8 @@ pub(crate) mod tests {
 
     #[test]
     fn others_are_asked_for_the_whole_text() {
-        let no_prefix =
-            json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
-        let no_cut =
-            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+        let no_prefix = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
+        let no_cut = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
         for (special, pre_tokenizer) in [("<s>", no_prefix), ("<s>", no_cut), ("<a b>", gpt2())] {
             let json = byte_level(&[special], pre_tokenizer);
             assert!(Splitter::new(&Tokenizer::from_bytes(&json).unwrap(), &json).is_none());

@@ -30,7 +30,11 @@ impl Taped {
         let tape = Tape::default();
         let input = if input_gradient { x.autodiff().require_grad() } else { x };
         let output = model.block(layer, input.clone(), &pass.taped(&tape));
-        Self { input, output, leaves: tape.into_leaves() }
+        Self {
+            input,
+            output,
+            leaves: tape.into_leaves(),
+        }
     }
 
     /// The gradient of the input, given that of the output. Adds the adapters' to `gradients`.
@@ -42,7 +46,11 @@ impl Taped {
                 gradients.insert(path, (da, db));
             }
         }
-        if self.input.is_require_grad() { self.input.grad_remove(&mut grads) } else { None }
+        if self.input.is_require_grad() {
+            self.input.grad_remove(&mut grads)
+        } else {
+            None
+        }
     }
 }
 
@@ -54,7 +62,13 @@ enum Stage {
 /// Loss and gradients of its sum, for every adapter.
 pub fn loss_and_gradients(model: &dyn Family, input: &Input, keep: Keep, noise: Noise) -> Result<(Loss, Gradients)> {
     let layers = model.shape().layers;
-    let lowest = model.linears().iter().filter(|l| l.lora.is_some()).map(|l| l.layer).min().unwrap_or(layers);
+    let lowest = model
+        .linears()
+        .iter()
+        .filter(|l| l.lora.is_some())
+        .map(|l| l.layer)
+        .min()
+        .unwrap_or(layers);
     let mut pass = plain_pass(model, input);
     pass.noise = noise;
 
@@ -105,8 +119,14 @@ pub fn hidden(model: &dyn Family, input: &Input) -> Tensor<2> {
 
 /// A pass over packed segments, each attending within itself.
 pub fn plain_pass<'a>(model: &dyn Family, input: &Input) -> Pass<'a> {
-    let segment = |w: &[usize]| Segment { queries: w[0]..w[1], keys: w[0]..w[1] };
-    Pass::plain(input.starts.windows(2).map(segment).collect(), model.angles(&input.positions))
+    let segment = |w: &[usize]| Segment {
+        queries: w[0]..w[1],
+        keys: w[0]..w[1],
+    };
+    Pass::plain(
+        input.starts.windows(2).map(segment).collect(),
+        model.angles(&input.positions),
+    )
 }
 
 /// Norm, head and loss on the rows that predict a learned token; the gradient for every row of `x`.
@@ -127,7 +147,10 @@ fn head(model: &dyn Family, x: Tensor<2>, input: &Input) -> (Loss, Tensor<2>) {
 
 fn sum(losses: Tensor<1>) -> Loss {
     let losses: Vec<f32> = losses.into_data().iter::<f32>().collect();
-    Loss { sum: losses.iter().map(|l| *l as f64).sum(), learned: losses.len() }
+    Loss {
+        sum: losses.iter().map(|l| *l as f64).sum(),
+        learned: losses.len(),
+    }
 }
 
 fn select(x: Tensor<2>, rows: &[i32]) -> Tensor<2> {

@@ -34,7 +34,11 @@ impl Input {
 
     /// The rows that predict a learned token, and those tokens.
     pub(crate) fn learned_rows(&self) -> (Vec<i32>, Arc<[u32]>) {
-        let learned = self.starts.windows(2).flat_map(|s| s[0] + 1..s[1]).filter(|i| self.learn[*i]);
+        let learned = self
+            .starts
+            .windows(2)
+            .flat_map(|s| s[0] + 1..s[1])
+            .filter(|i| self.learn[*i]);
         let (rows, targets): (Vec<_>, Vec<_>) = learned.map(|i| (i as i32 - 1, self.tokens[i])).unzip();
         (rows, targets.into())
     }
@@ -97,7 +101,11 @@ pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>) -> Result<Sizes> {
     let shape = family.shape();
     let linears = family.linears();
     let planned = lora.map(|spec| spec.plan(&linears)).transpose()?.unwrap_or_default();
-    let total_params: usize = base.tensors().values().map(|info| info.shape.iter().product::<usize>()).sum();
+    let total_params: usize = base
+        .tensors()
+        .values()
+        .map(|info| info.shape.iter().product::<usize>())
+        .sum();
     let bytes = std::mem::size_of::<f32>();
     let u_columns: usize = planned.iter().map(|p| p.r).sum::<usize>() / shape.layers.max(1);
     Ok(Sizes {
@@ -108,7 +116,10 @@ pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>) -> Result<Sizes> {
         context: shape.context,
         matmul_params: linears.iter().map(|l| l.inputs * l.outputs).sum::<usize>() + shape.vocab * shape.hidden,
         total_params,
-        lora_params: planned.iter().map(|p| p.r * (linears[p.linear].inputs + linears[p.linear].outputs)).sum(),
+        lora_params: planned
+            .iter()
+            .map(|p| p.r * (linears[p.linear].inputs + linears[p.linear].outputs))
+            .sum(),
         adapted_modules: planned.len(),
         kept_bytes_per_token: (shape.kept_per_token + u_columns) * bytes,
         recomputed_bytes_per_token: shape.hidden * bytes,
@@ -132,7 +143,10 @@ impl CausalLm {
     ) -> Result<Self> {
         // First the account alone, so that a wrong tensor is told before gigabytes are read.
         let outline = family::load(base, Weights::new(base, device, false, &mut |_, _| ()))?;
-        let planned = lora.map(|spec| spec.plan(&outline.linears())).transpose()?.unwrap_or_default();
+        let planned = lora
+            .map(|spec| spec.plan(&outline.linears()))
+            .transpose()?
+            .unwrap_or_default();
         let mut family = family::load(base, Weights::new(base, device, true, progress))?;
         let mut linears = family.linears_mut();
         for p in planned {
@@ -147,7 +161,10 @@ impl CausalLm {
         }
         drop(linears);
         base.release();
-        Ok(Self { family, device: device.clone() })
+        Ok(Self {
+            family,
+            device: device.clone(),
+        })
     }
 
     /// Attaches a trained adapter (its pairs must fit); replaces any present.
@@ -188,7 +205,12 @@ impl CausalLm {
     pub fn adapters(&self) -> Vec<AdapterTensors> {
         let of = |l: &crate::nn::Linear| {
             let lora = l.lora.as_ref()?;
-            Some(AdapterTensors { path: l.path.clone(), a: lora.a.clone(), b: lora.b.clone(), scale: lora.scale })
+            Some(AdapterTensors {
+                path: l.path.clone(),
+                a: lora.a.clone(),
+                b: lora.b.clone(),
+                scale: lora.scale,
+            })
         };
         self.family.linears().into_iter().filter_map(of).collect()
     }
@@ -213,7 +235,10 @@ impl CausalLm {
         let zeros = |t: &Tensor<2>| t.zeros_like();
         let ordered = self.adapters().into_iter().map(|adapter| {
             let found = gradients.remove(&adapter.path);
-            found.map_or_else(|| (zeros(&adapter.a), zeros(&adapter.b)), |(a, b)| (a.inner(), b.inner()))
+            found.map_or_else(
+                || (zeros(&adapter.a), zeros(&adapter.b)),
+                |(a, b)| (a.inner(), b.inner()),
+            )
         });
         Ok((loss, ordered.collect()))
     }
@@ -232,7 +257,10 @@ impl CausalLm {
 
     /// Norm and head of `[rows, d]`, to the host.
     pub(crate) fn head_logits(&self, hidden: Tensor<2>) -> Vec<f32> {
-        ops::linear(self.family.norm(hidden), self.family.head()).into_data().iter::<f32>().collect()
+        ops::linear(self.family.norm(hidden), self.family.head())
+            .into_data()
+            .iter::<f32>()
+            .collect()
     }
 
     pub(crate) fn family(&self) -> &dyn Family {
@@ -260,9 +288,10 @@ impl CausalLm {
         }
         match input.positions.iter().max() {
             None => Err(ModelError::NoTokens),
-            Some(&last) if last as usize >= context => {
-                Err(ModelError::TooLong { tokens: last as usize + 1, context })
-            }
+            Some(&last) if last as usize >= context => Err(ModelError::TooLong {
+                tokens: last as usize + 1,
+                context,
+            }),
             Some(_) => Ok(()),
         }
     }

@@ -128,9 +128,7 @@ impl Checkpoint {
                 ..Self::open_folder(&hub::snapshot(base, options)?, "hub")?
             }
         } else {
-            return Err(ModelError::BaseNotFound {
-                base: base.to_string(),
-            });
+            return Err(ModelError::BaseNotFound { base: base.to_string() });
         };
         checkpoint.name = base.to_string();
         Ok(checkpoint)
@@ -175,9 +173,9 @@ impl Checkpoint {
     }
 
     fn info(&self, name: &str) -> Result<&TensorInfo> {
-        self.tensors().get(name).ok_or_else(|| ModelError::NoTensor {
-            name: name.to_string(),
-        })
+        self.tensors()
+            .get(name)
+            .ok_or_else(|| ModelError::NoTensor { name: name.to_string() })
     }
 
     /// One tensor as f32, row-major in the checkpoint's shape (dequantized, q/k un-permuted for GGUF).
@@ -283,10 +281,7 @@ impl Checkpoint {
             })?;
             files.insert(folder::file_name(path).to_string(), bytes.into());
         }
-        files.insert(
-            "tokenizer.json".into(),
-            self.text.tokenizer_json.as_slice().into(),
-        );
+        files.insert("tokenizer.json".into(), self.text.tokenizer_json.as_slice().into());
         if let Some(template) = &self.text.chat_template {
             files.insert("chat_template.jinja".into(), template.as_bytes().into());
         }
@@ -300,10 +295,7 @@ impl Checkpoint {
             files.remove("tokenizer_config.json");
         }
         let special = &self.text.special_tokens_map;
-        for (name, value) in [
-            ("tokenizer_config.json", &config),
-            ("special_tokens_map.json", special),
-        ] {
+        for (name, value) in [("tokenizer_config.json", &config), ("special_tokens_map.json", special)] {
             if let Some(value) = value {
                 files.entry(name.into()).or_insert_with(|| pretty(value).into());
             }

@@ -59,11 +59,7 @@ pub enum ModelError {
     #[error("`{name}` is stored as {found}, wanted a floating-point tensor")]
     NotNumbers { name: String, found: String },
     #[error("`{name}` has {wanted} elements, the buffer for it {found}")]
-    BufferLength {
-        name: String,
-        found: usize,
-        wanted: usize,
-    },
+    BufferLength { name: String, found: usize, wanted: usize },
 
     #[error("the adapter {} cannot be used:{}", .path.display(), list(.problems))]
     Adapter { path: PathBuf, problems: Vec<String> },
@@ -83,10 +79,7 @@ pub enum ModelError {
     #[error("the tensors of `{base}` are not those its config.json describes:{}", list(.problems))]
     WrongTensors { base: String, problems: Vec<String> },
     #[error("LoRA cannot be attached as asked:{}", list(.problems))]
-    Targets {
-        problems: Vec<String>,
-        names: Vec<String>,
-    },
+    Targets { problems: Vec<String>, names: Vec<String> },
     #[error("`{pattern}` is not a regular expression")]
     Pattern {
         pattern: String,
@@ -128,24 +121,17 @@ impl ModelError {
             Self::Write { source, .. } => return write_hint(source.kind()).map(str::to_string),
             Self::OutputExists { .. } => "choose another folder, or empty this one first",
             Self::UnknownFamily { .. } => {
-                return Some(format!(
-                    "families that load: {}",
-                    crate::family::SUPPORTED.join(", ")
-                ));
+                return Some(format!("families that load: {}", crate::family::SUPPORTED.join(", ")));
             }
             Self::Config { .. } | Self::ConfigUnsupported { .. } => {
                 "use a base of a supported family, or compare its config.json with the one on its model page"
             }
-            Self::WrongTensors { .. } => {
-                "config.json and weights must come from the same model: get both again"
-            }
+            Self::WrongTensors { .. } => "config.json and weights must come from the same model: get both again",
             Self::Targets { names, .. } => {
                 return Some(format!("linear layers of this model: {}", names.join(", ")));
             }
             Self::Pattern { .. } => "patterns follow the syntax of the Rust regex crate; escape dots as \\.",
-            Self::TokenOutOfRange { .. } => {
-                "the tokenizer does not belong to this model: use the one it came with"
-            }
+            Self::TokenOutOfRange { .. } => "the tokenizer does not belong to this model: use the one it came with",
             Self::TooLong { .. } => "shorten the prompt, or ask for fewer new tokens",
             Self::NoTokens => "give a prompt that is not empty",
             Self::BaseNotFound { .. } => {
@@ -176,9 +162,7 @@ impl ModelError {
 impl HubProblem {
     fn hint(&self) -> &'static str {
         match self {
-            Self::Unreachable(_) => {
-                "check the network and HF_ENDPOINT, or name a model folder or .gguf file as base"
-            }
+            Self::Unreachable(_) => "check the network and HF_ENDPOINT, or name a model folder or .gguf file as base",
             Self::NotCached(_) => "go online once, or name a model folder or .gguf file as base",
             Self::Refused(_) => "accept the licence on the model's page, then set HF_TOKEN",
             Self::NoSuchModel => "check the spelling and the revision; a private model also needs HF_TOKEN",

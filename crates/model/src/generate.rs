@@ -85,7 +85,10 @@ pub fn generate(
     for prompt in prompts {
         model.check(&Input::sequence(prompt))?;
         if prompt.len() >= context {
-            return Err(ModelError::TooLong { tokens: prompt.len() + 1, context });
+            return Err(ModelError::TooLong {
+                tokens: prompt.len() + 1,
+                context,
+            });
         }
     }
     let start = |(index, prompt): (usize, &Vec<u32>)| Sequence {
@@ -98,12 +101,21 @@ pub fn generate(
     let mut done: Vec<Option<Generation>> = prompts.iter().map(|_| None).collect();
     let mut steps: Vec<Vec<Step>> = vec![Vec::new(); prompts.len()];
     let capacity = running.iter().map(|s| s.prompt + s.limit).collect();
-    let cache = Cache::new(model.layers(), capacity, model.device(), precision::compute(model.device()));
+    let cache = Cache::new(
+        model.layers(),
+        capacity,
+        model.device(),
+        precision::compute(model.device()),
+    );
     let cache = RefCell::new(cache);
 
     running.retain(|s| {
         if s.limit == 0 {
-            done[s.index] = Some(Generation { tokens: Vec::new(), steps: Vec::new(), finish: Finish::Length });
+            done[s.index] = Some(Generation {
+                tokens: Vec::new(),
+                steps: Vec::new(),
+                finish: Finish::Length,
+            });
         }
         s.limit > 0
     });
@@ -147,21 +159,35 @@ pub fn generate(
 fn next_logits(model: &CausalLm, running: &[Sequence], fed: usize, cache: &RefCell<Cache>) -> Vec<f32> {
     let family = model.family();
     cache.borrow_mut().select(running.iter().map(|s| s.index).collect());
-    let mut input = Input { tokens: Vec::new(), positions: Vec::new(), starts: vec![0], learn: Vec::new() };
+    let mut input = Input {
+        tokens: Vec::new(),
+        positions: Vec::new(),
+        starts: vec![0],
+        learn: Vec::new(),
+    };
     for s in running {
         let from = if fed == 0 { 0 } else { s.tokens.len() - 1 };
         input.tokens.extend(&s.tokens[from..]);
         input.positions.extend(from as u32..s.tokens.len() as u32);
         input.starts.push(input.tokens.len());
     }
-    let segment = |w: &[usize]| Segment { queries: w[0]..w[1], keys: w[0]..w[1] };
+    let segment = |w: &[usize]| Segment {
+        queries: w[0]..w[1],
+        keys: w[0]..w[1],
+    };
     let pass = Pass {
         cache: Some(cache),
-        ..Pass::plain(input.starts.windows(2).map(segment).collect(), family.angles(&input.positions))
+        ..Pass::plain(
+            input.starts.windows(2).map(segment).collect(),
+            family.angles(&input.positions),
+        )
     };
     let x = family.embed(&input.tokens, &input.positions);
     let x = (0..model.layers()).fold(x, |x, layer| family.block(layer, x, &pass));
-    let last: Vec<Tensor<2>> = input.starts[1..].iter().map(|end| x.clone().narrow(0, end - 1, 1)).collect();
+    let last: Vec<Tensor<2>> = input.starts[1..]
+        .iter()
+        .map(|end| x.clone().narrow(0, end - 1, 1))
+        .collect();
     model.head_logits(Tensor::cat(last, 0))
 }
 

@@ -199,17 +199,13 @@ impl Header {
 fn check_version(reader: &mut Reader) -> std::result::Result<(), Fault> {
     let magic = reader.take(4)?;
     if magic != b"GGUF" {
-        return Err(format!(
-            "it begins with {:?}, wanted \"GGUF\"",
-            String::from_utf8_lossy(magic)
-        )
-        .into());
+        return Err(format!("it begins with {:?}, wanted \"GGUF\"", String::from_utf8_lossy(magic)).into());
     }
     match u32::from_le_bytes(reader.array()?) {
         2 | 3 => Ok(()),
-        version if version.swap_bytes() <= 3 => Err(Fault::Unsupported(vec![
-            "big-endian GGUF, wanted little-endian".into(),
-        ])),
+        version if version.swap_bytes() <= 3 => {
+            Err(Fault::Unsupported(vec!["big-endian GGUF, wanted little-endian".into()]))
+        }
         version => Err(Fault::Unsupported(vec![format!(
             "GGUF version {version}, wanted 2 or 3"
         )])),
@@ -220,9 +216,7 @@ fn alignment(meta: &BTreeMap<String, Meta>) -> Problem<usize> {
     match meta.get("general.alignment") {
         None => Ok(32),
         Some(Meta::Integer(value @ 8..=65536)) if *value % 8 == 0 => Ok(*value as usize),
-        Some(other) => Err(format!(
-            "`general.alignment` is {other:?}, wanted a multiple of 8"
-        )),
+        Some(other) => Err(format!("`general.alignment` is {other:?}, wanted a multiple of 8")),
     }
 }
 
@@ -282,19 +276,8 @@ fn place_tensors(
 }
 
 /// One tensor's bytes in the file; the problem is worded to follow its name.
-fn place(
-    tensor: &Listed,
-    kind: &'static Kind,
-    data: usize,
-    file: usize,
-    alignment: usize,
-) -> Problem<TensorEntry> {
-    let shape: Option<Vec<usize>> = tensor
-        .dims
-        .iter()
-        .rev()
-        .map(|&dim| usize::try_from(dim).ok())
-        .collect();
+fn place(tensor: &Listed, kind: &'static Kind, data: usize, file: usize, alignment: usize) -> Problem<TensorEntry> {
+    let shape: Option<Vec<usize>> = tensor.dims.iter().rev().map(|&dim| usize::try_from(dim).ok()).collect();
     let elements = shape
         .as_ref()
         .and_then(|shape| shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim)));
@@ -308,18 +291,13 @@ fn place(
         ));
     }
     if !tensor.offset.is_multiple_of(alignment as u64) {
-        return Err(format!(
-            "begins at {}, wanted a multiple of {alignment}",
-            tensor.offset
-        ));
+        return Err(format!("begins at {}, wanted a multiple of {alignment}", tensor.offset));
     }
     let bytes = (elements / kind.elements).checked_mul(kind.bytes);
     let start = usize::try_from(tensor.offset)
         .ok()
         .and_then(|offset| data.checked_add(offset));
-    let end = start
-        .zip(bytes)
-        .and_then(|(start, bytes)| start.checked_add(bytes));
+    let end = start.zip(bytes).and_then(|(start, bytes)| start.checked_add(bytes));
     match (start, bytes, end) {
         (Some(start), Some(bytes), Some(end)) if end <= file => Ok(TensorEntry {
             kind,
@@ -423,11 +401,7 @@ impl<'a> Reader<'a> {
                 };
                 Meta::Integers((0..count).map(|_| wide()).collect::<Problem<_>>()?)
             }
-            _ => Meta::Integers(
-                (0..count)
-                    .map(|_| self.small_integer(kind))
-                    .collect::<Problem<_>>()?,
-            ),
+            _ => Meta::Integers((0..count).map(|_| self.small_integer(kind)).collect::<Problem<_>>()?),
         })
     }
 
@@ -460,8 +434,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn tiny() -> Vec<u8> {
-        fs_err::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/gguf/tiny.gguf"))
-            .unwrap()
+        fs_err::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/gguf/tiny.gguf")).unwrap()
     }
 
     fn damaged(file: &[u8]) -> Vec<String> {
@@ -481,10 +454,7 @@ mod tests {
             damaged(&file[..14]),
             ["it ends at byte 14, in the middle of the header"]
         );
-        assert_eq!(
-            damaged(b"GGML....")[0],
-            "it begins with \"GGML\", wanted \"GGUF\""
-        );
+        assert_eq!(damaged(b"GGML....")[0], "it begins with \"GGML\", wanted \"GGUF\"");
     }
 
     #[test]

@@ -22,13 +22,31 @@ struct Account<'a> {
 }
 
 impl<'a> Weights<'a> {
-    pub fn new(source: &'a Checkpoint, device: &'a Device, read: bool, progress: &'a mut dyn FnMut(usize, usize)) -> Self {
-        let account = Account { taken: BTreeSet::new(), problems: Vec::new(), failed: None, progress };
-        Self { source, device, read, account: RefCell::new(account) }
+    pub fn new(
+        source: &'a Checkpoint,
+        device: &'a Device,
+        read: bool,
+        progress: &'a mut dyn FnMut(usize, usize),
+    ) -> Self {
+        let account = Account {
+            taken: BTreeSet::new(),
+            problems: Vec::new(),
+            failed: None,
+            progress,
+        };
+        Self {
+            source,
+            device,
+            read,
+            account: RefCell::new(account),
+        }
     }
 
     pub fn root(&self) -> At<'_, 'a> {
-        At { weights: self, path: String::new() }
+        At {
+            weights: self,
+            path: String::new(),
+        }
     }
 
     /// Whether the checkpoint has this tensor at all.
@@ -38,18 +56,30 @@ impl<'a> Weights<'a> {
 
     /// Ends loading: nothing may be missing, misshapen, or left over but for names `ignored` accepts.
     pub fn finish(self, ignored: impl Fn(&str) -> bool) -> Result<()> {
-        let Account { taken, mut problems, failed, .. } = self.account.into_inner();
+        let Account {
+            taken,
+            mut problems,
+            failed,
+            ..
+        } = self.account.into_inner();
         if let Some(error) = failed {
             return Err(error);
         }
         // Masks and integer buffers are not weights.
-        let weights = self.source.tensors().iter().filter(|(_, info)| !matches!(info.dtype, StoredType::Other(_)));
+        let weights = self
+            .source
+            .tensors()
+            .iter()
+            .filter(|(_, info)| !matches!(info.dtype, StoredType::Other(_)));
         let left = weights.filter(|(name, _)| !taken.contains(*name) && !ignored(name));
         problems.extend(left.map(|(name, info)| format!("unexpected `{name}` {:?}", info.shape)));
         if problems.is_empty() {
             return Ok(());
         }
-        Err(ModelError::WrongTensors { base: self.source.name.clone(), problems })
+        Err(ModelError::WrongTensors {
+            base: self.source.name.clone(),
+            problems,
+        })
     }
 
     fn values(&self, name: String, shape: &[usize]) -> Option<Vec<f32>> {
@@ -64,7 +94,11 @@ impl<'a> Weights<'a> {
             account.problems.push(problem);
         }
         let usable = self.read && account.problems.is_empty() && account.failed.is_none();
-        let values = if usable { self.source.read_f32(&name).map_err(|e| account.failed = Some(e)).ok() } else { None };
+        let values = if usable {
+            self.source.read_f32(&name).map_err(|e| account.failed = Some(e)).ok()
+        } else {
+            None
+        };
         account.taken.insert(name);
         let (done, total) = (account.taken.len(), self.source.tensors().len());
         if self.read {
@@ -82,24 +116,40 @@ pub struct At<'w, 'a> {
 
 impl<'w, 'a> At<'w, 'a> {
     pub fn at(&self, name: &str) -> At<'w, 'a> {
-        At { weights: self.weights, path: self.join(name) }
+        At {
+            weights: self.weights,
+            path: self.join(name),
+        }
     }
     pub fn path(&self) -> &str {
         &self.path
     }
     fn join(&self, name: &str) -> String {
-        if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
+        if self.path.is_empty() {
+            name.to_string()
+        } else {
+            format!("{}.{name}", self.path)
+        }
     }
 
     pub fn matrix(&self, name: &str, rows: usize, columns: usize) -> Tensor<2> {
         let values = self.weights.values(self.join(name), &[rows, columns]);
         let (data, shape) = values.map_or((vec![0.0], [1, 1]), |v| (v, [rows, columns]));
-        Tensor::from_data(TensorData::new(data, shape), (self.weights.device, precision::compute(self.weights.device)))
+        Tensor::from_data(
+            TensorData::new(data, shape),
+            (self.weights.device, precision::compute(self.weights.device)),
+        )
     }
 
     pub fn vector(&self, name: &str, length: usize) -> Tensor<1> {
-        let data = self.weights.values(self.join(name), &[length]).unwrap_or_else(|| vec![0.0]);
+        let data = self
+            .weights
+            .values(self.join(name), &[length])
+            .unwrap_or_else(|| vec![0.0]);
         let shape = [data.len()];
-        Tensor::from_data(TensorData::new(data, shape), (self.weights.device, precision::compute(self.weights.device)))
+        Tensor::from_data(
+            TensorData::new(data, shape),
+            (self.weights.device, precision::compute(self.weights.device)),
+        )
     }
 }

@@ -44,7 +44,12 @@ impl LoraSpec {
             Targets::Regex(pattern) => vec![(pattern.as_str(), regex(&format!("^(?:{pattern})$"), pattern)?)],
             Targets::Names(names) => names
                 .iter()
-                .map(|name| Ok((name.as_str(), regex(&format!(r"^(.*\.)?{}$", regex::escape(name)), name)?)))
+                .map(|name| {
+                    Ok((
+                        name.as_str(),
+                        regex(&format!(r"^(.*\.)?{}$", regex::escape(name)), name)?,
+                    ))
+                })
                 .collect::<Result<_>>()?,
         };
         let targeted = |linear: &Linear| {
@@ -62,7 +67,10 @@ impl LoraSpec {
             .collect();
         let blocks = linears.iter().map(|l| l.layer + 1).max().unwrap_or(0);
         for layer in self.layers.iter().flatten().filter(|l| **l >= blocks) {
-            problems.push(format!("layer {layer} does not exist, the model has 0 to {}", blocks.saturating_sub(1)));
+            problems.push(format!(
+                "layer {layer} does not exist, the model has 0 to {}",
+                blocks.saturating_sub(1)
+            ));
         }
         let plan: Vec<_> = linears
             .iter()
@@ -71,7 +79,11 @@ impl LoraSpec {
             .map(|(index, linear)| {
                 let r = first(&ranks, &linear.path).unwrap_or(self.r);
                 let alpha = first(&alphas, &linear.path).unwrap_or(self.alpha);
-                Planned { linear: index, r, scale: scale(r, alpha, self.rslora) }
+                Planned {
+                    linear: index,
+                    r,
+                    scale: scale(r, alpha, self.rslora),
+                }
             })
             .collect();
         if plan.is_empty() && problems.is_empty() {
@@ -83,7 +95,10 @@ impl LoraSpec {
         if problems.is_empty() {
             return Ok(plan);
         }
-        let mut names: Vec<_> = linears.iter().filter_map(|l| l.path.rsplit('.').next().map(str::to_string)).collect();
+        let mut names: Vec<_> = linears
+            .iter()
+            .filter_map(|l| l.path.rsplit('.').next().map(str::to_string))
+            .collect();
         names.sort();
         names.dedup();
         Err(ModelError::Targets { problems, names })
@@ -93,24 +108,39 @@ impl LoraSpec {
     pub fn initial_a(&self, path: &str, r: usize, inputs: usize) -> Vec<f32> {
         let seed = noise::derive(self.seed, path);
         let bound = 1.0 / (inputs as f64).sqrt();
-        (0..r * inputs).map(|i| ((2.0 * noise::uniform(seed, i as u64) - 1.0) * bound) as f32).collect()
+        (0..r * inputs)
+            .map(|i| ((2.0 * noise::uniform(seed, i as u64) - 1.0) * bound) as f32)
+            .collect()
     }
 }
 
 /// `alpha / r`, or `alpha / sqrt(r)` for rank-stabilized LoRA (Kalajdzievski 2023, arXiv:2312.03732).
 pub fn scale(r: usize, alpha: f64, rslora: bool) -> f64 {
-    if rslora { alpha / (r as f64).sqrt() } else { alpha / r as f64 }
+    if rslora {
+        alpha / (r as f64).sqrt()
+    } else {
+        alpha / r as f64
+    }
 }
 
 fn regex(full: &str, written: &str) -> Result<Regex> {
-    Regex::new(full).map_err(|source| ModelError::Pattern { pattern: written.to_string(), source })
+    Regex::new(full).map_err(|source| ModelError::Pattern {
+        pattern: written.to_string(),
+        source,
+    })
 }
 
 fn compile<T: Copy>(patterns: &[(String, T)]) -> Result<Vec<(&str, Regex, T)>> {
     let one = |(key, value): &'_ (String, T)| Ok::<_, ModelError>((regex(&format!(r"^(.*\.)?({key})$"), key)?, *value));
-    patterns.iter().map(|p| one(p).map(|(re, value)| (p.0.as_str(), re, value))).collect()
+    patterns
+        .iter()
+        .map(|p| one(p).map(|(re, value)| (p.0.as_str(), re, value)))
+        .collect()
 }
 
 fn first<T: Copy>(patterns: &[(&str, Regex, T)], path: &str) -> Option<T> {
-    patterns.iter().find(|(_, re, _)| re.is_match(path)).map(|(_, _, value)| *value)
+    patterns
+        .iter()
+        .find(|(_, re, _)| re.is_match(path))
+        .map(|(_, _, value)| *value)
 }

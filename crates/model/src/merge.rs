@@ -75,8 +75,7 @@ pub fn merge(
     let total = shards.iter().map(|(_, plan)| plan.len()).sum();
     let mut done = 0;
     for (name, plan) in &shards {
-        let mut writer =
-            SafetensorsWriter::create(&folder.path().join(name), &[("format", "pt"), MARK], plan)?;
+        let mut writer = SafetensorsWriter::create(&folder.path().join(name), &[("format", "pt"), MARK], plan)?;
         for tensor in plan {
             writer.write(&merge.tensor(tensor, &mut report.worst_rounding)?)?;
             done += 1;
@@ -107,8 +106,7 @@ pub fn is_export(folder: &Path) -> bool {
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|e| e == "safetensors"));
     let marked = |path: PathBuf| {
-        SafetensorsFile::open(&path)
-            .is_ok_and(|file| file.metadata().get(MARK.0).is_some_and(|by| by == MARK.1))
+        SafetensorsFile::open(&path).is_ok_and(|file| file.metadata().get(MARK.0).is_some_and(|by| by == MARK.1))
     };
     weights.into_iter().any(marked)
 }
@@ -177,9 +175,11 @@ impl Merge<'_> {
             name.strip_suffix(".weight")
                 .is_some_and(|module| self.adapter.pairs.contains_key(module))
         };
-        Ok(adapted(HEAD)
-            || adapted(embedding)
-            || self.base.stored_bytes(HEAD)? != self.base.stored_bytes(embedding)?)
+        Ok(
+            adapted(HEAD)
+                || adapted(embedding)
+                || self.base.stored_bytes(HEAD)? != self.base.stored_bytes(embedding)?,
+        )
     }
 
     fn is_tied(&self) -> bool {
@@ -226,12 +226,7 @@ impl Merge<'_> {
         }
         let mut weight = self.base.read_f32(&plan.name)?;
         if let Some(pair) = pair {
-            *worst = worst.max(add_update(
-                &mut weight,
-                pair,
-                self.adapter.config.fan_in_fan_out,
-                dtype,
-            ));
+            *worst = worst.max(add_update(&mut weight, pair, self.adapter.config.fan_in_fan_out, dtype));
         }
         Ok(match encode(dtype, &weight) {
             Cow::Owned(bytes) => bytes.into(),
@@ -263,10 +258,7 @@ impl Merge<'_> {
     /// The base's config with no more changed than the merge changes.
     fn config(&self, untied: bool) -> Value {
         let mut config = self.base.config.clone();
-        let dtype = self
-            .dtype
-            .unwrap_or_else(|| self.base.export_dtype())
-            .torch_name();
+        let dtype = self.dtype.unwrap_or_else(|| self.base.export_dtype()).torch_name();
         let Some(fields) = config.as_object_mut() else {
             return config;
         };
@@ -317,9 +309,7 @@ fn split(plan: Vec<Plan>, max: u64) -> Vec<(String, Vec<Plan>)> {
         .collect();
     for (_, shard) in &mut named {
         // Wide types first, so that each tensor lies at a multiple of its element.
-        shard.sort_by_key(|tensor| {
-            std::cmp::Reverse(plan_bytes(tensor) / tensor.info.elements().max(1) as u64)
-        });
+        shard.sort_by_key(|tensor| std::cmp::Reverse(plan_bytes(tensor) / tensor.info.elements().max(1) as u64));
     }
     named
 }
@@ -415,15 +405,11 @@ mod tests {
     /// `up` is `[3, 2]`; embedding and head are equal and the config calls them tied.
     fn base(dtype: StoredType) -> (TempDir, Checkpoint) {
         let folder = tempfile::tempdir().unwrap();
-        let config =
-            r#"{"model_type":"llama","tie_word_embeddings":true,"torch_dtype":"x","_name_or_path":"/home"}"#;
+        let config = r#"{"model_type":"llama","tie_word_embeddings":true,"torch_dtype":"x","_name_or_path":"/home"}"#;
         let files = [
             ("config.json", config),
             ("tokenizer.json", r#"{"kept":  "verbatim"}"#),
-            (
-                "tokenizer_config.json",
-                r#"{"eos_token":"e","chat_template":"t"}"#,
-            ),
+            ("tokenizer_config.json", r#"{"eos_token":"e","chat_template":"t"}"#),
             ("generation_config.json", r#"{"eos_token_id":[1,2]}"#),
             ("LICENSE", "free"),
         ];
@@ -436,31 +422,11 @@ mod tests {
         );
         let tensors = [
             ("lm_head.weight", &[1, 2][..], dtype, Data::Bytes(&rows)),
-            (
-                "mask",
-                &[3][..],
-                StoredType::Other("BOOL"),
-                Data::Bytes(&[1, 0, 1]),
-            ),
-            (
-                "model.embed_tokens.weight",
-                &[1, 2][..],
-                dtype,
-                Data::Bytes(&rows),
-            ),
-            (
-                "model.layers.0.mlp.up.weight",
-                &[3, 2][..],
-                dtype,
-                Data::Bytes(&up),
-            ),
+            ("mask", &[3][..], StoredType::Other("BOOL"), Data::Bytes(&[1, 0, 1])),
+            ("model.embed_tokens.weight", &[1, 2][..], dtype, Data::Bytes(&rows)),
+            ("model.layers.0.mlp.up.weight", &[3, 2][..], dtype, Data::Bytes(&up)),
         ];
-        write(
-            &folder.path().join("model.safetensors"),
-            &[("format", "pt")],
-            &tensors,
-        )
-        .unwrap();
+        write(&folder.path().join("model.safetensors"), &[("format", "pt")], &tensors).unwrap();
         let opened = Checkpoint::open(folder.path().to_str().unwrap(), &OpenOptions::default()).unwrap();
         (folder, opened)
     }
@@ -506,10 +472,7 @@ mod tests {
         );
         assert_eq!(merged.read_f32("model.embed_tokens.weight").unwrap(), [7.0, 8.0]);
         assert_eq!(merged.stored_bytes("mask").unwrap(), [1, 0, 1]);
-        assert!(
-            !merged.tensors().contains_key(HEAD),
-            "a tied head is not written twice"
-        );
+        assert!(!merged.tensors().contains_key(HEAD), "a tied head is not written twice");
         assert_eq!(
             merged.config,
             json!({"model_type": "llama", "tie_word_embeddings": true, "torch_dtype": "float32"})
@@ -560,10 +523,7 @@ mod tests {
         assert!(out.join("model-00002-of-00002.safetensors").is_file());
         let merged = Checkpoint::open(out.to_str().unwrap(), &OpenOptions::default()).unwrap();
         assert_eq!(merged.config["torch_dtype"], "bfloat16");
-        assert_eq!(
-            merged.tensors()["model.layers.0.mlp.up.weight"].dtype,
-            StoredType::BF16
-        );
+        assert_eq!(merged.tensors()["model.layers.0.mlp.up.weight"].dtype, StoredType::BF16);
         assert_eq!(
             merged.read_f32("model.layers.0.mlp.up.weight").unwrap(),
             [21.0, 42.0, 43.0, 84.0, 65.0, 126.0]
@@ -606,9 +566,7 @@ mod tests {
     fn every_module_that_does_not_fit_is_listed() {
         let (folder, base) = base(StoredType::F32);
         let mut adapter = adapter(UP, 3, 3, false);
-        adapter
-            .pairs
-            .insert("model.gone".into(), adapter.pairs[UP].clone());
+        adapter.pairs.insert("model.gone".into(), adapter.pairs[UP].clone());
         let out = folder.path().join("out");
         let Err(ModelError::AdapterMismatch { problems }) =
             merge(&base, &adapter, &out, &MergeOptions::default(), &mut |_, _| {})
@@ -651,10 +609,7 @@ mod tests {
         let other = folder.path().join("other");
         fs_err::create_dir(&other).unwrap();
         fs_err::write(other.join("thesis.tex"), "").unwrap();
-        assert!(matches!(
-            again(&other, false),
-            Err(ModelError::OutputExists { .. })
-        ));
+        assert!(matches!(again(&other, false), Err(ModelError::OutputExists { .. })));
         again(&other, true).unwrap();
         assert!(!other.join("thesis.tex").exists());
     }

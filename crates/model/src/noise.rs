@@ -15,7 +15,11 @@ pub fn uniform(seed: u64, index: u64) -> f64 {
 
 /// The dropout factor of element `index`: 0 with probability `dropout`, else `1 / (1 - dropout)`.
 pub fn keep(seed: u64, index: u64, dropout: f64) -> f32 {
-    if uniform(seed, index) < dropout { 0.0 } else { (1.0 / (1.0 - dropout)) as f32 }
+    if uniform(seed, index) < dropout {
+        0.0
+    } else {
+        (1.0 / (1.0 - dropout)) as f32
+    }
 }
 
 /// A seed for a named part of a run: same parent and name, same seed.

@@ -79,10 +79,7 @@ impl Adapter {
         let mut pairs = BTreeMap::new();
         for (module, shape) in shapes {
             let (r, scale) = ranks.at(&module);
-            let (a, b) = (
-                file.read_f32(&key(&module, 'A'))?,
-                file.read_f32(&key(&module, 'B'))?,
-            );
+            let (a, b) = (file.read_f32(&key(&module, 'A'))?, file.read_f32(&key(&module, 'B'))?);
             pairs.insert(
                 module,
                 LoraPair {
@@ -111,14 +108,7 @@ impl Adapter {
             .collect();
         let tensors: Vec<_> = named
             .iter()
-            .map(|(name, shape, values)| {
-                (
-                    name.as_str(),
-                    shape.as_slice(),
-                    StoredType::F32,
-                    Data::F32(values),
-                )
-            })
+            .map(|(name, shape, values)| (name.as_str(), shape.as_slice(), StoredType::F32, Data::F32(values)))
             .collect();
         safetensors_file::write(&folder.path().join(WEIGHTS), &[("format", "pt")], &tensors)?;
         folder.commit()
@@ -144,11 +134,7 @@ impl Adapter {
                 ));
             }
         }
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(problems)
-        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 }
 
@@ -265,9 +251,7 @@ impl PairShape {
 fn pair_shapes(file: &SafetensorsFile, problems: &mut Vec<String>) -> BTreeMap<String, PairShape> {
     let mut shapes: BTreeMap<String, PairShape> = BTreeMap::new();
     for (name, info) in file.tensors() {
-        let path = name
-            .strip_prefix(PREFIX)
-            .and_then(|path| path.strip_suffix(".weight"));
+        let path = name.strip_prefix(PREFIX).and_then(|path| path.strip_suffix(".weight"));
         match path.and_then(|path| path.rsplit_once('.')) {
             Some((module, "lora_A")) => shapes.entry(module.into()).or_default().a = info.shape.clone(),
             Some((module, "lora_B")) => shapes.entry(module.into()).or_default().b = info.shape.clone(),
@@ -297,9 +281,7 @@ impl Targets {
                 let named = names
                     .iter()
                     .any(|name| module == name || module.ends_with(&format!(".{name}")));
-                named
-                    && layers
-                        .is_none_or(|layers| layer_of(module).is_some_and(|layer| layers.contains(&layer)))
+                named && layers.is_none_or(|layers| layer_of(module).is_some_and(|layer| layers.contains(&layer)))
             }
         }
     }
@@ -320,11 +302,7 @@ impl Targets {
 /// The first number in a module path that has two names or more before it, as PEFT finds the layer.
 fn layer_of(module: &str) -> Option<usize> {
     let parts: Vec<_> = module.split('.').collect();
-    let numbers = parts
-        .iter()
-        .enumerate()
-        .skip(2)
-        .take(parts.len().saturating_sub(3));
+    let numbers = parts.iter().enumerate().skip(2).take(parts.len().saturating_sub(3));
     numbers
         .filter(|(_, part)| part.bytes().all(|b| b.is_ascii_digit()))
         .find_map(|(_, part)| part.parse().ok())
@@ -375,12 +353,8 @@ fn read_config(path: &Path) -> Result<(AdapterConfig, Targets)> {
         base_model_name_or_path: fields.take("base_model_name_or_path", "text", text),
         revision: fields.take("revision", "text", text),
         r: fields.take("r", "a number above 0", positive).unwrap_or(8),
-        lora_alpha: fields
-            .take("lora_alpha", "a number", Value::as_f64)
-            .unwrap_or(8.0),
-        lora_dropout: fields
-            .take("lora_dropout", "a number", Value::as_f64)
-            .unwrap_or(0.0),
+        lora_alpha: fields.take("lora_alpha", "a number", Value::as_f64).unwrap_or(8.0),
+        lora_dropout: fields.take("lora_dropout", "a number", Value::as_f64).unwrap_or(0.0),
         use_rslora: fields
             .take("use_rslora", "true or false", Value::as_bool)
             .unwrap_or(false),
@@ -403,8 +377,7 @@ fn read_config(path: &Path) -> Result<(AdapterConfig, Targets)> {
     match targets {
         _ if !fields.problems.is_empty() => Err(unusable(path, fields.problems)),
         _ if !refused.is_empty() => {
-            let hint =
-                "merge it with PEFT (merge_and_unload, save_pretrained) and name the merged folder as base";
+            let hint = "merge it with PEFT (merge_and_unload, save_pretrained) and name the merged folder as base";
             Err(ModelError::Unsupported {
                 path: path.to_path_buf(),
                 problems: refused,
@@ -421,10 +394,7 @@ fn text(value: &Value) -> Option<String> {
 }
 
 fn positive(value: &Value) -> Option<usize> {
-    value
-        .as_u64()
-        .filter(|n| *n > 0)
-        .and_then(|n| usize::try_from(n).ok())
+    value.as_u64().filter(|n| *n > 0).and_then(|n| usize::try_from(n).ok())
 }
 
 fn pairs<T>(value: &Value, parse: impl Fn(&Value) -> Option<T>) -> Option<Vec<(String, T)>> {
@@ -455,8 +425,7 @@ impl Fields {
         let value = self.fields.shift_remove(name).filter(|value| !value.is_null())?;
         let parsed = parse(&value);
         if parsed.is_none() {
-            self.problems
-                .push(format!("`{name}` is {value}, wanted {wanted}"));
+            self.problems.push(format!("`{name}` is {value}, wanted {wanted}"));
         }
         parsed
     }
@@ -513,10 +482,7 @@ impl AdapterConfig {
     /// The file's content. Keys are sorted, as PEFT sorts them, but not those of the patterns: their order counts.
     pub fn to_json(&self) -> Value {
         let fields = BTreeMap::from([
-            (
-                "alpha_pattern",
-                by_name(&self.alpha_pattern, |alpha| number(*alpha)),
-            ),
+            ("alpha_pattern", by_name(&self.alpha_pattern, |alpha| number(*alpha))),
             ("base_model_name_or_path", json!(self.base_model_name_or_path)),
             ("bias", json!("none")),
             ("fan_in_fan_out", json!(self.fan_in_fan_out)),
@@ -550,11 +516,7 @@ fn by_name<T>(patterns: &[(String, T)], value: impl Fn(&T) -> Value) -> Value {
 /// An integer where it is one: Ollama reads `lora_alpha` as nothing else.
 fn number(value: f64) -> Value {
     let integral = value.fract() == 0.0 && value.abs() < 1e15;
-    if integral {
-        json!(value as i64)
-    } else {
-        json!(value)
-    }
+    if integral { json!(value as i64) } else { json!(value) }
 }
 
 #[cfg(test)]
@@ -589,11 +551,7 @@ mod tests {
             assert!(adapter.pairs.keys().eq(wanted.keys()), "{name}");
             for (module, pair) in &adapter.pairs {
                 let wanted = &wanted[module];
-                assert_eq!(
-                    json!([pair.outputs, pair.inputs]),
-                    wanted["shape"],
-                    "{name} {module}"
-                );
+                assert_eq!(json!([pair.outputs, pair.inputs]), wanted["shape"], "{name} {module}");
                 assert_eq!(json!(pair.r), wanted["r"], "{name} {module}");
                 let close = |found: f64, key: &str| {
                     let wanted = wanted[key].as_f64().unwrap();
@@ -624,10 +582,7 @@ mod tests {
         }
         fs_err::remove_file(out.join(CONFIG)).unwrap();
         let adapter = Adapter::read(&goldens().join("plain")).unwrap();
-        assert!(matches!(
-            adapter.write(&out),
-            Err(ModelError::OutputExists { .. })
-        ));
+        assert!(matches!(adapter.write(&out), Err(ModelError::OutputExists { .. })));
     }
 
     /// Every field is one that PEFT writes, with a value of the same form.
@@ -652,10 +607,7 @@ mod tests {
     fn the_weights_file_is_as_peft_writes_it() {
         let parent = tempfile::tempdir().unwrap();
         let golden = goldens().join("patterns");
-        Adapter::read(&golden)
-            .unwrap()
-            .write(&parent.path().join("a"))
-            .unwrap();
+        Adapter::read(&golden).unwrap().write(&parent.path().join("a")).unwrap();
         let (ours, theirs) = (parent.path().join("a").join(WEIGHTS), golden.join(WEIGHTS));
         let (ours, theirs) = (
             SafetensorsFile::open(&ours).unwrap(),
@@ -711,7 +663,8 @@ mod tests {
             panic!()
         };
         assert_eq!(problems.len(), 14);
-        let wanted = "`model.layers.0.mlp.down_proj` has lora_A [4, 24] and lora_B [16, 4], wanted [8, inputs] and [outputs, 8]";
+        let wanted =
+            "`model.layers.0.mlp.down_proj` has lora_A [4, 24] and lora_B [16, 4], wanted [8, inputs] and [outputs, 8]";
         assert_eq!(problems[0], wanted);
         let Err(ModelError::Adapter { problems, .. }) =
             read_with(|config| config["target_modules"] = json!(["q_proj"]))

@@ -108,9 +108,7 @@ pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
 }
 
 pub(crate) fn no_tensor(name: &str) -> ModelError {
-    ModelError::NoTensor {
-        name: name.to_string(),
-    }
+    ModelError::NoTensor { name: name.to_string() }
 }
 
 fn decode_f32(name: &str, dtype: StoredType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
@@ -192,8 +190,8 @@ fn parse_header(file: &[u8]) -> std::result::Result<Header, Vec<String>> {
         )));
     }
     let (text, data) = file[8..].split_at(length as usize);
-    let Entries(entries) = serde_json::from_slice(text)
-        .map_err(|error| one(format!("the header is no JSON object: {error}")))?;
+    let Entries(entries) =
+        serde_json::from_slice(text).map_err(|error| one(format!("the header is no JSON object: {error}")))?;
 
     let mut header = Header::default();
     let mut problems = Vec::new();
@@ -218,11 +216,7 @@ fn parse_header(file: &[u8]) -> std::result::Result<Header, Vec<String>> {
     if problems.is_empty() {
         check_cover(&header.spans, 8 + length as usize..file.len(), &mut problems);
     }
-    if problems.is_empty() {
-        Ok(header)
-    } else {
-        Err(problems)
-    }
+    if problems.is_empty() { Ok(header) } else { Err(problems) }
 }
 
 #[derive(Deserialize)]
@@ -235,12 +229,9 @@ struct Entry {
 /// One tensor of the header; the problem is worded to follow its name.
 fn parse_entry(entry: Value, available: usize) -> std::result::Result<(TensorInfo, Range<usize>), String> {
     let entry: Entry = serde_json::from_value(entry).map_err(|error| format!("is malformed: {error}"))?;
-    let (dtype, bits) =
-        dtype_of(&entry.dtype).ok_or_else(|| format!("has the unknown dtype {}", entry.dtype))?;
+    let (dtype, bits) = dtype_of(&entry.dtype).ok_or_else(|| format!("has the unknown dtype {}", entry.dtype))?;
     let elements = entry.shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim));
-    let bytes = elements
-        .and_then(|n| n.checked_mul(bits))
-        .map(|bits| bits.div_ceil(8));
+    let bytes = elements.and_then(|n| n.checked_mul(bits)).map(|bits| bits.div_ceil(8));
     let (begin, end) = entry.data_offsets;
     if begin > end || end > available {
         return Err(format!(
@@ -309,10 +300,7 @@ pub fn byte_len(info: &TensorInfo) -> Option<usize> {
 
 /// The tensors must fill the data without overlap and without holes.
 fn check_cover(spans: &BTreeMap<String, Range<usize>>, data: Range<usize>, problems: &mut Vec<String>) {
-    let mut ordered: Vec<_> = spans
-        .iter()
-        .map(|(name, span)| (span.start, span.end, name))
-        .collect();
+    let mut ordered: Vec<_> = spans.iter().map(|(name, span)| (span.start, span.end, name)).collect();
     ordered.sort();
     let mut reached = (data.start, "the header".to_string());
     for (start, end, name) in ordered {
@@ -377,10 +365,7 @@ impl SafetensorsWriter {
 fn encode_header(metadata: &[(&str, &str)], plan: &[Plan]) -> Result<Vec<u8>> {
     let mut entries = serde_json::Map::new();
     if !metadata.is_empty() {
-        let map: serde_json::Map<_, _> = metadata
-            .iter()
-            .map(|(k, v)| (k.to_string(), Value::from(*v)))
-            .collect();
+        let map: serde_json::Map<_, _> = metadata.iter().map(|(k, v)| (k.to_string(), Value::from(*v))).collect();
         entries.insert("__metadata__".into(), map.into());
     }
     let mut offset = 0;
@@ -408,11 +393,7 @@ pub enum Data<'a> {
 }
 
 /// Writes a whole file at once: tensors as (name, shape, stored type, data).
-pub fn write(
-    path: &Path,
-    metadata: &[(&str, &str)],
-    tensors: &[(&str, &[usize], StoredType, Data)],
-) -> Result<()> {
+pub fn write(path: &Path, metadata: &[(&str, &str)], tensors: &[(&str, &[usize], StoredType, Data)]) -> Result<()> {
     let plan: Vec<_> = tensors
         .iter()
         .map(|(name, shape, dtype, _)| Plan {
@@ -485,25 +466,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.safetensors");
         let values = [1.0, -2.5, 0.1, 1e-8];
-        let types = [
-            ("a", StoredType::F32),
-            ("b", StoredType::F16),
-            ("c", StoredType::BF16),
-        ];
+        let types = [("a", StoredType::F32), ("b", StoredType::F16), ("c", StoredType::BF16)];
         let tensors = types.map(|(name, dtype)| (name, &[2, 2][..], dtype, Data::F32(&values)));
         write(&path, &[("format", "pt")], &tensors).unwrap();
 
         let read = SafetensorsFile::open(&path).unwrap();
         assert_eq!(read.metadata()["format"], "pt");
         assert_eq!(read.read_f32("a").unwrap(), values);
-        assert_eq!(
-            read.read_f32("b").unwrap(),
-            values.map(|v| f16::from_f32(v).to_f32())
-        );
-        assert_eq!(
-            read.read_f32("c").unwrap(),
-            values.map(|v| bf16::from_f32(v).to_f32())
-        );
+        assert_eq!(read.read_f32("b").unwrap(), values.map(|v| f16::from_f32(v).to_f32()));
+        assert_eq!(read.read_f32("c").unwrap(), values.map(|v| bf16::from_f32(v).to_f32()));
         assert_eq!(
             read.tensors()["b"],
             TensorInfo {
@@ -559,10 +530,7 @@ mod tests {
             )
         };
         assert!(parse_header(&file(&two("[0,4]", "[4,8]"), 8)).is_ok());
-        assert_eq!(
-            problems(&two("[0,4]", "[2,6]"), 6),
-            ["`b` overlaps `a` by 2 bytes"]
-        );
+        assert_eq!(problems(&two("[0,4]", "[2,6]"), 6), ["`b` overlaps `a` by 2 bytes"]);
         assert_eq!(
             problems(&two("[0,4]", "[6,10]"), 10),
             ["2 bytes between `a` and `b` belong to no tensor"]
@@ -575,10 +543,7 @@ mod tests {
 
     #[test]
     fn a_short_file_says_so() {
-        assert_eq!(
-            parse_header(b"abc").unwrap_err(),
-            ["3 bytes long, wanted at least 8"]
-        );
+        assert_eq!(parse_header(b"abc").unwrap_err(), ["3 bytes long, wanted at least 8"]);
         let huge = u64::MAX.to_le_bytes();
         assert_eq!(
             parse_header(&huge).unwrap_err(),

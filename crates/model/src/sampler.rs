@@ -15,8 +15,10 @@ pub fn sample(logits: &[f32], seen: &[u32], step: usize, options: &GenerateOptio
         order.truncate(options.top_k);
     }
     let max = scores[order[0] as usize] as f64;
-    let weights: Vec<f64> =
-        order.iter().map(|t| ((scores[*t as usize] as f64 - max) / options.temperature).exp()).collect();
+    let weights: Vec<f64> = order
+        .iter()
+        .map(|t| ((scores[*t as usize] as f64 - max) / options.temperature).exp())
+        .collect();
     let total: f64 = weights.iter().sum();
     let kept = nucleus(&weights, options.top_p * total);
     let mut left = noise::uniform(options.seed, step as u64) * weights[..kept].iter().sum::<f64>();
@@ -47,13 +49,20 @@ fn penalize(scores: &mut [f32], seen: &[u32], penalty: f32) {
     let distinct: std::collections::BTreeSet<_> = seen.iter().collect();
     for token in distinct {
         let score = &mut scores[*token as usize];
-        *score = if *score > 0.0 { *score / penalty } else { *score * penalty };
+        *score = if *score > 0.0 {
+            *score / penalty
+        } else {
+            *score * penalty
+        };
     }
 }
 
 /// Index of the largest score, the first of equals.
 pub fn argmax(scores: &[f32]) -> u32 {
-    let best = scores.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, s)| if *s > best.1 { (i, *s) } else { best });
+    let best = scores.iter().enumerate().fold(
+        (0, f32::NEG_INFINITY),
+        |best, (i, s)| if *s > best.1 { (i, *s) } else { best },
+    );
     best.0 as u32
 }
 
@@ -72,7 +81,12 @@ mod tests {
     use super::*;
 
     fn options(temperature: f64, top_k: usize, top_p: f64) -> GenerateOptions {
-        GenerateOptions { temperature, top_k, top_p, ..GenerateOptions::greedy(1) }
+        GenerateOptions {
+            temperature,
+            top_k,
+            top_p,
+            ..GenerateOptions::greedy(1)
+        }
     }
 
     #[test]
@@ -82,7 +96,10 @@ mod tests {
 
     #[test]
     fn penalty_moves_the_choice() {
-        let greedy = GenerateOptions { repetition_penalty: 2.0, ..GenerateOptions::greedy(1) };
+        let greedy = GenerateOptions {
+            repetition_penalty: 2.0,
+            ..GenerateOptions::greedy(1)
+        };
         assert_eq!(sample(&[1.0, 1.5], &[1], 0, &greedy), 0);
     }
 
@@ -98,7 +115,9 @@ mod tests {
     #[test]
     fn frequencies_follow_the_softmax() {
         let logits = [(0.7f32).ln(), (0.3f32).ln()];
-        let ones = (0..4000).filter(|s| sample(&logits, &[], *s, &options(1.0, 0, 1.0)) == 1).count();
+        let ones = (0..4000)
+            .filter(|s| sample(&logits, &[], *s, &options(1.0, 0, 1.0)) == 1)
+            .count();
         assert!((1080..1320).contains(&ones), "{ones} of 4000, wanted about 1200");
     }
 

@@ -16,7 +16,9 @@ pub fn collect(tensors: &[AdapterTensors], settings: &Settings, base: &Checkpoin
         Targets::One(one) => one == "all-linear",
         Targets::Names(names) => names.iter().all(|name| !name.contains('.')),
     };
-    let names = tensors.iter().map(|adapter| if by_leaf { leaf(&adapter.path) } else { &adapter.path });
+    let names = tensors
+        .iter()
+        .map(|adapter| if by_leaf { leaf(&adapter.path) } else { &adapter.path });
     let config = AdapterConfig {
         base_model_name_or_path: Some(base.name.clone()),
         revision: base.revision.clone(),
@@ -33,7 +35,10 @@ pub fn collect(tensors: &[AdapterTensors], settings: &Settings, base: &Checkpoin
     };
     Adapter {
         config,
-        pairs: tensors.iter().map(|adapter| (adapter.path.to_string(), pair(adapter))).collect(),
+        pairs: tensors
+            .iter()
+            .map(|adapter| (adapter.path.to_string(), pair(adapter)))
+            .collect(),
     }
 }
 
@@ -64,12 +69,19 @@ pub fn write(
     overwrite: bool,
 ) -> Result<Adapter> {
     let portable = serving::needs_portable(&adapter.config, serve_target);
-    let adapter = if portable { serving::portable(adapter) } else { adapter.clone() };
+    let adapter = if portable {
+        serving::portable(adapter)
+    } else {
+        adapter.clone()
+    };
     let folder = StagedFolder::create(dir, |older| overwrite || older.join("adapter_config.json").exists())?;
     // This replaces the whole folder, so it goes first.
     adapter.write(folder.path())?;
     base.write_text_files(folder.path())?;
-    staging::write_file(&folder.path().join("README.md"), card(&adapter.config, base, progress).as_bytes())?;
+    staging::write_file(
+        &folder.path().join("README.md"),
+        card(&adapter.config, base, progress).as_bytes(),
+    )?;
     folder.commit()?;
     Ok(adapter)
 }
@@ -77,7 +89,11 @@ pub fn write(
 /// `README.md` of an adapter folder, with what `progress` has measured.
 fn card(config: &AdapterConfig, base: &Checkpoint, progress: Option<&Progress>) -> String {
     let name = &base.name;
-    let hub_line = if base.kind == "hub" { format!("base_model: {name}\n") } else { String::new() };
+    let hub_line = if base.kind == "hub" {
+        format!("base_model: {name}\n")
+    } else {
+        String::new()
+    };
     let measured = progress.map(measured).unwrap_or_default();
     format!(
         "---\n{hub_line}library_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n---\n\n\
@@ -104,10 +120,21 @@ fn measured(progress: &Progress) -> String {
         ("tokens learned from", progress.learned_tokens.to_string()),
         ("training loss at the end", loss(progress.last_loss)),
     ];
-    facts.extend(progress.first_eval.map(|before| ("validation loss before", loss(before))));
-    let best =
-        |best: Best| ("validation loss, best", format!("{} at step {}", loss(best.eval_loss), best.step));
+    facts.extend(
+        progress
+            .first_eval
+            .map(|before| ("validation loss before", loss(before))),
+    );
+    let best = |best: Best| {
+        (
+            "validation loss, best",
+            format!("{} at step {}", loss(best.eval_loss), best.step),
+        )
+    };
     facts.extend(progress.best.map(best));
-    let rows: String = facts.iter().map(|(fact, value)| format!("| {fact} | {value} |\n")).collect();
+    let rows: String = facts
+        .iter()
+        .map(|(fact, value)| format!("| {fact} | {value} |\n"))
+        .collect();
     format!("| measured | |\n|---|---|\n{rows}\n")
 }

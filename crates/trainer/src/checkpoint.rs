@@ -71,7 +71,9 @@ pub fn save(
     staging::write_file(&staged.path().join(MOMENTS), &serialized(&path, tensors, moments)?)?;
     let mut progress = progress.clone();
     for name in [WEIGHTS, MOMENTS] {
-        progress.hashes.insert(name.into(), files::hash(&staged.path().join(name))?);
+        progress
+            .hashes
+            .insert(name.into(), files::hash(&staged.path().join(name))?);
     }
     files::write_json(&staged.path().join(TRAINER), &progress)?;
     staged.commit()?;
@@ -84,12 +86,20 @@ pub fn load(path: &Path) -> Result<Saved> {
     for (name, wanted) in &progress.hashes {
         if files::hash(&path.join(name))? != *wanted {
             let problem = "its content is not what was written".into();
-            return Err(TrainError::Damaged { path: path.join(name), problem });
+            return Err(TrainError::Damaged {
+                path: path.join(name),
+                problem,
+            });
         }
     }
     let file = path.join(MOMENTS);
     let moments = fs_err::read(&file).map_err(TrainError::read(&file))?;
-    Ok(Saved { path: path.to_path_buf(), progress, adapter: Adapter::read(&path.join(ADAPTER))?, moments })
+    Ok(Saved {
+        path: path.to_path_buf(),
+        progress,
+        adapter: Adapter::read(&path.join(ADAPTER))?,
+        moments,
+    })
 }
 
 /// The newest checkpoint that can be read, and what is wrong with those passed over; `None` where there is none at all.
@@ -104,18 +114,26 @@ pub fn load_newest(dir: &Path) -> Result<Option<(Saved, Vec<String>)>> {
     if passed.is_empty() {
         Ok(None)
     } else {
-        Err(TrainError::NoCheckpoint { dir: dir.to_path_buf(), tried: passed })
+        Err(TrainError::NoCheckpoint {
+            dir: dir.to_path_buf(),
+            tried: passed,
+        })
     }
 }
 
 impl Saved {
     /// The optimizer's moments in the order of `adapters`.
     pub fn moments(&self, adapters: &[AdapterTensors], device: &Device) -> Result<Vec<[Moments; 2]>> {
-        let damaged = |problem: String| TrainError::Damaged { path: self.path.join(MOMENTS), problem };
+        let damaged = |problem: String| TrainError::Damaged {
+            path: self.path.join(MOMENTS),
+            problem,
+        };
         let file = SafeTensors::deserialize(&self.moments).map_err(|error| damaged(error.to_string()))?;
         let tensor = |path: &str, part: &str, like: &Tensor<2>| {
             let name = format!("{path}.{part}");
-            let view = file.tensor(&name).map_err(|error| damaged(format!("{name}: {error}")))?;
+            let view = file
+                .tensor(&name)
+                .map_err(|error| damaged(format!("{name}: {error}")))?;
             if view.shape() != like.dims() || view.dtype() != Dtype::F32 {
                 let problem = format!(
                     "{name}: found {:?} {:?}, wanted F32 {:?}",
@@ -125,14 +143,23 @@ impl Saved {
                 );
                 return Err(damaged(problem));
             }
-            let values =
-                view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            let values = view
+                .data()
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect();
             Ok(tensors::from_host(values, like.dims(), device))
         };
         let pair = |path: &str, [mean, variance]: [&str; 2], like: &Tensor<2>| -> Result<Moments> {
-            Ok(Moments { mean: tensor(path, mean, like)?, variance: tensor(path, variance, like)? })
+            Ok(Moments {
+                mean: tensor(path, mean, like)?,
+                variance: tensor(path, variance, like)?,
+            })
         };
-        adapters.iter().map(|x| Ok([pair(&x.path, PART[0], &x.a)?, pair(&x.path, PART[1], &x.b)?])).collect()
+        adapters
+            .iter()
+            .map(|x| Ok([pair(&x.path, PART[0], &x.a)?, pair(&x.path, PART[1], &x.b)?]))
+            .collect()
     }
 }
 
@@ -143,7 +170,10 @@ pub fn list(dir: &Path) -> Result<Vec<(usize, PathBuf)>> {
     }
     let entries = fs_err::read_dir(dir).map_err(TrainError::read(dir))?;
     let step = |path: &Path| path.file_name()?.to_str()?.strip_prefix("step-")?.parse::<usize>().ok();
-    let mut found: Vec<_> = entries.flatten().filter_map(|e| Some((step(&e.path())?, e.path()))).collect();
+    let mut found: Vec<_> = entries
+        .flatten()
+        .filter_map(|e| Some((step(&e.path())?, e.path())))
+        .collect();
     found.sort();
     Ok(found)
 }
@@ -162,7 +192,10 @@ pub fn prune(dir: &Path, keep_last: usize, best: Option<Best>) -> Result<()> {
 
 /// Removes checkpoints past `step`, which a resumed run will write anew.
 pub fn remove_after(dir: &Path, step: usize) -> Result<()> {
-    list(dir)?.iter().filter(|(at, _)| *at > step).try_for_each(|(_, path)| files::remove(path))
+    list(dir)?
+        .iter()
+        .filter(|(at, _)| *at > step)
+        .try_for_each(|(_, path)| files::remove(path))
 }
 
 /// Whether `path` is a checkpoint folder.
@@ -175,7 +208,10 @@ pub fn best_adapter(dir: &Path) -> Result<Option<(Adapter, Progress)>> {
     let Some((newest, _)) = load_newest(dir)? else {
         return Ok(None);
     };
-    let best = newest.progress.best.map(|best| dir.join(format!("step-{:06}", best.step)));
+    let best = newest
+        .progress
+        .best
+        .map(|best| dir.join(format!("step-{:06}", best.step)));
     match best.filter(|path| *path != newest.path && is_checkpoint(path)) {
         Some(path) => Ok(Some((load(&path)?.adapter, newest.progress))),
         None => Ok(Some((newest.adapter, newest.progress))),
@@ -187,7 +223,10 @@ fn serialized(path: &Path, tensors: &[AdapterTensors], moments: &[[Moments; 2]])
     for (adapter, pair) in tensors.iter().zip(moments) {
         for (moments, [mean, variance]) in pair.iter().zip(PART) {
             for (part, tensor) in [(mean, &moments.mean), (variance, &moments.variance)] {
-                let values = crate::tensors::to_host(tensor).iter().flat_map(|v| v.to_le_bytes()).collect();
+                let values = crate::tensors::to_host(tensor)
+                    .iter()
+                    .flat_map(|v| v.to_le_bytes())
+                    .collect();
                 bytes.push((format!("{}.{part}", adapter.path), tensor.dims(), values));
             }
         }
@@ -199,7 +238,10 @@ fn serialized(path: &Path, tensors: &[AdapterTensors], moments: &[[Moments; 2]])
     let views: Vec<_> = bytes
         .iter()
         .map(|(name, shape, values)| {
-            Ok((name.as_str(), TensorView::new(Dtype::F32, shape.to_vec(), values).map_err(damaged)?))
+            Ok((
+                name.as_str(),
+                TensorView::new(Dtype::F32, shape.to_vec(), values).map_err(damaged)?,
+            ))
         })
         .collect::<Result<_>>()?;
     safetensors::serialize(views, None).map_err(damaged)
@@ -212,7 +254,14 @@ mod tests {
     fn step(dir: &Path, step: usize) {
         let path = dir.join(format!("step-{step:06}"));
         fs_err::create_dir_all(&path).unwrap();
-        files::write_json(&path.join(TRAINER), &Progress { step, ..Progress::default() }).unwrap();
+        files::write_json(
+            &path.join(TRAINER),
+            &Progress {
+                step,
+                ..Progress::default()
+            },
+        )
+        .unwrap();
     }
 
     fn steps(dir: &Path) -> Vec<usize> {
@@ -226,7 +275,15 @@ mod tests {
             step(dir.path(), at);
         }
         fs_err::create_dir(dir.path().join(".step-000060.tmp")).unwrap();
-        prune(dir.path(), 2, Some(Best { step: 20, eval_loss: 1.0 })).unwrap();
+        prune(
+            dir.path(),
+            2,
+            Some(Best {
+                step: 20,
+                eval_loss: 1.0,
+            }),
+        )
+        .unwrap();
         assert_eq!(steps(dir.path()), [20, 40, 50]);
         assert_eq!(fs_err::read_dir(dir.path()).unwrap().count(), 3);
         remove_after(dir.path(), 40).unwrap();
@@ -237,17 +294,37 @@ mod tests {
     fn moments_survive_to_the_bit() {
         let device = Device::flex();
         let tensor = |values: &[f32], shape| tensors::from_host(values.to_vec(), shape, &device);
-        let (a, b) = (tensor(&[0.1, -2.0, 3e-30], [1, 3]), tensor(&[1.0, f32::MIN_POSITIVE], [2, 1]));
-        let adapter =
-            AdapterTensors { path: "model.layers.0.q_proj".into(), a: a.clone(), b: b.clone(), scale: 2.0 };
+        let (a, b) = (
+            tensor(&[0.1, -2.0, 3e-30], [1, 3]),
+            tensor(&[1.0, f32::MIN_POSITIVE], [2, 1]),
+        );
+        let adapter = AdapterTensors {
+            path: "model.layers.0.q_proj".into(),
+            a: a.clone(),
+            b: b.clone(),
+            scale: 2.0,
+        };
         let moments = [[
-            Moments { mean: a.clone(), variance: a.clone() * a },
-            Moments { mean: b.clone(), variance: b.clone() * b },
+            Moments {
+                mean: a.clone(),
+                variance: a.clone() * a,
+            },
+            Moments {
+                mean: b.clone(),
+                variance: b.clone() * b,
+            },
         ]];
         let bytes = serialized(Path::new("x"), std::slice::from_ref(&adapter), &moments).unwrap();
-        let adapter_file = Adapter { config: Default::default(), pairs: Default::default() };
-        let saved =
-            Saved { path: "x".into(), progress: Progress::default(), adapter: adapter_file, moments: bytes };
+        let adapter_file = Adapter {
+            config: Default::default(),
+            pairs: Default::default(),
+        };
+        let saved = Saved {
+            path: "x".into(),
+            progress: Progress::default(),
+            adapter: adapter_file,
+            moments: bytes,
+        };
         let back = saved.moments(&[adapter], &device).unwrap();
         for (found, wanted) in back[0].iter().zip(&moments[0]) {
             assert_eq!(tensors::to_host(&found.mean), tensors::to_host(&wanted.mean));
@@ -261,7 +338,9 @@ mod tests {
         assert!(load_newest(dir.path()).unwrap().is_none());
         step(dir.path(), 10);
         fs_err::write(dir.path().join("step-000010").join(TRAINER), "{\"step\": 1").unwrap();
-        let Err(TrainError::NoCheckpoint { tried, .. }) = load_newest(dir.path()) else { panic!("accepted") };
+        let Err(TrainError::NoCheckpoint { tried, .. }) = load_newest(dir.path()) else {
+            panic!("accepted")
+        };
         assert!(tried[0].contains("trainer.json is damaged"), "{tried:?}");
     }
 }

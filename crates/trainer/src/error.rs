@@ -42,7 +42,11 @@ pub enum TrainError {
     #[error("the settings cannot be used:{}", list(.problems))]
     Settings { problems: Vec<Problem> },
     #[error("the longest sample has {longest} tokens, {base} can see {context}")]
-    LongerThanContext { longest: usize, context: usize, base: String },
+    LongerThanContext {
+        longest: usize,
+        context: usize,
+        base: String,
+    },
     #[error("the tokenizer gives token {token}, the model {base} has only {vocab}")]
     TokenizerMisfit { token: usize, vocab: usize, base: String },
     #[error("keep_blocks = {found}, but {base} has {blocks} blocks")]
@@ -77,7 +81,12 @@ pub enum TrainError {
     Changed { dir: PathBuf, changes: Vec<Change> },
 
     #[error("{what} of step {step} is {value}; the rows in it:{}", list(.rows))]
-    NotFinite { what: &'static str, value: f64, step: usize, rows: Vec<String> },
+    NotFinite {
+        what: &'static str,
+        value: f64,
+        step: usize,
+        rows: Vec<String>,
+    },
 
     #[error("no base is named by {} or by you", .from.display())]
     NoBase { from: PathBuf },
@@ -91,11 +100,17 @@ pub enum TrainError {
 
 impl TrainError {
     pub(crate) fn read(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
-        move |source| Self::Read { path: path.to_path_buf(), source }
+        move |source| Self::Read {
+            path: path.to_path_buf(),
+            source,
+        }
     }
 
     pub(crate) fn write(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
-        move |source| Self::Write { path: path.to_path_buf(), source }
+        move |source| Self::Write {
+            path: path.to_path_buf(),
+            source,
+        }
     }
 
     /// The next step for the user, printed after a blank line as `hint: ...`.

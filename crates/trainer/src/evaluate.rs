@@ -21,7 +21,10 @@ impl Probe {
         let start = sample.learn.iter().position(|learned| *learned)?;
         let length = sample.learn[start..].iter().take_while(|learned| **learned).count();
         let (prompt, rest) = sample.tokens.split_at(start);
-        (!prompt.is_empty()).then(|| Self { prompt: prompt.to_vec(), reference: rest[..length].to_vec() })
+        (!prompt.is_empty()).then(|| Self {
+            prompt: prompt.to_vec(),
+            reference: rest[..length].to_vec(),
+        })
     }
 }
 
@@ -38,14 +41,20 @@ impl Evaluator {
         if !validation.is_empty() {
             let rows = pack::pack(validation, data.max_length, data.packing, data.too_long)?.rows;
             for rows in rows.chunks(train.batch_size) {
-                batches.push(tensors::input(&Batch::new(&rows.iter().collect::<Vec<_>>(), validation)?));
+                batches.push(tensors::input(&Batch::new(
+                    &rows.iter().collect::<Vec<_>>(),
+                    validation,
+                )?));
             }
         }
         let probes = spread(validation, train.samples).filter_map(Probe::of).collect();
         Ok(Self {
             batches,
             probes,
-            options: GenerateOptions { stop, ..GenerateOptions::greedy(train.sample_tokens) },
+            options: GenerateOptions {
+                stop,
+                ..GenerateOptions::greedy(train.sample_tokens)
+            },
         })
     }
 
@@ -59,11 +68,17 @@ impl Evaluator {
     }
 
     pub fn loss(&self, model: &CausalLm, watch: &mut dyn Watch) -> Result<Loss> {
-        watch.on(Event::Phase { name: "evaluating", total: self.batches.len() });
+        watch.on(Event::Phase {
+            name: "evaluating",
+            total: self.batches.len(),
+        });
         let mut total = Loss::default();
         for (done, input) in self.batches.iter().enumerate() {
             let loss = model.loss(input)?;
-            total = Loss { sum: total.sum + loss.sum, learned: total.learned + loss.learned };
+            total = Loss {
+                sum: total.sum + loss.sum,
+                learned: total.learned + loss.learned,
+            };
             watch.on(Event::Progress { done: done + 1 });
         }
         Ok(total)
@@ -93,13 +108,13 @@ impl Evaluator {
 
 /// Tokens that end an answer: the tokenizer's, the template's and those of `generation_config.json`.
 pub fn stop_tokens(base: &Checkpoint, codec: &Codec) -> Vec<u32> {
-    let listed =
-        [base.generation_config.as_ref(), Some(&base.config)].into_iter().flatten().flat_map(|config| {
-            match config.get("eos_token_id") {
-                Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_u64).collect(),
-                Some(id) => id.as_u64().into_iter().collect(),
-                None => Vec::new(),
-            }
+    let listed = [base.generation_config.as_ref(), Some(&base.config)]
+        .into_iter()
+        .flatten()
+        .flat_map(|config| match config.get("eos_token_id") {
+            Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_u64).collect(),
+            Some(id) => id.as_u64().into_iter().collect(),
+            None => Vec::new(),
         });
     let mut stop: Vec<u32> = listed.filter_map(|id| u32::try_from(id).ok()).collect();
     stop.extend(codec.eos());
@@ -121,11 +136,27 @@ mod tests {
 
     #[test]
     fn a_probe_is_the_first_question_and_its_answer() {
-        let origin = tune_data::Origin { file: "a".into(), line: 1 };
+        let origin = tune_data::Origin {
+            file: "a".into(),
+            line: 1,
+        };
         let learn = [false, false, true, true, false, true].to_vec();
-        let sample = Sample { tokens: vec![1, 2, 3, 4, 5, 6], learn, origin };
-        assert_eq!(Probe::of(&sample), Some(Probe { prompt: vec![1, 2], reference: vec![3, 4] }));
-        let silent = Sample { learn: vec![false; 6], ..sample };
+        let sample = Sample {
+            tokens: vec![1, 2, 3, 4, 5, 6],
+            learn,
+            origin,
+        };
+        assert_eq!(
+            Probe::of(&sample),
+            Some(Probe {
+                prompt: vec![1, 2],
+                reference: vec![3, 4]
+            })
+        );
+        let silent = Sample {
+            learn: vec![false; 6],
+            ..sample
+        };
         assert_eq!(Probe::of(&silent), None);
     }
 

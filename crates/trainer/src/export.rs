@@ -60,26 +60,48 @@ const PORTABLE_BOUND: f64 = 1e-3;
 /// Builds nothing twice and holds one model at a time: the adapted base answers first, then what was written.
 pub fn export(request: &ExportRequest<'_>, watch: &mut dyn Watch) -> Result<ExportReport> {
     let source = Source::open(request)?;
-    let mut report = ExportReport { adapter: None, merged: None, merge: None, checks: Vec::new() };
+    let mut report = ExportReport {
+        adapter: None,
+        merged: None,
+        merge: None,
+        checks: Vec::new(),
+    };
     let serve_target = source.serve_target(request);
     let portable = serving::needs_portable(&source.found.adapter.config, serve_target);
     if let Some(dir) = request.adapter {
         source.refuse_unservable(serve_target)?;
         let Found { adapter, progress, .. } = &source.found;
-        adapter_out::write(adapter, &source.base, progress.as_ref(), dir, serve_target, request.force)?;
+        adapter_out::write(
+            adapter,
+            &source.base,
+            progress.as_ref(),
+            dir,
+            serve_target,
+            request.force,
+        )?;
         report.adapter = Some(dir.to_path_buf());
     }
     if let Some(dir) = request.merged {
-        let options =
-            MergeOptions { dtype: request.dtype, max_shard: request.max_shard, overwrite: request.force };
+        let options = MergeOptions {
+            dtype: request.dtype,
+            max_shard: request.max_shard,
+            overwrite: request.force,
+        };
         report.merge = Some(merge_with_progress(&source, dir, &options, watch)?);
         report.merged = Some(dir.to_path_buf());
     }
     if request.verify || request.logits.is_some() {
-        let adapter =
-            report.adapter.clone().map(|dir| (dir, if portable { PORTABLE_BOUND } else { ADAPTER_BOUND }));
+        let adapter = report
+            .adapter
+            .clone()
+            .map(|dir| (dir, if portable { PORTABLE_BOUND } else { ADAPTER_BOUND }));
         let nothing_written = adapter.is_none() && report.merged.is_none();
-        let held = source.found.folder.clone().filter(|_| nothing_written).map(|dir| (dir, PORTABLE_BOUND));
+        let held = source
+            .found
+            .folder
+            .clone()
+            .filter(|_| nothing_written)
+            .map(|dir| (dir, PORTABLE_BOUND));
         report.checks = check(request, &source, adapter.or(held), watch)?;
     }
     match report.checks.iter().all(|check| check.passed) {
@@ -108,7 +130,10 @@ impl Found {
             Self::adapter(from)
         } else {
             let wanted = "config.toml, trainer.json, adapter_config.json";
-            Err(TrainError::NotARun { path: from.to_path_buf(), wanted })
+            Err(TrainError::NotARun {
+                path: from.to_path_buf(),
+                wanted,
+            })
         }
     }
 
@@ -119,7 +144,12 @@ impl Found {
             Some((adapter, progress)) => (adapter, Some(progress)),
             None => (Adapter::read(&folder)?, None),
         };
-        Ok(Self { adapter, settings, folder: folder.exists().then_some(folder), progress })
+        Ok(Self {
+            adapter,
+            settings,
+            folder: folder.exists().then_some(folder),
+            progress,
+        })
     }
 
     fn checkpoint(from: &Path) -> Result<Self> {
@@ -127,7 +157,12 @@ impl Found {
         let settings = run_dir::read_settings(path.ancestors().nth(2).unwrap_or(from))?;
         let saved = checkpoint::load(from)?;
         let folder = Some(from.join("adapter"));
-        Ok(Self { adapter: saved.adapter, settings, folder, progress: Some(saved.progress) })
+        Ok(Self {
+            adapter: saved.adapter,
+            settings,
+            folder,
+            progress: Some(saved.progress),
+        })
     }
 
     fn adapter(folder: &Path) -> Result<Self> {
@@ -141,7 +176,12 @@ impl Found {
         if template.exists() {
             settings.model.chat_template = template;
         }
-        Ok(Self { adapter, settings, folder: Some(folder.to_path_buf()), progress: None })
+        Ok(Self {
+            adapter,
+            settings,
+            folder: Some(folder.to_path_buf()),
+            progress: None,
+        })
     }
 }
 
@@ -161,7 +201,9 @@ impl Source {
             model.revision.clear();
         }
         if model.base.is_empty() {
-            return Err(TrainError::NoBase { from: request.from.to_path_buf() });
+            return Err(TrainError::NoBase {
+                from: request.from.to_path_buf(),
+            });
         }
         let (base, codec) = open_base(&found.settings, &request.hub)?;
         found.adapter.config.base_model_name_or_path = Some(base.name.clone());
@@ -180,8 +222,17 @@ impl Source {
     fn refuse_unservable(&self, serve_target: &[String]) -> Result<()> {
         let rank = self.found.adapter.pairs.values().map(|pair| pair.r).max().unwrap_or(0);
         let mut problems = Vec::new();
-        serving::check(rank, &self.found.adapter.config.target_modules, serve_target, &mut problems);
-        if problems.is_empty() { Ok(()) } else { Err(TrainError::Settings { problems }) }
+        serving::check(
+            rank,
+            &self.found.adapter.config.target_modules,
+            serve_target,
+            &mut problems,
+        );
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(TrainError::Settings { problems })
+        }
     }
 
     /// Texts to compare on.
@@ -194,9 +245,9 @@ impl Source {
         let usable: Vec<_> = samples.iter().filter(fits).collect();
         let probes: Vec<_> = spread(&usable, PROBES).filter_map(|sample| Probe::of(sample)).collect();
         match probes.is_empty() {
-            true => {
-                Err(TrainError::NoPrompts { prompts: request.prompts.unwrap_or(request.from).to_path_buf() })
-            }
+            true => Err(TrainError::NoPrompts {
+                prompts: request.prompts.unwrap_or(request.from).to_path_buf(),
+            }),
             false => Ok(probes),
         }
     }
@@ -205,7 +256,9 @@ impl Source {
     fn samples_of(&self, path: &Path) -> Result<Vec<Sample>> {
         let spec = self.found.settings.data_spec();
         if let Ok((_, records)) = tune_data::corpus::records(path, &spec) {
-            let samples = records.iter().map(|record| self.codec.encode_record(record, spec.learn));
+            let samples = records
+                .iter()
+                .map(|record| self.codec.encode_record(record, spec.learn));
             return Ok(samples.collect::<tune_data::Result<_>>()?);
         }
         let prompts = tune_data::corpus::prompts(path, &spec)?;
@@ -229,10 +282,17 @@ impl Source {
             }
         }
         let sample = |(line, text): (usize, &str)| {
-            let origin = Origin { file: "built-in".into(), line: line + 1 };
+            let origin = Origin {
+                file: "built-in".into(),
+                line: line + 1,
+            };
             Ok(Sample::new(self.codec.encode(text, true)?, Vec::new(), origin))
         };
-        Ok(TEXTS.into_iter().enumerate().map(sample).collect::<tune_data::Result<_>>()?)
+        Ok(TEXTS
+            .into_iter()
+            .enumerate()
+            .map(sample)
+            .collect::<tune_data::Result<_>>()?)
     }
 }
 
@@ -272,7 +332,10 @@ fn check(
 
     let mut model = load_model(&source.base, None, &request.device, watch)?;
     model.attach(&source.found.adapter)?;
-    watch.on(Event::Phase { name: "comparing", total: 0 });
+    watch.on(Event::Phase {
+        name: "comparing",
+        total: 0,
+    });
     let reference = Measured::of(&model, &probes, &stop)?;
     if let Some(path) = request.logits {
         reference.write(&probes, path)?;
@@ -289,10 +352,16 @@ fn check(
     if let Some(dir) = request.merged {
         let merged = Checkpoint::open(
             &dir.display().to_string(),
-            &OpenOptions { offline: true, ..OpenOptions::default() },
+            &OpenOptions {
+                offline: true,
+                ..OpenOptions::default()
+            },
         )?;
         let model = load_model(&merged, None, &request.device, watch)?;
-        watch.on(Event::Phase { name: "comparing", total: 0 });
+        watch.on(Event::Phase {
+            name: "comparing",
+            total: 0,
+        });
         let bound = reference.merged_bound(merged.export_dtype(), blocks);
         checks.push(reference.check("merged", &Measured::of(&model, &probes, &stop)?, bound));
     }

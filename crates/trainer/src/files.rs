@@ -6,16 +6,20 @@ use std::path::Path;
 use tune_model::staging;
 
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let mut bytes = serde_json::to_vec_pretty(value)
-        .map_err(|error| TrainError::Write { path: path.to_path_buf(), source: io::Error::other(error) })?;
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(|error| TrainError::Write {
+        path: path.to_path_buf(),
+        source: io::Error::other(error),
+    })?;
     bytes.push(b'\n');
     Ok(staging::write_file(path, &bytes)?)
 }
 
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let bytes = fs_err::read(path).map_err(TrainError::read(path))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| TrainError::Damaged { path: path.to_path_buf(), problem: error.to_string() })
+    serde_json::from_slice(&bytes).map_err(|error| TrainError::Damaged {
+        path: path.to_path_buf(),
+        problem: error.to_string(),
+    })
 }
 
 /// blake3 of a file's bytes, in hex.
@@ -38,11 +42,16 @@ pub fn remove_stale(dir: &Path) -> Result<()> {
 
 /// Removes a file or folder that may not be there.
 pub fn remove(path: &Path) -> Result<()> {
-    let removed = if path.is_dir() { fs_err::remove_dir_all(path) } else { fs_err::remove_file(path) };
+    let removed = if path.is_dir() {
+        fs_err::remove_dir_all(path)
+    } else {
+        fs_err::remove_file(path)
+    };
     match removed {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(TrainError::Write { path: path.to_path_buf(), source })
-        }
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(TrainError::Write {
+            path: path.to_path_buf(),
+            source,
+        }),
         _ => Ok(()),
     }
 }

@@ -37,8 +37,18 @@ pub struct Identity {
 
 impl Identity {
     pub fn new(settings: &Settings, corpus: &Corpus, base: String) -> Self {
-        let files = corpus.report.files.iter().map(|file| (file.path.clone(), file.blake3.clone())).collect();
-        Self { settings: numbers(settings), files, data: corpus.fingerprint.clone(), base }
+        let files = corpus
+            .report
+            .files
+            .iter()
+            .map(|file| (file.path.clone(), file.blake3.clone()))
+            .collect();
+        Self {
+            settings: numbers(settings),
+            files,
+            data: corpus.fingerprint.clone(),
+            base,
+        }
     }
 
     /// Every difference from `earlier`, by name, with both values.
@@ -70,7 +80,11 @@ fn flatten(prefix: &str, value: &toml::Value, flat: &mut BTreeMap<String, String
     match value {
         toml::Value::Table(table) => {
             for (key, value) in table {
-                let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                let key = if prefix.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{prefix}.{key}")
+                };
                 flatten(&key, value, flat);
             }
         }
@@ -82,15 +96,20 @@ fn flatten(prefix: &str, value: &toml::Value, flat: &mut BTreeMap<String, String
 
 fn differences(was: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Vec<Change> {
     let keys: BTreeSet<_> = was.keys().chain(now.keys()).collect();
-    let value = |map: &BTreeMap<String, String>, key: &String| {
-        map.get(key).cloned().unwrap_or_else(|| "absent".into())
-    };
+    let value = |map: &BTreeMap<String, String>, key: &String| map.get(key).cloned().unwrap_or_else(|| "absent".into());
     let pairs = keys.into_iter().map(|key| (key, value(was, key), value(now, key)));
-    pairs.filter(|(_, was, now)| was != now).map(|(key, was, now)| change(key, &was, &now)).collect()
+    pairs
+        .filter(|(_, was, now)| was != now)
+        .map(|(key, was, now)| change(key, &was, &now))
+        .collect()
 }
 
 fn change(key: &str, was: &str, now: &str) -> Change {
-    Change { key: key.into(), was: was.into(), now: now.into() }
+    Change {
+        key: key.into(),
+        was: was.into(),
+        now: now.into(),
+    }
 }
 
 #[cfg(test)]
@@ -99,7 +118,10 @@ mod tests {
 
     #[test]
     fn names_what_matters_and_only_that() {
-        let identity = |settings: &Settings| Identity { settings: numbers(settings), ..Identity::default() };
+        let identity = |settings: &Settings| Identity {
+            settings: numbers(settings),
+            ..Identity::default()
+        };
         let before = identity(&Settings::default());
         let mut settings = Settings::default();
         settings.train.save_every = 1;

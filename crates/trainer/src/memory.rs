@@ -53,7 +53,10 @@ mod tests {
     #[test]
     fn numbers_are_plausible() {
         let (total, available, peak) = (total().unwrap(), available().unwrap(), peak().unwrap());
-        assert!(available <= total && peak > 1 << 20 && peak < total, "{total} {available} {peak}");
+        assert!(
+            available <= total && peak > 1 << 20 && peak < total,
+            "{total} {available} {peak}"
+        );
         let kernel = peak_by_getrusage().unwrap();
         // It also counts what the process was before it became this program.
         assert!(kernel + (64 << 20) > peak, "{kernel} {peak}");

@@ -22,8 +22,14 @@ impl JsonLines {
             .map(|(_, line)| line + "\n")
             .collect();
         staging::write_file(path, kept.as_bytes())?;
-        let file = OpenOptions::new().append(true).open(path).map_err(TrainError::write(path))?;
-        Ok(Self { path: path.to_path_buf(), file })
+        let file = OpenOptions::new()
+            .append(true)
+            .open(path)
+            .map_err(TrainError::write(path))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            file,
+        })
     }
 
     pub fn write(&mut self, row: &impl Serialize) -> Result<()> {
@@ -42,7 +48,9 @@ pub fn rows(path: &Path) -> Result<Vec<Value>> {
 
 /// `(step, row[key])` of the rows that have `key`.
 pub fn series(rows: &[Value], key: &str) -> Vec<(f64, f64)> {
-    rows.iter().filter_map(|row| Some((step_of(row) as f64, row.get(key)?.as_f64()?))).collect()
+    rows.iter()
+        .filter_map(|row| Some((step_of(row) as f64, row.get(key)?.as_f64()?)))
+        .collect()
 }
 
 pub fn step_of(row: &Value) -> usize {

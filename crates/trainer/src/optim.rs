@@ -25,7 +25,10 @@ pub struct Moments {
 impl Moments {
     fn zeros(like: &Tensor<2>) -> Self {
         let zeros = || Tensor::zeros(like.dims(), (&like.device(), DType::F32));
-        Self { mean: zeros(), variance: zeros() }
+        Self {
+            mean: zeros(),
+            variance: zeros(),
+        }
     }
 }
 
@@ -40,27 +43,33 @@ pub struct AdamW {
 
 impl AdamW {
     pub fn new(options: Options, adapters: &[AdapterTensors]) -> Self {
-        let moments =
-            adapters.iter().map(|pair| [Moments::zeros(&pair.a), Moments::zeros(&pair.b)]).collect();
-        Self { options, steps: 0, moments }
+        let moments = adapters
+            .iter()
+            .map(|pair| [Moments::zeros(&pair.a), Moments::zeros(&pair.b)])
+            .collect();
+        Self {
+            options,
+            steps: 0,
+            moments,
+        }
     }
 
     /// The updated pairs; `gradients` are multiplied by `scale` first (the division by the learned tokens and the clip).
-    pub fn update(
-        &mut self,
-        adapters: Vec<AdapterTensors>,
-        gradients: Pairs,
-        scale: f64,
-        rate: f64,
-    ) -> Pairs {
+    pub fn update(&mut self, adapters: Vec<AdapterTensors>, gradients: Pairs, scale: f64, rate: f64) -> Pairs {
         self.steps += 1;
         let (options, steps) = (self.options, self.steps);
         let pairs = adapters.into_iter().zip(gradients).zip(&mut self.moments);
         pairs
             .map(|((adapter, (da, db)), [moments_a, moments_b])| {
                 let a = step(adapter.a, da.mul_scalar(scale), moments_a, rate, steps, &options);
-                let b =
-                    step(adapter.b, db.mul_scalar(scale), moments_b, rate * options.b_ratio, steps, &options);
+                let b = step(
+                    adapter.b,
+                    db.mul_scalar(scale),
+                    moments_b,
+                    rate * options.b_ratio,
+                    steps,
+                    &options,
+                );
                 (a, b)
             })
             .collect()
@@ -69,23 +78,23 @@ impl AdamW {
 
 /// As torch writes it: `m.lerp_(g, 1-b1)`, `v.mul_(b2).addcmul_(g, g, 1-b2)`,
 /// `p.mul_(1 - lr*wd).addcdiv_(m, v.sqrt()/sqrt(1-b2^t) + eps, -lr/(1-b1^t))`.
-fn step(
-    p: Tensor<2>,
-    g: Tensor<2>,
-    moments: &mut Moments,
-    rate: f64,
-    steps: usize,
-    options: &Options,
-) -> Tensor<2> {
+fn step(p: Tensor<2>, g: Tensor<2>, moments: &mut Moments, rate: f64, steps: usize, options: &Options) -> Tensor<2> {
     let [beta1, beta2] = options.betas;
     let correction = |beta: f64| 1.0 - beta.powi(steps.min(i32::MAX as usize) as i32);
     let mean = moments.mean.clone();
     moments.mean = (g.clone() - mean.clone()).mul_scalar(1.0 - beta1) + mean;
     moments.variance = moments.variance.clone().mul_scalar(beta2) + (g.clone() * g).mul_scalar(1.0 - beta2);
-    let denominator =
-        moments.variance.clone().sqrt().div_scalar(correction(beta2).sqrt()).add_scalar(options.eps);
-    let decayed =
-        if options.weight_decay == 0.0 { p } else { p.mul_scalar(1.0 - rate * options.weight_decay) };
+    let denominator = moments
+        .variance
+        .clone()
+        .sqrt()
+        .div_scalar(correction(beta2).sqrt())
+        .add_scalar(options.eps);
+    let decayed = if options.weight_decay == 0.0 {
+        p
+    } else {
+        p.mul_scalar(1.0 - rate * options.weight_decay)
+    };
     decayed - (moments.mean.clone() / denominator).mul_scalar(rate / correction(beta1))
 }
 
@@ -99,12 +108,20 @@ pub fn global_norm(gradients: &Pairs) -> f64 {
     if sums.is_empty() {
         return 0.0;
     }
-    crate::tensors::to_host(&Tensor::cat(sums, 0)).iter().map(|sum| f64::from(*sum)).sum::<f64>().sqrt()
+    crate::tensors::to_host(&Tensor::cat(sums, 0))
+        .iter()
+        .map(|sum| f64::from(*sum))
+        .sum::<f64>()
+        .sqrt()
 }
 
 /// Factor that brings `norm` to at most `max`, as `torch.nn.utils.clip_grad_norm_`; `max` 0 = off.
 pub fn clip_factor(norm: f64, max: f64) -> f64 {
-    if max == 0.0 { 1.0 } else { (max / (norm + 1e-6)).min(1.0) }
+    if max == 0.0 {
+        1.0
+    } else {
+        (max / (norm + 1e-6)).min(1.0)
+    }
 }
 
 #[cfg(test)]
@@ -120,8 +137,18 @@ mod tests {
         let device = Device::flex();
         let a = from_host(vec![0.5, -1.0, 2.0, 0.1, 0.0, -0.3], [2, 3], &device);
         let b = from_host(vec![0.0], [1, 1], &device);
-        let mut adapter = AdapterTensors { path: "p".into(), a, b: b.clone(), scale: 1.0 };
-        let options = Options { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01, b_ratio: 1.0 };
+        let mut adapter = AdapterTensors {
+            path: "p".into(),
+            a,
+            b: b.clone(),
+            scale: 1.0,
+        };
+        let options = Options {
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.01,
+            b_ratio: 1.0,
+        };
         let mut adamw = AdamW::new(options, std::slice::from_ref(&adapter));
         let gradients = [
             [0.1, -0.2, 3.0, 0.0, 1e-4, -5.0],
@@ -153,8 +180,18 @@ mod tests {
     fn lora_plus_moves_b_faster() {
         let device = Device::flex();
         let one = || from_host(vec![1.0], [1, 1], &device);
-        let adapter = AdapterTensors { path: "p".into(), a: one(), b: one(), scale: 1.0 };
-        let options = Options { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, b_ratio: 16.0 };
+        let adapter = AdapterTensors {
+            path: "p".into(),
+            a: one(),
+            b: one(),
+            scale: 1.0,
+        };
+        let options = Options {
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.0,
+            b_ratio: 16.0,
+        };
         let mut adamw = AdamW::new(options, std::slice::from_ref(&adapter));
         let pairs = adamw.update(vec![adapter], vec![(one(), one())], 1.0, 1e-3);
         let moved = |t: &Tensor<2>| 1.0 - to_host(t)[0];

@@ -46,7 +46,14 @@ pub fn prepare(start: &Start<'_>, kept_before: Option<usize>, watch: &mut dyn Wa
         kept_before,
         warnings,
     })?;
-    Ok(Prepared { base, codec, corpus, packed, evaluator, plan })
+    Ok(Prepared {
+        base,
+        codec,
+        corpus,
+        packed,
+        evaluator,
+        plan,
+    })
 }
 
 impl Prepared {
@@ -92,7 +99,10 @@ pub fn load_model(
     Ok(CausalLm::load(base, lora, device, &mut |done, total| {
         if !announced {
             announced = true;
-            watch.on(Event::Phase { name: "loading weights", total });
+            watch.on(Event::Phase {
+                name: "loading weights",
+                total,
+            });
         }
         watch.on(Event::Progress { done });
     })?)
@@ -100,7 +110,11 @@ pub fn load_model(
 
 pub fn codec(base: &Checkpoint) -> Result<Codec> {
     let text = &base.text;
-    Ok(Codec::new(&text.tokenizer_json, text.tokenizer_config.as_ref(), text.chat_template.as_deref())?)
+    Ok(Codec::new(
+        &text.tokenizer_json,
+        text.tokenizer_config.as_ref(),
+        text.chat_template.as_deref(),
+    )?)
 }
 
 fn load_data(start: &Start<'_>, codec: &Codec, watch: &mut dyn Watch) -> Result<Corpus> {
@@ -112,13 +126,17 @@ fn load_data(start: &Start<'_>, codec: &Codec, watch: &mut dyn Watch) -> Result<
         let Ok(mut guard) = watch.lock() else { return };
         let (watch, tokenizing) = &mut *guard;
         match progress {
-            Progress::Reading { file } => {
-                watch.on(Event::Phase { name: &format!("reading {file}"), total: 0 })
-            }
+            Progress::Reading { file } => watch.on(Event::Phase {
+                name: &format!("reading {file}"),
+                total: 0,
+            }),
             Progress::Tokenizing { done, total } => {
                 if !*tokenizing {
                     *tokenizing = true;
-                    watch.on(Event::Phase { name: "tokenizing", total });
+                    watch.on(Event::Phase {
+                        name: "tokenizing",
+                        total,
+                    });
                 }
                 watch.on(Event::Progress { done });
             }
@@ -130,7 +148,11 @@ fn load_data(start: &Start<'_>, codec: &Codec, watch: &mut dyn Watch) -> Result<
 
 /// Whether the model can see what the data holds: token ids and segment lengths.
 fn check_fit(base: &Checkpoint, sizes: &Sizes, corpus: &Corpus, packed: &Packed) -> Result<()> {
-    let tokens = corpus.train.iter().chain(&corpus.validation).flat_map(|sample| &sample.tokens);
+    let tokens = corpus
+        .train
+        .iter()
+        .chain(&corpus.validation)
+        .flat_map(|sample| &sample.tokens);
     let highest = tokens.copied().max().unwrap_or(0) as usize;
     if highest >= sizes.vocab {
         return Err(TrainError::TokenizerMisfit {
@@ -139,7 +161,13 @@ fn check_fit(base: &Checkpoint, sizes: &Sizes, corpus: &Corpus, packed: &Packed)
             base: base.name.clone(),
         });
     }
-    let longest = packed.rows.iter().flat_map(|row| &row.pieces).map(|piece| piece.len()).max().unwrap_or(0);
+    let longest = packed
+        .rows
+        .iter()
+        .flat_map(|row| &row.pieces)
+        .map(|piece| piece.len())
+        .max()
+        .unwrap_or(0);
     if longest > sizes.context {
         return Err(TrainError::LongerThanContext {
             longest,

@@ -47,7 +47,9 @@ impl RunDir {
     /// A new run: refused where one is already, unless `force`, which starts over.
     pub fn create(path: &Path, force: bool) -> Result<Self> {
         if is_run(path) && !force {
-            return Err(TrainError::RunExists { dir: path.to_path_buf() });
+            return Err(TrainError::RunExists {
+                dir: path.to_path_buf(),
+            });
         }
         let dir = Self::open(path)?;
         for entry in ENTRIES {
@@ -63,13 +65,18 @@ impl RunDir {
         let lock = fs_err::File::create(&lock_path).map_err(TrainError::write(&lock_path))?;
         match lock.file().try_lock() {
             Err(std::fs::TryLockError::WouldBlock) => {
-                return Err(TrainError::InUse { dir: path.to_path_buf() });
+                return Err(TrainError::InUse {
+                    dir: path.to_path_buf(),
+                });
             }
             // A file system without locks.
             Err(std::fs::TryLockError::Error(_)) | Ok(()) => {}
         }
         files::remove_stale(path)?;
-        Ok(Self { path: path.to_path_buf(), _lock: lock })
+        Ok(Self {
+            path: path.to_path_buf(),
+            _lock: lock,
+        })
     }
 
     pub fn path(&self) -> &Path {
@@ -91,8 +98,10 @@ impl RunDir {
     /// The resolved settings; they can be run again.
     pub fn write_settings(&self, settings: &Settings) -> Result<String> {
         let path = self.join("config.toml");
-        let text = toml::to_string(settings)
-            .map_err(|error| TrainError::Damaged { path: path.clone(), problem: error.to_string() })?;
+        let text = toml::to_string(settings).map_err(|error| TrainError::Damaged {
+            path: path.clone(),
+            problem: error.to_string(),
+        })?;
         staging::write_file(&path, text.as_bytes())?;
         Ok(text)
     }
@@ -106,7 +115,10 @@ pub fn is_run(path: &Path) -> bool {
 pub fn read_settings(dir: &Path) -> Result<Settings> {
     let path = dir.join("config.toml");
     let text = fs_err::read_to_string(&path).map_err(TrainError::read(&path))?;
-    toml::from_str(&text).map_err(|error| TrainError::Damaged { path, problem: error.to_string() })
+    toml::from_str(&text).map_err(|error| TrainError::Damaged {
+        path,
+        problem: error.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -123,7 +135,10 @@ mod tests {
         assert_eq!(read_settings(&path).unwrap(), Settings::default());
         assert!(matches!(RunDir::open(&path), Err(TrainError::InUse { .. })));
         drop(run);
-        assert!(matches!(RunDir::create(&path, false), Err(TrainError::RunExists { .. })));
+        assert!(matches!(
+            RunDir::create(&path, false),
+            Err(TrainError::RunExists { .. })
+        ));
         RunDir::create(&path, true).unwrap();
         assert!(!is_run(&path) && path.join("notes.txt").exists());
     }
@@ -132,9 +147,16 @@ mod tests {
     fn state_survives_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let run = RunDir::create(dir.path(), false).unwrap();
-        let state =
-            RunState { state: Status::Failed, step: 3, total_steps: 9, reason: Some("disk full".into()) };
+        let state = RunState {
+            state: Status::Failed,
+            step: 3,
+            total_steps: 9,
+            reason: Some("disk full".into()),
+        };
         run.set_state(&state).unwrap();
-        assert_eq!(files::read_json::<RunState>(&dir.path().join("state.json")).unwrap(), state);
+        assert_eq!(
+            files::read_json::<RunState>(&dir.path().join("state.json")).unwrap(),
+            state
+        );
     }
 }

@@ -36,7 +36,11 @@ impl LearningRate {
         let above_min = |factor: f64| factor * (1.0 - self.min_ratio) + self.min_ratio;
         if done < self.warmup {
             let rising = done as f64 / self.warmup as f64;
-            return if self.schedule == Schedule::WarmupStableDecay { above_min(rising) } else { rising };
+            return if self.schedule == Schedule::WarmupStableDecay {
+                above_min(rising)
+            } else {
+                rising
+            };
         }
         let cosine = |progress: f64| 0.5 * (1.0 + (PI * progress).cos());
         let since_warmup = share(done - self.warmup, self.total.saturating_sub(self.warmup));
@@ -99,10 +103,24 @@ mod tests {
             0.03806023374435663,
         ];
         assert_close(&rates(Schedule::Cosine, 0.0)[..10], &wanted(cosine));
-        assert_close(&rates(Schedule::Cosine, 0.1)[..10], &wanted(cosine.map(|factor| factor * 0.9 + 0.1)));
+        assert_close(
+            &rates(Schedule::Cosine, 0.1)[..10],
+            &wanted(cosine.map(|factor| factor * 0.9 + 0.1)),
+        );
         let wsd = [1.0, 1.0, 1.0, 1.0, 1.0, 0.8535533905932737, 0.5, 0.14644660940672627];
         assert_close(&rates(Schedule::WarmupStableDecay, 0.0)[..10], &wanted(wsd));
-        let with_floor = [0.1, 0.55, 1.0, 1.0, 1.0, 1.0, 1.0, 0.8681980515339464, 0.55, 0.23180194846605365];
+        let with_floor = [
+            0.1,
+            0.55,
+            1.0,
+            1.0,
+            1.0,
+            1.0,
+            1.0,
+            0.8681980515339464,
+            0.55,
+            0.23180194846605365,
+        ];
         assert_close(&rates(Schedule::WarmupStableDecay, 0.1)[..10], &with_floor);
     }
 

@@ -16,11 +16,36 @@ struct Server {
 }
 
 const SERVERS: [Server; 5] = [
-    Server { name: "peft", max_rank: usize::MAX, one_scale: false, head: true },
-    Server { name: "vllm", max_rank: 512, one_scale: false, head: false },
-    Server { name: "llama.cpp", max_rank: usize::MAX, one_scale: true, head: false },
-    Server { name: "ollama", max_rank: usize::MAX, one_scale: true, head: false },
-    Server { name: "mistral.rs", max_rank: 256, one_scale: false, head: false },
+    Server {
+        name: "peft",
+        max_rank: usize::MAX,
+        one_scale: false,
+        head: true,
+    },
+    Server {
+        name: "vllm",
+        max_rank: 512,
+        one_scale: false,
+        head: false,
+    },
+    Server {
+        name: "llama.cpp",
+        max_rank: usize::MAX,
+        one_scale: true,
+        head: false,
+    },
+    Server {
+        name: "ollama",
+        max_rank: usize::MAX,
+        one_scale: true,
+        head: false,
+    },
+    Server {
+        name: "mistral.rs",
+        max_rank: 256,
+        one_scale: false,
+        head: false,
+    },
 ];
 
 /// vLLM's `--max-lora-rank` when it is not given, and the values it takes.
@@ -48,24 +73,40 @@ pub(crate) fn check(
         let Some(server) = server(name) else {
             let known: Vec<_> = SERVERS.iter().map(|s| s.name).collect();
             let wanted = format!("one of {}", known.join(", "));
-            problems.push(Problem { key: "output.serve_target".into(), found: format!("{name:?}"), wanted });
+            problems.push(Problem {
+                key: "output.serve_target".into(),
+                found: format!("{name:?}"),
+                wanted,
+            });
             continue;
         };
         if rank > server.max_rank {
-            let wanted =
-                format!("at most {} for {name}, or take it out of output.serve_target", server.max_rank);
-            problems.push(Problem { key: "lora.r".into(), found: rank.to_string(), wanted });
+            let wanted = format!(
+                "at most {} for {name}, or take it out of output.serve_target",
+                server.max_rank
+            );
+            problems.push(Problem {
+                key: "lora.r".into(),
+                found: rank.to_string(),
+                wanted,
+            });
         }
         if let (Some(target), false) = (outside, server.head) {
-            let wanted =
-                format!("linears inside the blocks: {name} cannot load adapters on embedding or head");
-            problems.push(Problem { key: "lora.targets".into(), found: format!("{target:?}"), wanted });
+            let wanted = format!("linears inside the blocks: {name} cannot load adapters on embedding or head");
+            problems.push(Problem {
+                key: "lora.targets".into(),
+                found: format!("{target:?}"),
+                wanted,
+            });
         }
-        if let ("vllm", true, Some(flag)) =
-            (server.name, rank > VLLM_DEFAULT_RANK, VLLM_RANKS.iter().find(|allowed| **allowed >= rank))
-        {
-            warnings
-                .push(format!("rank {rank} is above vLLM's default: serve it with --max-lora-rank {flag}"));
+        if let ("vllm", true, Some(flag)) = (
+            server.name,
+            rank > VLLM_DEFAULT_RANK,
+            VLLM_RANKS.iter().find(|allowed| **allowed >= rank),
+        ) {
+            warnings.push(format!(
+                "rank {rank} is above vLLM's default: serve it with --max-lora-rank {flag}"
+            ));
         }
     }
     warnings
@@ -82,12 +123,21 @@ pub fn needs_portable(adapter: &AdapterConfig, serve_target: &[String]) -> bool 
         || !adapter.rank_pattern.is_empty()
         || !adapter.alpha_pattern.is_empty()
         || adapter.lora_alpha.fract() != 0.0;
-    several_scales && serve_target.iter().filter_map(|name| server(name)).any(|server| server.one_scale)
+    several_scales
+        && serve_target
+            .iter()
+            .filter_map(|name| server(name))
+            .any(|server| server.one_scale)
 }
 
 /// The same update in the plainest form: one rank R for all (A and B zero-padded), the scale folded into B, `alpha = r`.
 pub fn portable(adapter: &Adapter) -> Adapter {
-    let rank = adapter.pairs.values().map(|pair| pair.r).max().unwrap_or(adapter.config.r);
+    let rank = adapter
+        .pairs
+        .values()
+        .map(|pair| pair.r)
+        .max()
+        .unwrap_or(adapter.config.r);
     let config = AdapterConfig {
         r: rank,
         lora_alpha: rank as f64,
@@ -96,7 +146,11 @@ pub fn portable(adapter: &Adapter) -> Adapter {
         alpha_pattern: Default::default(),
         ..adapter.config.clone()
     };
-    let pairs = adapter.pairs.iter().map(|(path, pair)| (path.clone(), padded(pair, rank))).collect();
+    let pairs = adapter
+        .pairs
+        .iter()
+        .map(|(path, pair)| (path.clone(), padded(pair, rank)))
+        .collect();
     Adapter { config, pairs }
 }
 
@@ -109,7 +163,13 @@ fn padded(pair: &LoraPair, rank: usize) -> LoraPair {
             *to = (f64::from(*from) * pair.scale) as f32;
         }
     }
-    LoraPair { r: rank, scale: 1.0, a, b, ..pair.clone() }
+    LoraPair {
+        r: rank,
+        scale: 1.0,
+        a,
+        b,
+        ..pair.clone()
+    }
 }
 
 #[cfg(test)]
@@ -138,7 +198,10 @@ mod tests {
             b: vec![0.5, 1.0, -1.5, 2.0],
         };
         let folded = padded(&pair, 4);
-        assert_eq!((folded.r, folded.scale, folded.a.len(), folded.b.len()), (4, 1.0, 12, 8));
+        assert_eq!(
+            (folded.r, folded.scale, folded.a.len(), folded.b.len()),
+            (4, 1.0, 12, 8)
+        );
         for (x, y) in update(&pair).iter().zip(update(&folded)) {
             assert!((x - y).abs() < 1e-6, "{x} {y}");
         }
@@ -153,9 +216,7 @@ mod tests {
         let text: Vec<_> = problems.iter().map(ToString::to_string).collect();
         let text = text.join("\n");
         assert!(
-            text.contains("at most 256 for mistral.rs")
-                && text.contains("\"tgi\"")
-                && text.contains("lm_head"),
+            text.contains("at most 256 for mistral.rs") && text.contains("\"tgi\"") && text.contains("lm_head"),
             "{text}"
         );
         assert!(warnings[0].contains("--max-lora-rank 320"), "{warnings:?}");

@@ -244,7 +244,11 @@ impl Default for Train {
 
 impl Default for Output {
     fn default() -> Self {
-        Self { dir: PathBuf::new(), serve_target: vec!["peft".into()], tensorboard: true }
+        Self {
+            dir: PathBuf::new(),
+            serve_target: vec!["peft".into()],
+            tensorboard: true,
+        }
     }
 }
 
@@ -261,7 +265,12 @@ impl Settings {
             "nothing",
             "a folder, a hub id or a .gguf file",
         );
-        check.want(!self.output.dir.as_os_str().is_empty(), "output.dir", "nothing", "a folder for the run");
+        check.want(
+            !self.output.dir.as_os_str().is_empty(),
+            "output.dir",
+            "nothing",
+            "a folder for the run",
+        );
         let lora = &self.lora;
         let rank = lora.rank_pattern.iter().map(|(_, r)| *r).fold(lora.r, usize::max);
         let targets = match &lora.targets {
@@ -272,7 +281,9 @@ impl Settings {
         if check.problems.is_empty() {
             Ok(warnings)
         } else {
-            Err(TrainError::Settings { problems: check.problems })
+            Err(TrainError::Settings {
+                problems: check.problems,
+            })
         }
     }
 
@@ -326,7 +337,12 @@ impl Settings {
         if train.max_steps == 0 {
             check.positive("train.epochs", train.epochs);
         }
-        check.want(train.batch_size >= 1, "train.batch_size", train.batch_size, "at least 1");
+        check.want(
+            train.batch_size >= 1,
+            "train.batch_size",
+            train.batch_size,
+            "at least 1",
+        );
         check.want(
             train.grad_accumulation >= 1,
             "train.grad_accumulation",
@@ -359,7 +375,12 @@ impl Settings {
         check.positive("train.loraplus_ratio", train.loraplus_ratio);
         check.not_negative("train.max_grad_norm", train.max_grad_norm);
         check.not_negative("train.neftune_alpha", train.neftune_alpha);
-        check.want(train.keep_last >= 1, "train.keep_last", train.keep_last, "at least 1, to resume from");
+        check.want(
+            train.keep_last >= 1,
+            "train.keep_last",
+            train.keep_last,
+            "at least 1, to resume from",
+        );
         let stops_blind = train.early_stopping > 0 && (train.eval_every == 0 || !self.has_validation());
         check.want(
             !stops_blind,
@@ -368,7 +389,12 @@ impl Settings {
             "eval_every above 0 and validation data",
         );
         let samples_nothing = train.samples > 0 && train.sample_tokens == 0;
-        check.want(!samples_nothing, "train.sample_tokens", 0, "at least 1 while samples are wanted");
+        check.want(
+            !samples_nothing,
+            "train.sample_tokens",
+            0,
+            "at least 1 while samples are wanted",
+        );
         if let KeepBlocks::Word(word) = &train.keep_blocks {
             check.want(
                 word == "auto",
@@ -397,7 +423,10 @@ impl Settings {
     pub fn data_spec(&self) -> DataSpec {
         let data = &self.data;
         let source = |file: &TrainFile| match file {
-            TrainFile::Path(path) => Source { path: path.clone(), weight: 1.0 },
+            TrainFile::Path(path) => Source {
+                path: path.clone(),
+                weight: 1.0,
+            },
             TrainFile::Weighted(source) => source.clone(),
         };
         DataSpec {
@@ -461,7 +490,11 @@ struct Checker {
 impl Checker {
     fn want(&mut self, holds: bool, key: &str, found: impl Display, wanted: &str) {
         if !holds {
-            self.problems.push(Problem { key: key.into(), found: found.to_string(), wanted: wanted.into() });
+            self.problems.push(Problem {
+                key: key.into(),
+                found: found.to_string(),
+                wanted: wanted.into(),
+            });
         }
     }
 
@@ -495,7 +528,10 @@ mod tests {
         let mut settings = valid();
         settings.lora.rank_pattern = vec![("q_proj".into(), 8), ("layers\\.0\\..*".into(), 4)];
         settings.lora.alpha_pattern = vec![("q_proj".into(), 8.0)];
-        settings.data.train.push(TrainFile::Weighted(Source { path: "more.jsonl".into(), weight: 0.5 }));
+        settings.data.train.push(TrainFile::Weighted(Source {
+            path: "more.jsonl".into(),
+            weight: 0.5,
+        }));
         settings.data.validation = Validation::Files(vec!["a.jsonl".into(), "b.jsonl".into()]);
         settings.train.keep_blocks = KeepBlocks::Count(3);
         let text = toml::to_string(&settings).unwrap();
@@ -516,9 +552,17 @@ mod tests {
         let mut settings = Settings::default();
         settings.train.learning_rate = -1.0;
         settings.lora.r = 0;
-        let Err(TrainError::Settings { problems }) = settings.validate() else { panic!("accepted") };
+        let Err(TrainError::Settings { problems }) = settings.validate() else {
+            panic!("accepted")
+        };
         let keys: Vec<_> = problems.iter().map(|p| p.key.as_str()).collect();
-        for key in ["model.base", "data.train", "output.dir", "train.learning_rate", "lora.r"] {
+        for key in [
+            "model.base",
+            "data.train",
+            "output.dir",
+            "train.learning_rate",
+            "lora.r",
+        ] {
             assert!(keys.contains(&key), "{key} not in {keys:?}");
         }
     }

@@ -27,12 +27,7 @@ pub struct StepOptions {
 }
 
 /// Errors leave model and optimizer as they were: nothing is updated by a loss or gradient that is not finite.
-pub fn step(
-    model: &mut CausalLm,
-    adamw: &mut AdamW,
-    window: &[Batch],
-    options: &StepOptions,
-) -> Result<StepResult> {
+pub fn step(model: &mut CausalLm, adamw: &mut AdamW, window: &[Batch], options: &StepOptions) -> Result<StepResult> {
     let (loss, gradients) = accumulate(model, window, options)?;
     let divisor = loss.learned as f64;
     let grad_norm = global_norm(&gradients) / divisor;
@@ -43,7 +38,12 @@ pub fn step(
     let pairs = adamw.update(model.adapters(), gradients, scale, options.rate);
     model.set_adapters(pairs);
     let tokens = window.iter().map(|batch| batch.tokens.len()).sum();
-    Ok(StepResult { loss: loss.sum / divisor, grad_norm, tokens, learned: loss.learned })
+    Ok(StepResult {
+        loss: loss.sum / divisor,
+        grad_norm,
+        tokens,
+        learned: loss.learned,
+    })
 }
 
 /// Loss sum and gradient sums over the window.
@@ -60,14 +60,24 @@ fn accumulate(model: &CausalLm, window: &[Batch], options: &StepOptions) -> Resu
         if !loss.sum.is_finite() {
             return Err(not_finite("loss", loss.sum, options.step, std::slice::from_ref(batch)));
         }
-        total = Loss { sum: total.sum + loss.sum, learned: total.learned + loss.learned };
-        sums = if sums.is_empty() { gradients } else { add(sums, gradients) };
+        total = Loss {
+            sum: total.sum + loss.sum,
+            learned: total.learned + loss.learned,
+        };
+        sums = if sums.is_empty() {
+            gradients
+        } else {
+            add(sums, gradients)
+        };
     }
     Ok((total, sums))
 }
 
 fn add(sums: Pairs, gradients: Pairs) -> Pairs {
-    sums.into_iter().zip(gradients).map(|((a, b), (da, db))| (a + da, b + db)).collect()
+    sums.into_iter()
+        .zip(gradients)
+        .map(|((a, b), (da, db))| (a + da, b + db))
+        .collect()
 }
 
 fn not_finite(what: &'static str, value: f64, step: usize, batches: &[Batch]) -> TrainError {
@@ -78,7 +88,12 @@ fn not_finite(what: &'static str, value: f64, step: usize, batches: &[Batch]) ->
             rows.push(row);
         }
     }
-    TrainError::NotFinite { what, value, step, rows }
+    TrainError::NotFinite {
+        what,
+        value,
+        step,
+        rows,
+    }
 }
 
 /// One seed for each micro-batch of each step (splitmix64 over all three), so that resuming needs no generator state.
@@ -105,7 +120,10 @@ mod tests {
 
     #[test]
     fn bad_rows_are_named_once() {
-        let origin = |line| tune_data::Origin { file: "a.jsonl".into(), line };
+        let origin = |line| tune_data::Origin {
+            file: "a.jsonl".into(),
+            line,
+        };
         let batch = Batch {
             tokens: vec![],
             positions: vec![],
@@ -114,6 +132,9 @@ mod tests {
             origins: vec![origin(3), origin(3), origin(7)],
         };
         let error = not_finite("loss", f64::NAN, 12, &[batch]).to_string();
-        assert_eq!(error, "loss of step 12 is NaN; the rows in it:\n  a.jsonl:3\n  a.jsonl:7");
+        assert_eq!(
+            error,
+            "loss of step 12 is NaN; the rows in it:\n  a.jsonl:3\n  a.jsonl:7"
+        );
     }
 }

@@ -56,16 +56,32 @@ fn axes(svg: &mut String, scale: &Scale) {
     }
     for value in scale.x_ticks() {
         let (x, y) = (scale.x(value), HEIGHT - BOTTOM + 18.0);
-        let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\">{}</text>", short(value));
+        let _ = writeln!(
+            svg,
+            "<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\">{}</text>",
+            short(value)
+        );
     }
     let middle = (LEFT + WIDTH - RIGHT) / 2.0;
-    let _ = writeln!(svg, "<text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">step</text>", HEIGHT - 8.0);
-    let _ = writeln!(svg, "<text x=\"{LEFT}\" y=\"{}\">loss, nats per learned token</text>", TOP - 14.0);
+    let _ = writeln!(
+        svg,
+        "<text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">step</text>",
+        HEIGHT - 8.0
+    );
+    let _ = writeln!(
+        svg,
+        "<text x=\"{LEFT}\" y=\"{}\">loss, nats per learned token</text>",
+        TOP - 14.0
+    );
 }
 
 fn legend(svg: &mut String, eval: Points) {
     let entries = [("mean", "train"), ("eval", "evaluation")];
-    for (i, (class, name)) in entries.into_iter().take(if eval.is_empty() { 1 } else { 2 }).enumerate() {
+    for (i, (class, name)) in entries
+        .into_iter()
+        .take(if eval.is_empty() { 1 } else { 2 })
+        .enumerate()
+    {
         let x = WIDTH - RIGHT - 170.0 + 80.0 * i as f64;
         let y = TOP - 18.0;
         let _ = writeln!(
@@ -87,16 +103,24 @@ impl Scale {
     fn over(train: Points, eval: Points) -> Self {
         let finite = || train.iter().chain(eval).filter(|(_, y)| y.is_finite());
         let range = |values: &mut dyn Iterator<Item = f64>| {
-            values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
+            values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
+                (low.min(v), high.max(v))
+            })
         };
         let x = range(&mut finite().map(|(x, _)| *x));
         let y = range(&mut finite().map(|(_, y)| *y));
         if x.0 > x.1 {
-            return Self { x: (0.0, 1.0), y: (0.0, 1.0) };
+            return Self {
+                x: (0.0, 1.0),
+                y: (0.0, 1.0),
+            };
         }
         let step = nice_step(y.1 - y.0);
         let (low, high) = ((y.0 / step).floor() * step, (y.1 / step).ceil() * step);
-        Self { x: (x.0.min(0.0), x.1.max(1.0)), y: (low, if high > low { high } else { low + step }) }
+        Self {
+            x: (x.0.min(0.0), x.1.max(1.0)),
+            y: (low, if high > low { high } else { low + step }),
+        }
     }
 
     fn x(&self, value: f64) -> f64 {
@@ -108,12 +132,14 @@ impl Scale {
     }
 
     fn placed<'a>(&'a self, points: Points<'a>) -> impl Iterator<Item = (f64, f64)> + 'a {
-        points.iter().filter(|(_, y)| y.is_finite()).map(|(x, y)| (self.x(*x), self.y(*y)))
+        points
+            .iter()
+            .filter(|(_, y)| y.is_finite())
+            .map(|(x, y)| (self.x(*x), self.y(*y)))
     }
 
     fn path(&self, points: Points) -> String {
-        let part =
-            |(i, (x, y)): (usize, (f64, f64))| format!("{}{x:.1} {y:.1}", if i == 0 { 'M' } else { 'L' });
+        let part = |(i, (x, y)): (usize, (f64, f64))| format!("{}{x:.1} {y:.1}", if i == 0 { 'M' } else { 'L' });
         self.placed(points).enumerate().map(part).collect()
     }
 
@@ -137,7 +163,10 @@ fn ticks((low, high): (f64, f64)) -> Vec<f64> {
 fn nice_step(span: f64) -> f64 {
     let rough = if span > 0.0 { span / 5.0 } else { 0.2 };
     let power = 10f64.powf(rough.log10().floor());
-    let factor = [1.0, 2.0, 5.0, 10.0].into_iter().find(|f| f * power >= rough).unwrap_or(10.0);
+    let factor = [1.0, 2.0, 5.0, 10.0]
+        .into_iter()
+        .find(|f| f * power >= rough)
+        .unwrap_or(10.0);
     factor * power
 }
 
@@ -146,7 +175,10 @@ fn running_mean(points: Points) -> Vec<(f64, f64)> {
     let window = (points.len() / 20).max(1);
     let mean = |i: usize| {
         let part = &points[(i + 1).saturating_sub(window)..=i];
-        (points[i].0, part.iter().map(|(_, y)| y).sum::<f64>() / part.len() as f64)
+        (
+            points[i].0,
+            part.iter().map(|(_, y)| y).sum::<f64>() / part.len() as f64,
+        )
     };
     (0..points.len()).map(mean).collect()
 }
@@ -173,7 +205,10 @@ mod tests {
         assert_eq!(svg.matches("<circle").count(), 3);
         let scale = Scale::over(&train, &eval);
         for (x, y) in scale.placed(&train).chain(scale.placed(&eval)) {
-            assert!((LEFT..=WIDTH - RIGHT).contains(&x) && (TOP..=HEIGHT - BOTTOM).contains(&y), "{x} {y}");
+            assert!(
+                (LEFT..=WIDTH - RIGHT).contains(&x) && (TOP..=HEIGHT - BOTTOM).contains(&y),
+                "{x} {y}"
+            );
         }
     }
 

@@ -31,7 +31,9 @@ impl TensorBoard {
     pub fn open(dir: &Path, rows: &[Value]) -> Result<Self> {
         files::remove(dir)?;
         fs_err::create_dir_all(dir).map_err(TrainError::write(dir))?;
-        let mut board = Self { writer: catch_unwind(|| SummaryWriter::new(dir)).ok() };
+        let mut board = Self {
+            writer: catch_unwind(|| SummaryWriter::new(dir)).ok(),
+        };
         for row in rows {
             board.add(row);
         }
@@ -85,7 +87,9 @@ mod tests {
     fn a_second_start_within_the_same_second_keeps_the_rows() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("tensorboard");
-        let rows: Vec<_> = (1..=20).map(|step| json!({"step": step, "loss": 1.0 / step as f64})).collect();
+        let rows: Vec<_> = (1..=20)
+            .map(|step| json!({"step": step, "loss": 1.0 / step as f64}))
+            .collect();
         for _ in 0..2 {
             let mut board = TensorBoard::open(&dir, &rows).unwrap();
             assert!(board.add(&json!({"step": 21, "eval_loss": 0.5, "perplexity": 1.6})));

@@ -73,7 +73,10 @@ pub fn dry_run(start: &Start<'_>, watch: &mut dyn Watch) -> Result<Plan> {
 pub fn train(start: &Start<'_>, watch: &mut dyn Watch) -> Result<Outcome> {
     // What is asked, and where it goes on.
     start.settings.validate()?;
-    let resume = start.resume.map(|path| resume::locate(path, start.settings)).transpose()?;
+    let resume = start
+        .resume
+        .map(|path| resume::locate(path, start.settings))
+        .transpose()?;
     let saved = resume.as_ref().and_then(|resume| resume.saved.as_ref());
     if let (Some(resume), Some(saved), false) = (&resume, saved, start.force) {
         resume::check_settings(&resume.dir, saved, start.settings)?;
@@ -92,8 +95,13 @@ pub fn train(start: &Start<'_>, watch: &mut dyn Watch) -> Result<Outcome> {
         identity = Some(now);
     }
     watch.on(Event::Plan(&prepared.plan));
-    let warnings = resume.iter().flat_map(|resume| &resume.warnings).chain(&prepared.plan.warnings);
-    warnings.chain(&prepared.corpus.cache_error).for_each(|warning| watch.on(Event::Warning(warning)));
+    let warnings = resume
+        .iter()
+        .flat_map(|resume| &resume.warnings)
+        .chain(&prepared.plan.warnings);
+    warnings
+        .chain(&prepared.corpus.cache_error)
+        .for_each(|warning| watch.on(Event::Warning(warning)));
 
     // The run, and how it ended.
     let dir = match (&resume, saved) {
@@ -117,7 +125,11 @@ pub fn train(start: &Start<'_>, watch: &mut dyn Watch) -> Result<Outcome> {
 fn refuse_existing(start: &Start<'_>) -> Result<()> {
     let dir = &start.settings.output.dir;
     let refused = start.resume.is_none() && !start.force && crate::run_dir::is_run(dir);
-    if refused { Err(TrainError::RunExists { dir: dir.clone() }) } else { Ok(()) }
+    if refused {
+        Err(TrainError::RunExists { dir: dir.clone() })
+    } else {
+        Ok(())
+    }
 }
 
 /// A run in progress: what is fixed, how far it is, and its logs.
@@ -184,8 +196,12 @@ impl<'a> Run<'a> {
     /// Weights, adapter, optimizer and data order, as they were at `self.progress`.
     fn load(&self, saved: Option<&Saved>, watch: &mut dyn Watch) -> Result<Trained> {
         let settings = self.settings;
-        let mut model =
-            load_model(&self.prepared.base, Some(&settings.lora_spec()), &self.start.device, watch)?;
+        let mut model = load_model(
+            &self.prepared.base,
+            Some(&settings.lora_spec()),
+            &self.start.device,
+            watch,
+        )?;
         let train = &settings.train;
         let mut loader = Loader::new(self.prepared.packed.rows.len(), train.batch_size, train.seed);
         let options = Options {
@@ -219,13 +235,17 @@ impl<'a> Run<'a> {
         let (first_step, begun) = (self.progress.step, Instant::now());
         while self.progress.step < total_steps {
             let step_begun = Instant::now();
-            let window = self.prepared.next_window(&mut trained.loader, train.grad_accumulation)?;
+            let window = self
+                .prepared
+                .next_window(&mut trained.loader, train.grad_accumulation)?;
             let lr = rate.at(self.progress.step);
             let options = StepOptions {
                 step: self.progress.step + 1,
                 rate: lr,
                 max_grad_norm: train.max_grad_norm,
-                keep: Keep { blocks: self.progress.kept_blocks },
+                keep: Keep {
+                    blocks: self.progress.kept_blocks,
+                },
                 seed: train.seed,
                 dropout: self.settings.lora.dropout,
                 neftune_alpha: train.neftune_alpha,
@@ -235,14 +255,17 @@ impl<'a> Run<'a> {
             self.log(&metrics)?;
             let per_step = begun.elapsed().as_secs_f64() / (metrics.step - first_step) as f64;
             let seconds_left = per_step * (total_steps - metrics.step) as f64;
-            watch.on(Event::Step { metrics: &metrics, total_steps, seconds_left });
+            watch.on(Event::Step {
+                metrics: &metrics,
+                total_steps,
+                seconds_left,
+            });
 
             let last = metrics.step >= total_steps;
             let due = |every: usize| every > 0 && metrics.step.is_multiple_of(every);
             let improved = evaluates && (last || due(train.eval_every)) && self.evaluate(trained, watch)?;
             let stopped = self.start.stop.load(Ordering::Relaxed) != 0 && !last;
-            let tired =
-                train.early_stopping > 0 && self.progress.evals_without_improvement >= train.early_stopping;
+            let tired = train.early_stopping > 0 && self.progress.evals_without_improvement >= train.early_stopping;
             if last || improved || stopped || tired || due(train.save_every) {
                 self.save(trained, watch)?;
             }
@@ -258,9 +281,14 @@ impl<'a> Run<'a> {
 
     fn announce(&mut self, watch: &mut dyn Watch) -> Result<()> {
         let (step, seconds) = (self.progress.step, self.start.started.elapsed().as_secs_f64());
-        self.metrics.write(&json!({ "event": "start", "step": step, "seconds_to_first_step": seconds }))?;
+        self.metrics
+            .write(&json!({ "event": "start", "step": step, "seconds_to_first_step": seconds }))?;
         let total_steps = self.prepared.plan.total_steps;
-        watch.on(Event::Started { step, total_steps, seconds_since_start: seconds });
+        watch.on(Event::Started {
+            step,
+            total_steps,
+            seconds_since_start: seconds,
+        });
         Ok(())
     }
 
@@ -316,8 +344,13 @@ impl<'a> Run<'a> {
             }
             (_, false) => self.progress.evals_without_improvement += 1,
         }
-        let metrics =
-            EvalMetrics { step, epoch: self.epoch(), eval_loss, perplexity: eval_loss.exp(), best: improved };
+        let metrics = EvalMetrics {
+            step,
+            epoch: self.epoch(),
+            eval_loss,
+            perplexity: eval_loss.exp(),
+            best: improved,
+        };
         self.log(&metrics)?;
         watch.on(Event::Eval(&metrics));
         for sample in self.prepared.evaluator.answers(model, &self.prepared.codec, step)? {
@@ -347,7 +380,10 @@ impl<'a> Run<'a> {
         if let Some(board) = &mut self.board {
             board.flush();
         }
-        watch.on(Event::Saved { path: &path, step: self.progress.step });
+        watch.on(Event::Saved {
+            path: &path,
+            step: self.progress.step,
+        });
         Ok(())
     }
 
@@ -373,20 +409,35 @@ impl<'a> Run<'a> {
     fn deliver(&self) -> Result<()> {
         let rows = metrics::rows(&self.dir.join("metrics.jsonl"))?;
         let title = format!("{} on {}", self.dir.path().display(), self.prepared.base.name);
-        let curve =
-            svg::loss_curve(&title, &metrics::series(&rows, "loss"), &metrics::series(&rows, "eval_loss"));
+        let curve = svg::loss_curve(
+            &title,
+            &metrics::series(&rows, "loss"),
+            &metrics::series(&rows, "eval_loss"),
+        );
         staging::write_file(&self.dir.join("loss.svg"), curve.as_bytes())?;
         let Some((adapter, progress)) = checkpoint::best_adapter(&self.dir.checkpoints())? else {
             return Ok(());
         };
         let (base, serve_target) = (&self.prepared.base, &self.settings.output.serve_target);
-        adapter_out::write(&adapter, base, Some(&progress), &self.dir.join("adapter"), serve_target, true)?;
+        adapter_out::write(
+            &adapter,
+            base,
+            Some(&progress),
+            &self.dir.join("adapter"),
+            serve_target,
+            true,
+        )?;
         Ok(())
     }
 
     fn say(&self, state: Status, reason: Option<String>) -> Result<()> {
         let (step, total_steps) = (self.progress.step, self.prepared.plan.total_steps);
-        self.dir.set_state(&RunState { state, step, total_steps, reason })
+        self.dir.set_state(&RunState {
+            state,
+            step,
+            total_steps,
+            reason,
+        })
     }
 
     /// The last word in `state.json`, whether it went well or not.
@@ -402,9 +453,7 @@ impl<'a> Run<'a> {
         };
         match ended {
             Ended::Finished => self.say(Status::Finished, None)?,
-            Ended::EarlyStopped => {
-                self.say(Status::Finished, Some("validation loss no longer fell".into()))?
-            }
+            Ended::EarlyStopped => self.say(Status::Finished, Some("validation loss no longer fell".into()))?,
             Ended::Stopped => self.say(Status::Stopped, Some("asked to stop".into()))?,
         }
         Ok(Outcome {
@@ -412,7 +461,11 @@ impl<'a> Run<'a> {
             steps: self.progress.step,
             best_eval: self.progress.best.map(|best| (best.step, best.eval_loss)),
             first_eval: self.progress.first_eval,
-            last_loss: if self.progress.step == 0 { f64::NAN } else { self.progress.last_loss },
+            last_loss: if self.progress.step == 0 {
+                f64::NAN
+            } else {
+                self.progress.last_loss
+            },
             dir: self.dir.path().to_path_buf(),
             seconds: self.begun.elapsed().as_secs_f64(),
         })

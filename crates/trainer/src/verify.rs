@@ -35,7 +35,15 @@ pub struct Check {
 
 impl std::fmt::Display for Check {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { what, prompts, max_logit_difference, top1_agreement, equal_texts, bound, .. } = self;
+        let Self {
+            what,
+            prompts,
+            max_logit_difference,
+            top1_agreement,
+            equal_texts,
+            bound,
+            ..
+        } = self;
         write!(
             f,
             "{what}: logits differ by {max_logit_difference:.2e} (bound {bound:.2e}), likeliest token equal in {:.2} % of \
@@ -65,7 +73,9 @@ impl Probe {
             input.learn = sample.learn[..length].to_vec();
         }
         let prompt = Question::of(sample).map(|question| question.prompt);
-        let prompt = prompt.filter(|prompt| prompt.len() < TOKENS).unwrap_or_else(|| input.tokens.clone());
+        let prompt = prompt
+            .filter(|prompt| prompt.len() < TOKENS)
+            .unwrap_or_else(|| input.tokens.clone());
         Some(Self { input, prompt })
     }
 }
@@ -93,7 +103,10 @@ impl Measured {
             measured.loss.sum += loss.sum;
             measured.loss.learned += loss.learned;
         }
-        let options = GenerateOptions { stop: stop.to_vec(), ..GenerateOptions::greedy(ANSWER_TOKENS) };
+        let options = GenerateOptions {
+            stop: stop.to_vec(),
+            ..GenerateOptions::greedy(ANSWER_TOKENS)
+        };
         let prompts: Vec<_> = probes.iter().map(|probe| probe.prompt.clone()).collect();
         let answers = generate(model, &prompts, &options, &mut |_, _| true)?;
         measured.answers = answers.into_iter().map(|answer| answer.tokens).collect();
@@ -105,7 +118,10 @@ impl Measured {
     }
 
     fn largest_logit(&self) -> f64 {
-        self.logits.iter().flatten().fold(0.0, |largest: f64, logit| largest.max(f64::from(logit.abs())))
+        self.logits
+            .iter()
+            .flatten()
+            .fold(0.0, |largest: f64, logit| largest.max(f64::from(logit.abs())))
     }
 
     /// How far the logits of a model merged and stored in `dtype` may be from these.
@@ -123,10 +139,18 @@ impl Measured {
 
     /// Compares another model's answers with these.
     pub fn check(&self, what: &str, found: &Self, bound: f64) -> Check {
-        let difference =
-            if self.vocab == found.vocab { difference(&self.logits, &found.logits) } else { f64::INFINITY };
+        let difference = if self.vocab == found.vocab {
+            difference(&self.logits, &found.logits)
+        } else {
+            f64::INFINITY
+        };
         let rows = |measured: &Self| -> Vec<usize> {
-            measured.logits.iter().flat_map(|logits| logits.chunks(measured.vocab)).map(likeliest).collect()
+            measured
+                .logits
+                .iter()
+                .flat_map(|logits| logits.chunks(measured.vocab))
+                .map(likeliest)
+                .collect()
         };
         let (ours, theirs) = (rows(self), rows(found));
         let agreeing = ours.iter().zip(&theirs).filter(|(a, b)| a == b).count();
@@ -151,7 +175,12 @@ impl Measured {
             let ids = tokens.iter().flat_map(|token| (*token as i32).to_le_bytes()).collect();
             let values = logits.iter().flat_map(|logit| logit.to_le_bytes()).collect();
             parts.push((format!("ids.{n}"), Dtype::I32, vec![tokens.len()], ids));
-            parts.push((format!("logits.{n}"), Dtype::F32, vec![tokens.len(), self.vocab], values));
+            parts.push((
+                format!("logits.{n}"),
+                Dtype::F32,
+                vec![tokens.len(), self.vocab],
+                values,
+            ));
         }
         let damaged = |error: safetensors::SafeTensorError| TrainError::Damaged {
             path: path.to_path_buf(),
@@ -163,7 +192,10 @@ impl Measured {
                 Ok((name, TensorView::new(*dtype, shape.clone(), bytes).map_err(damaged)?))
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok(staging::write_file(path, &safetensors::serialize(views, None).map_err(damaged)?)?)
+        Ok(staging::write_file(
+            path,
+            &safetensors::serialize(views, None).map_err(damaged)?,
+        )?)
     }
 }
 
@@ -172,7 +204,11 @@ fn difference(ours: &[Vec<f32>], theirs: &[Vec<f32>]) -> f64 {
     pairs.fold(0.0, |largest: f64, (a, b)| {
         let difference = f64::from((a - b).abs());
         // `max` would pass over NaN.
-        if difference.is_nan() { f64::INFINITY } else { largest.max(difference) }
+        if difference.is_nan() {
+            f64::INFINITY
+        } else {
+            largest.max(difference)
+        }
     })
 }
 
@@ -198,21 +234,29 @@ mod tests {
     fn differences_are_found_and_not_a_number_never_passes() {
         let reference = measured(vec![1.0, 2.0, 4.0, 3.0], 7);
         let same = reference.check("adapter", &measured(vec![1.0, 2.00005, 4.0, 3.0], 7), 1e-4);
-        assert!(same.passed && same.top1_agreement == 1.0 && same.equal_texts == 1, "{same}");
+        assert!(
+            same.passed && same.top1_agreement == 1.0 && same.equal_texts == 1,
+            "{same}"
+        );
         let other = reference.check("merged", &measured(vec![1.0, 2.0, 4.0, 5.0], 8), 1e-2);
         assert!(!other.passed && other.max_logit_difference == 2.0, "{other}");
         assert_eq!((other.top1_agreement, other.equal_texts), (0.5, 0));
-        assert!(!reference.check("merged", &measured(vec![1.0, f32::NAN, 4.0, 3.0], 7), 1e9).passed);
+        assert!(
+            !reference
+                .check("merged", &measured(vec![1.0, f32::NAN, 4.0, 3.0], 7), 1e9)
+                .passed
+        );
     }
 
     #[test]
     fn half_precision_has_a_wider_bound() {
         let reference = measured(vec![1.0, 20.0], 7);
         let bound = |dtype| reference.merged_bound(dtype, 30);
+        assert!(bound(StoredType::F32) < bound(StoredType::F16) && bound(StoredType::F16) < bound(StoredType::BF16));
         assert!(
-            bound(StoredType::F32) < bound(StoredType::F16)
-                && bound(StoredType::F16) < bound(StoredType::BF16)
+            (0.1..1.0).contains(&bound(StoredType::BF16)),
+            "{}",
+            bound(StoredType::BF16)
         );
-        assert!((0.1..1.0).contains(&bound(StoredType::BF16)), "{}", bound(StoredType::BF16));
     }
 }

@@ -28,9 +28,7 @@ impl Answering {
         let base = base_of(args, adapter.as_ref())?;
         let base = open(
             &base,
-            args.revision
-                .as_deref()
-                .or(adapter_revision(args, adapter.as_ref())),
+            args.revision.as_deref().or(adapter_revision(args, adapter.as_ref())),
             printer,
         )?;
         let codec = codec(&base, args.chat_template.as_deref())?;
@@ -103,10 +101,7 @@ pub fn speed(tokens: usize, began: Instant) -> String {
 
 /// Opens a base with the hub as the environment says.
 pub fn open(base: &str, revision: Option<&str>, printer: &Printer) -> tune_model::Result<Checkpoint> {
-    Checkpoint::open(
-        base,
-        &environment::hub(revision, false, printer.live && !printer.quiet),
-    )
+    Checkpoint::open(base, &environment::hub(revision, false, printer.live && !printer.quiet))
 }
 
 /// The base's tokenizer, with `template` in place of its own chat template.

@@ -87,12 +87,9 @@ impl Talk<'_> {
             .next()
             .map(|answer| answer.tokens)
             .unwrap_or_default();
-        self.printer
-            .talk(&self.printer.style.dim(&speed(answer.len(), began)));
-        self.said.push(Message::new(
-            "assistant",
-            self.answering.codec.decode(&answer, true),
-        ));
+        self.printer.talk(&self.printer.style.dim(&speed(answer.len(), began)));
+        self.said
+            .push(Message::new("assistant", self.answering.codec.decode(&answer, true)));
         Ok(())
     }
 

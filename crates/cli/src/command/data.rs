@@ -24,22 +24,14 @@ fn check(input: &DataInput, printer: &Printer) -> anyhow::Result<End> {
     }
     let summary = summarize(&spec, codec.as_ref())?;
     printer.stream(&summary.to_string())?;
-    Ok(if summary.faults() > 0 {
-        End::Faults
-    } else {
-        End::Done
-    })
+    Ok(if summary.faults() > 0 { End::Faults } else { End::Done })
 }
 
 fn stats(input: &DataInput, printer: &Printer) -> anyhow::Result<End> {
     let (spec, codec) = open(input, printer)?;
     let summary = summarize(&spec, codec.as_ref())?;
     printer.data(&serde_json::to_string_pretty(&summary)?)?;
-    Ok(if summary.faults() > 0 {
-        End::Faults
-    } else {
-        End::Done
-    })
+    Ok(if summary.faults() > 0 { End::Faults } else { End::Done })
 }
 
 fn show(input: &DataInput, rows: usize, printer: &Printer) -> anyhow::Result<End> {
@@ -59,11 +51,7 @@ fn show(input: &DataInput, rows: usize, printer: &Printer) -> anyhow::Result<End
     }
     let style = printer.data_style;
     for sample in &samples {
-        let learned = format!(
-            "{}, {} learned",
-            plural(sample.tokens.len(), "token"),
-            sample.learned()
-        );
+        let learned = format!("{}, {} learned", plural(sample.tokens.len(), "token"), sample.learned());
         printer.data(&style.bold(&format!("{} ({learned})", sample.origin)))?;
         printer.data(&format!("{}\n", painted(sample, &codec, style)))?;
     }
@@ -97,10 +85,7 @@ fn painted(sample: &Sample, codec: &Codec, style: Style) -> String {
 fn open(input: &DataInput, printer: &Printer) -> anyhow::Result<(DataSpec, Option<Codec>)> {
     let mut set = input.set.set.clone();
     set.extend(input.base.iter().map(|base| format!("model.base={base}")));
-    let is_config = input
-        .input
-        .extension()
-        .is_some_and(|extension| extension == "toml");
+    let is_config = input.input.extension().is_some_and(|extension| extension == "toml");
     let resolved = if is_config {
         resolve::resolve(&input.input, &set)?
     } else {
@@ -115,11 +100,7 @@ fn tokenizer(settings: &Settings, printer: &Printer) -> anyhow::Result<Option<Co
     if model.base.is_empty() {
         return Ok(None);
     }
-    let hub = environment::hub(
-        Some(&model.revision),
-        model.offline,
-        printer.live && !printer.quiet,
-    );
+    let hub = environment::hub(Some(&model.revision), model.offline, printer.live && !printer.quiet);
     let base = Checkpoint::open(&model.base, &hub)?;
     let template = Some(model.chat_template.as_path()).filter(|path| !path.as_os_str().is_empty());
     answering::codec(&base, template).map(Some)

@@ -34,11 +34,7 @@ pub fn run(args: &Doctor, printer: &Printer) -> anyhow::Result<End> {
         Err(error) => {
             printer.data(&row(style, "self-test", &style.red_bold("FAILED")))?;
             let hint = "this build does not compute right here: report it with the output above";
-            Err(Failure::caused(
-                "one LoRA step on a tiny model failed",
-                hint,
-                error,
-            ))
+            Err(Failure::caused("one LoRA step on a tiny model failed", hint, error))
         }
     }
 }
@@ -94,11 +90,9 @@ fn gpu() -> &'static str {
 
 fn cpu() -> String {
     let info = fs_err::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find_map(|line| {
-        line.strip_prefix("model name")?
-            .split_once(": ")
-            .map(|(_, name)| name)
-    });
+    let name = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let simd = simd();
     let simd = if simd.is_empty() {
@@ -121,11 +115,7 @@ fn simd() -> Vec<&'static str> {
         ("avx512f", is_x86_feature_detected!("avx512f")),
         ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
     ];
-    found
-        .iter()
-        .filter(|(_, here)| *here)
-        .map(|(name, _)| *name)
-        .collect()
+    found.iter().filter(|(_, here)| *here).map(|(name, _)| *name).collect()
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -136,11 +126,7 @@ fn simd() -> Vec<&'static str> {
         ("sve", is_aarch64_feature_detected!("sve")),
         ("bf16", is_aarch64_feature_detected!("bf16")),
     ];
-    found
-        .iter()
-        .filter(|(_, here)| *here)
-        .map(|(name, _)| *name)
-        .collect()
+    found.iter().filter(|(_, here)| *here).map(|(name, _)| *name).collect()
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -169,12 +155,7 @@ fn memory() -> String {
     let limit = limit
         .filter(|limit: &u64| *limit < total)
         .map(|limit| format!(", limited to {}", bytes(limit)));
-    format!(
-        "{} free of {}{}",
-        bytes(free),
-        bytes(total),
-        limit.unwrap_or_default()
-    )
+    format!("{} free of {}{}", bytes(free), bytes(total), limit.unwrap_or_default())
 }
 
 #[cfg(unix)]
@@ -205,12 +186,8 @@ fn hub_cache() -> String {
     let place = environment::short(&cache);
     match fs_err::read_dir(&cache) {
         Ok(entries) => {
-            let model =
-                |entry: &fs_err::DirEntry| entry.file_name().to_string_lossy().starts_with("models--");
-            format!(
-                "{place}, {}",
-                plural(entries.flatten().filter(model).count(), "model")
-            )
+            let model = |entry: &fs_err::DirEntry| entry.file_name().to_string_lossy().starts_with("models--");
+            format!("{place}, {}", plural(entries.flatten().filter(model).count(), "model"))
         }
         Err(_) => format!("{place}, not there yet"),
     }

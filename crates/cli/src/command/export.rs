@@ -103,9 +103,7 @@ fn commands(report: &ExportReport, printer: &Printer) {
         let dir = word(dir);
         printer.talk(&format!("  tune chat --base {dir}"));
         printer.talk(&format!("  vllm serve {dir}"));
-        printer.talk(&format!(
-            "  python convert_hf_to_gguf.py {dir}      # of llama.cpp"
-        ));
+        printer.talk(&format!("  python convert_hf_to_gguf.py {dir}      # of llama.cpp"));
     }
     if let Some(dir) = &report.adapter {
         let base = named_base(dir).unwrap_or_else(|| "BASE".into());

@@ -45,12 +45,9 @@ pub fn run(args: &Generate, printer: &Printer) -> anyhow::Result<End> {
         let group = start..prompts.len().min(start + batch);
         let stream = prompts.len() == 1 && !args.json;
         let mut shown = Streamed::new(&answering.codec, printer, stream);
-        let answers = generate(
-            &answering.model,
-            &tokens[group.clone()],
-            &options,
-            &mut |_, token| shown.push(token),
-        )?;
+        let answers = generate(&answering.model, &tokens[group.clone()], &options, &mut |_, token| {
+            shown.push(token)
+        })?;
         shown.finish()?;
         for (i, answer) in group.zip(&answers) {
             made += answer.tokens.len();
@@ -58,9 +55,7 @@ pub fn run(args: &Generate, printer: &Printer) -> anyhow::Result<End> {
             if args.json {
                 printer.data(&as_json(&prompts[i], &tokens[i], answer, &text, args.logprobs).to_string())?;
             } else if !stream {
-                let head = printer
-                    .data_style
-                    .bold(&format!("> {}", prompts[i].asked().trim_end()));
+                let head = printer.data_style.bold(&format!("> {}", prompts[i].asked().trim_end()));
                 printer.data(&format!("{head}\n{}\n", text.trim()))?;
             }
         }

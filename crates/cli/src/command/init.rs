@@ -99,9 +99,7 @@ fn tokenizer(base: &str, printer: &Printer) -> Option<Codec> {
 }
 
 fn fill(args: &Init, found: &Found) -> String {
-    let max_length = found
-        .longest
-        .map_or(Settings::default().data.max_length, row_length);
+    let max_length = found.longest.map_or(Settings::default().data.max_length, row_length);
     let measured = found
         .longest
         .map(|longest| format!("; the longest record has {longest}"))
@@ -209,9 +207,6 @@ mod tests {
             .filter(|leaf| value(&leaf.path).is_none())
             .map(|l| &l.path)
             .collect();
-        assert!(
-            unexplained.is_empty(),
-            "the written config leaves out {unexplained:?}"
-        );
+        assert!(unexplained.is_empty(), "the written config leaves out {unexplained:?}");
     }
 }

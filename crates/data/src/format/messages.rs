@@ -25,10 +25,7 @@ impl Format for Messages {
             Some(tools @ Value::Array(_)) => Some(tools.clone()),
             Some(other) => return Err(format!("\"tools\" is {}, wanted a list", kind(other))),
         };
-        Ok((
-            Body::Chat(messages.collect::<std::result::Result<_, _>>()?),
-            tools,
-        ))
+        Ok((Body::Chat(messages.collect::<std::result::Result<_, _>>()?), tools))
     }
 }
 

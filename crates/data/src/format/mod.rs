@@ -45,10 +45,7 @@ impl FormatChoice {
 }
 
 /// The format of the rows and why it was picked; else the keys found and a hint.
-pub fn sniff(
-    row: &Object,
-    spec: &DataSpec,
-) -> std::result::Result<(&'static dyn Format, String), Option<String>> {
+pub fn sniff(row: &Object, spec: &DataSpec) -> std::result::Result<(&'static dyn Format, String), Option<String>> {
     if spec.format != FormatChoice::Auto {
         let chosen = FORMATS.into_iter().find(|f| f.choice() == spec.format);
         return chosen.map(|f| (f, "set by data.format".into())).ok_or(None);
@@ -88,10 +85,7 @@ pub fn misspelt_hint(row: &Object, spec: &DataSpec) -> Option<String> {
 /// Which keys to set so that this row would be read.
 pub fn key_hint(row: &Object, spec: &DataSpec) -> Option<String> {
     let setting = |p: &str, r: &str| format!("set data.prompt_key = \"{p}\" and data.response_key = \"{r}\"");
-    if let Some((p, r)) = PAIRS
-        .iter()
-        .find(|(p, r)| row.contains_key(*p) && row.contains_key(*r))
-    {
+    if let Some((p, r)) = PAIRS.iter().find(|(p, r)| row.contains_key(*p) && row.contains_key(*r)) {
         return Some(setting(p, r));
     }
     let near = |wanted: &str| match row.contains_key(wanted) {
@@ -217,10 +211,7 @@ pub(crate) mod tests {
     }
 
     fn all(rows: &[Value]) -> String {
-        rows.iter()
-            .map(|row| read(row, &spec()))
-            .collect::<Vec<_>>()
-            .join("\n")
+        rows.iter().map(|row| read(row, &spec())).collect::<Vec<_>>().join("\n")
     }
 
     #[test]

@@ -9,9 +9,7 @@ impl Format for Text {
     }
 
     fn recognize(&self, row: &Object, _: &DataSpec) -> Option<Vec<String>> {
-        row.get("text")
-            .filter(|v| v.is_string())
-            .map(|_| vec!["text".into()])
+        row.get("text").filter(|v| v.is_string()).map(|_| vec!["text".into()])
     }
 
     fn parse(&self, row: &Object, _: &DataSpec) -> Parsed {

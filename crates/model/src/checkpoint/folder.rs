@@ -121,17 +121,12 @@ fn inline_template(tokenizer_config: &Value) -> Option<String> {
             .find(|t| t["name"] == "default")
             .map(|t| t["template"].clone())
     };
-    let template = template
-        .as_array()
-        .and_then(named)
-        .unwrap_or_else(|| template.clone());
+    let template = template.as_array().and_then(named).unwrap_or_else(|| template.clone());
     template.as_str().map(str::to_string)
 }
 
 pub(super) fn file_name(path: &Path) -> &str {
-    path.file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default()
+    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
 }
 
 /// Whether a file belongs to the tokenizer, as opposed to the model or its papers.
@@ -226,9 +221,7 @@ impl Shards {
             for name in file.tensors().keys() {
                 match weight_map.get(name) {
                     Some(listed) if listed == here => {}
-                    Some(listed) => {
-                        problems.push(format!("`{name}` is in {here}, the index places it in {listed}"))
-                    }
+                    Some(listed) => problems.push(format!("`{name}` is in {here}, the index places it in {listed}")),
                     None => problems.push(format!("`{name}` is in {here} and not in the index")),
                 }
             }
@@ -249,12 +242,7 @@ impl Shards {
             |info: &TensorInfo| matches!(info.dtype, StoredType::Other(name) if name.starts_with(['F', 'C']));
         let listed = self.infos.iter().filter(|(_, info)| unreadable(info));
         let problems: Vec<_> = listed
-            .map(|(name, info)| {
-                format!(
-                    "`{name}` is stored as {}, wanted F32, F16 or BF16",
-                    info.dtype.name()
-                )
-            })
+            .map(|(name, info)| format!("`{name}` is stored as {}, wanted F32, F16 or BF16", info.dtype.name()))
             .collect();
         if problems.is_empty() {
             return Ok(());
@@ -292,16 +280,14 @@ pub(super) fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
         .get("weight_map")
         .cloned()
         .ok_or_else(|| damaged("it has no `weight_map`".into()))?;
-    let map: BTreeMap<String, String> = serde_json::from_value(map)
-        .map_err(|error| damaged(format!("its `weight_map` is malformed: {error}")))?;
+    let map: BTreeMap<String, String> =
+        serde_json::from_value(map).map_err(|error| damaged(format!("its `weight_map` is malformed: {error}")))?;
     // Names only: an index must not lead a reader out of its folder.
     match map
         .values()
         .find(|name| Path::new(name).file_name() != Some(name.as_ref()))
     {
-        Some(name) => Err(damaged(format!(
-            "`{name}` is not the name of a file in this folder"
-        ))),
+        Some(name) => Err(damaged(format!("`{name}` is not the name of a file in this folder"))),
         None => Ok(map),
     }
 }
@@ -365,10 +351,7 @@ mod tests {
     /// A folder with config and tokenizer, and the given other files.
     fn folder(files: &[(&str, &str)]) -> TempDir {
         let folder = tempfile::tempdir().unwrap();
-        for (name, text) in [("config.json", "{}"), ("tokenizer.json", "{}")]
-            .iter()
-            .chain(files)
-        {
+        for (name, text) in [("config.json", "{}"), ("tokenizer.json", "{}")].iter().chain(files) {
             fs_err::write(folder.path().join(name), text).unwrap();
         }
         folder
@@ -430,9 +413,8 @@ mod tests {
         let folder = folder(&[]);
         file(folder.path(), "1.safetensors", &["a", "b"]);
         file(folder.path(), "2.safetensors", &["b", "c", "d"]);
-        let write_index = |map: &str| {
-            fs_err::write(folder.path().join(INDEX), format!(r#"{{"weight_map":{map}}}"#)).unwrap()
-        };
+        let write_index =
+            |map: &str| fs_err::write(folder.path().join(INDEX), format!(r#"{{"weight_map":{map}}}"#)).unwrap();
         write_index(r#"{"a":"1.safetensors","b":"1.safetensors","c":"2.safetensors","e":"2.safetensors"}"#);
         let ModelError::Damaged { problems, .. } = refused(&folder) else {
             panic!()
@@ -483,8 +465,7 @@ mod tests {
 
     #[test]
     fn the_template_file_wins_over_the_inline_one() {
-        let inline =
-            r#"{"chat_template":[{"name":"tool_use","template":"t"},{"name":"default","template":"d"}]}"#;
+        let inline = r#"{"chat_template":[{"name":"tool_use","template":"t"},{"name":"default","template":"d"}]}"#;
         let folder = folder(&[("tokenizer_config.json", inline)]);
         file(folder.path(), SINGLE, &["a"]);
         assert_eq!(open(folder.path()).unwrap().text.chat_template.unwrap(), "d");

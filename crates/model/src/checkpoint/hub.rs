@@ -10,14 +10,9 @@ use std::path::{Path, PathBuf};
 /// `org/name`, of the letters the hub allows.
 pub(super) fn is_id(base: &str) -> bool {
     let part = |s: &str| {
-        !s.is_empty()
-            && !s.starts_with(['.', '-'])
-            && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        !s.is_empty() && !s.starts_with(['.', '-']) && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
-    !base.ends_with(".gguf")
-        && base
-            .split_once('/')
-            .is_some_and(|(org, name)| part(org) && part(name))
+    !base.ends_with(".gguf") && base.split_once('/').is_some_and(|(org, name)| part(org) && part(name))
 }
 
 /// The snapshot folder of a model, complete. What the cache already holds is used without asking the hub.
@@ -88,12 +83,7 @@ impl Hub {
 
     /// Small files first, weights last. The inner result is ours, the outer one hf-hub's.
     fn fetch(&self, repo: &ApiRepo) -> std::result::Result<Result<()>, ApiError> {
-        let present: BTreeSet<String> = repo
-            .info()?
-            .siblings
-            .into_iter()
-            .map(|file| file.rfilename)
-            .collect();
+        let present: BTreeSet<String> = repo.info()?.siblings.into_iter().map(|file| file.rfilename).collect();
         for name in folder::SMALL_FILES.iter().filter(|name| present.contains(**name)) {
             repo.get(name)?;
         }
@@ -137,11 +127,7 @@ impl Hub {
         self.error(problem, Some(Box::new(error)))
     }
 
-    fn error(
-        &self,
-        problem: HubProblem,
-        source: Option<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> ModelError {
+    fn error(&self, problem: HubProblem, source: Option<Box<dyn std::error::Error + Send + Sync>>) -> ModelError {
         ModelError::Hub {
             id: self.id.clone(),
             revision: self.revision.clone(),
@@ -157,13 +143,7 @@ fn status(error: &ApiError) -> Option<u16> {
     let ApiError::RequestError(request) = error else {
         return None;
     };
-    request
-        .to_string()
-        .rsplit_once("http status: ")?
-        .1
-        .trim()
-        .parse()
-        .ok()
+    request.to_string().rsplit_once("http status: ")?.1.trim().parse().ok()
 }
 
 /// Whether a snapshot has config, tokenizer and all weights.
@@ -171,8 +151,7 @@ fn is_complete(snapshot: &Path) -> bool {
     let has = |name: &str| snapshot.join(name).is_file();
     let weights = || {
         has(folder::SINGLE)
-            || folder::read_index(&snapshot.join(folder::INDEX))
-                .is_ok_and(|map| map.values().all(|name| has(name)))
+            || folder::read_index(&snapshot.join(folder::INDEX)).is_ok_and(|map| map.values().all(|name| has(name)))
     };
     has("config.json") && has("tokenizer.json") && weights()
 }

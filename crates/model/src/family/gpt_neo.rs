@@ -77,7 +77,10 @@ impl GptNeo {
     pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Self> {
         let cfg: Config = config(base)?;
         if !matches!(cfg.activation_function.as_str(), "gelu_new" | "gelu_pytorch_tanh") {
-            let problem = format!("activation_function is `{}`, wanted `gelu_new`", cfg.activation_function);
+            let problem = format!(
+                "activation_function is `{}`, wanted `gelu_new`",
+                cfg.activation_function
+            );
             return Err(unsupported(base, problem));
         }
         let kinds: Vec<&str> = cfg
@@ -86,7 +89,11 @@ impl GptNeo {
             .flat_map(|(pattern, times)| (0..*times).flat_map(move |_| pattern.iter().map(String::as_str)))
             .collect();
         if kinds.len() != cfg.num_layers {
-            let problem = format!("attention_types name {} layers, num_layers is {}", kinds.len(), cfg.num_layers);
+            let problem = format!(
+                "attention_types name {} layers, num_layers is {}",
+                kinds.len(),
+                cfg.num_layers
+            );
             return Err(unsupported(base, problem));
         }
         let d = cfg.hidden_size;
@@ -129,12 +136,20 @@ impl GptNeo {
         let device = wte.device();
         // Older checkpoints store the causal masks as buffers.
         weights.finish(|name| name.ends_with("attn.attention.bias") || name.ends_with("attn.attention.masked_bias"))?;
-        Ok(Self { transformer: Transformer { wte, wpe, h, ln_f }, lm_head, shape, device })
+        Ok(Self {
+            transformer: Transformer { wte, wpe, h, ln_f },
+            lm_head,
+            shape,
+            device,
+        })
     }
 
     fn rows(&self, table: &Tensor<2>, indices: &[u32]) -> Tensor<2> {
         let ids: Vec<i32> = indices.iter().map(|t| *t as i32).collect();
-        table.clone().select(0, Tensor::<1, Int>::from_data(TensorData::new(ids, [indices.len()]), &self.device))
+        table.clone().select(
+            0,
+            Tensor::<1, Int>::from_data(TensorData::new(ids, [indices.len()]), &self.device),
+        )
     }
 }
 
@@ -154,7 +169,8 @@ impl Attention {
         let q = self.q_proj.forward(x.clone(), pass);
         let k = self.k_proj.forward(x.clone(), pass);
         let v = self.v_proj.forward(x, pass);
-        self.out_proj.forward(pass.attend(self.layer, q, k, v, self.heads), pass)
+        self.out_proj
+            .forward(pass.attend(self.layer, q, k, v, self.heads), pass)
     }
 }
 

@@ -74,17 +74,28 @@ impl Llama {
     pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Self> {
         let cfg: Config = config(base)?;
         if !matches!(cfg.hidden_act.as_str(), "silu" | "swish") {
-            return Err(unsupported(base, format!("hidden_act is `{}`, wanted `silu`", cfg.hidden_act)));
+            return Err(unsupported(
+                base,
+                format!("hidden_act is `{}`, wanted `silu`", cfg.hidden_act),
+            ));
         }
         let (d, heads) = (cfg.hidden_size, cfg.num_attention_heads);
         let kv_heads = cfg.num_key_value_heads.unwrap_or(heads);
         if heads == 0 || kv_heads == 0 || heads % kv_heads != 0 {
-            return Err(unsupported(base, format!("{heads} attention heads over {kv_heads} key/value heads")));
+            return Err(unsupported(
+                base,
+                format!("{heads} attention heads over {kv_heads} key/value heads"),
+            ));
         }
         let head_dim = cfg.head_dim.unwrap_or(d / heads);
         let rope = Rope::from_config(&base.config, head_dim).map_err(|problem| unsupported(base, problem))?;
-        let heads =
-            Heads { heads, kv_heads, head_dim, scale: (head_dim as f64).powf(-0.5), window: cfg.sliding_window };
+        let heads = Heads {
+            heads,
+            kv_heads,
+            head_dim,
+            scale: (head_dim as f64).powf(-0.5),
+            window: cfg.sliding_window,
+        };
         let (q_width, kv_width) = (heads.heads * head_dim, kv_heads * head_dim);
         let shape = Shape {
             layers: cfg.num_hidden_layers,
@@ -112,7 +123,17 @@ impl Llama {
         let lm_head = (!tied).then(|| weights.root().matrix("lm_head.weight", cfg.vocab_size, d));
         let device = embed_tokens.device();
         weights.finish(|name| name.ends_with("rotary_emb.inv_freq"))?;
-        Ok(Self { model: Model { embed_tokens, layers, norm }, lm_head, shape, rope, device })
+        Ok(Self {
+            model: Model {
+                embed_tokens,
+                layers,
+                norm,
+            },
+            lm_head,
+            shape,
+            rope,
+            device,
+        })
     }
 }
 
@@ -185,7 +206,15 @@ impl Family for Llama {
             .iter()
             .flat_map(|b| {
                 let (a, m) = (&b.self_attn, &b.mlp);
-                [&a.q_proj, &a.k_proj, &a.v_proj, &a.o_proj, &m.gate_proj, &m.up_proj, &m.down_proj]
+                [
+                    &a.q_proj,
+                    &a.k_proj,
+                    &a.v_proj,
+                    &a.o_proj,
+                    &m.gate_proj,
+                    &m.up_proj,
+                    &m.down_proj,
+                ]
             })
             .collect()
     }

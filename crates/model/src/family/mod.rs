@@ -48,17 +48,25 @@ pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Box<dyn Family>> 
     match model_type {
         "llama" | "mistral" => Ok(Box::new(llama::Llama::load(base, weights)?)),
         "gpt_neo" => Ok(Box::new(gpt_neo::GptNeo::load(base, weights)?)),
-        other => Err(ModelError::UnknownFamily { base: base.name.clone(), model_type: other.to_string() }),
+        other => Err(ModelError::UnknownFamily {
+            base: base.name.clone(),
+            model_type: other.to_string(),
+        }),
     }
 }
 
 /// The fields a family needs of `config.json`.
 fn config<T: DeserializeOwned>(base: &Checkpoint) -> Result<T> {
-    serde_json::from_value(base.config.clone())
-        .map_err(|source| ModelError::Config { base: base.name.clone(), source })
+    serde_json::from_value(base.config.clone()).map_err(|source| ModelError::Config {
+        base: base.name.clone(),
+        source,
+    })
 }
 
 /// Refuses a config value this family's code does not implement.
 fn unsupported(base: &Checkpoint, problem: impl Into<String>) -> ModelError {
-    ModelError::ConfigUnsupported { base: base.name.clone(), problem: problem.into() }
+    ModelError::ConfigUnsupported {
+        base: base.name.clone(),
+        problem: problem.into(),
+    }
 }

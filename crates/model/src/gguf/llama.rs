@@ -101,11 +101,7 @@ impl LlamaGguf {
 
     fn source(&self, name: &str) -> Result<(&Source, &TensorEntry)> {
         let source = self.sources.get(name).ok_or_else(|| no_tensor(name))?;
-        let tensor = self
-            .file
-            .tensors()
-            .get(&source.name)
-            .ok_or_else(|| no_tensor(name))?;
+        let tensor = self.file.tensors().get(&source.name).ok_or_else(|| no_tensor(name))?;
         Ok((source, tensor))
     }
 
@@ -194,10 +190,7 @@ fn refusals(file: &GgufFile) -> Vec<String> {
         Some(other) => problems.push(format!("the architecture `{other}`, wanted `llama`")),
         None => problems.push("it names no `general.architecture`, wanted `llama`".into()),
     }
-    if file
-        .integer("llama.expert_count")
-        .is_some_and(|experts| experts > 0)
-    {
+    if file.integer("llama.expert_count").is_some_and(|experts| experts > 0) {
         problems.push("a mixture of experts".into());
     }
     for key in [
@@ -223,8 +216,7 @@ fn refusals(file: &GgufFile) -> Vec<String> {
         .get("rope_freqs.weight")
         .is_some_and(|tensor| !is_ones(file, tensor))
     {
-        problems
-            .push("rope scaling as in Llama 3.1, of which a GGUF keeps only the resulting factors".into());
+        problems.push("rope scaling as in Llama 3.1, of which a GGUF keeps only the resulting factors".into());
     }
     problems
 }
@@ -337,9 +329,7 @@ fn dequantize(kind: &Kind, bytes: &[u8], out: &mut [f32]) {
         bytes.par_chunks(blocks * kind.bytes),
         out.par_chunks_mut(blocks * kind.elements),
     );
-    bytes
-        .zip(out)
-        .for_each(|(bytes, out)| (kind.dequantize)(bytes, out));
+    bytes.zip(out).for_each(|(bytes, out)| (kind.dequantize)(bytes, out));
 }
 
 /// llama.cpp rotates neighbouring rows, transformers rows half a head apart: row `2i + j` of a head there is

@@ -14,13 +14,7 @@ pub struct Kind {
     pub dequantize: fn(&[u8], &mut [f32]),
 }
 
-const fn kind(
-    id: u32,
-    name: &'static str,
-    elements: usize,
-    bytes: usize,
-    dequantize: fn(&[u8], &mut [f32]),
-) -> Kind {
+const fn kind(id: u32, name: &'static str, elements: usize, bytes: usize, dequantize: fn(&[u8], &mut [f32])) -> Kind {
     Kind {
         id,
         name,
@@ -55,11 +49,7 @@ pub fn names() -> String {
     KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ")
 }
 
-fn blocks<const B: usize, const N: usize>(
-    bytes: &[u8],
-    out: &mut [f32],
-    block: impl Fn(&[u8; B], &mut [f32; N]),
-) {
+fn blocks<const B: usize, const N: usize>(bytes: &[u8], out: &mut [f32], block: impl Fn(&[u8; B], &mut [f32; N])) {
     for (bytes, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
         block(bytes, out);
     }
@@ -167,10 +157,7 @@ fn scale_and_min(packed: &[u8], g: usize) -> (f32, f32) {
         (packed[g] & 63, packed[g + 4] & 63)
     } else {
         let both = packed[g + 4];
-        (
-            both & 15 | packed[g - 4] >> 2 & 0x30,
-            both >> 4 | packed[g] >> 2 & 0x30,
-        )
+        (both & 15 | packed[g - 4] >> 2 & 0x30, both >> 4 | packed[g] >> 2 & 0x30)
     };
     (f32::from(scale), f32::from(min))
 }
@@ -227,12 +214,7 @@ mod tests {
         for kind in &KINDS {
             let blocks = goldens.bytes(&format!("{}.blocks", kind.name)).unwrap();
             let wanted = goldens.read_f32(&format!("{}.values", kind.name)).unwrap();
-            assert_eq!(
-                wanted.len() / kind.elements,
-                blocks.len() / kind.bytes,
-                "{}",
-                kind.name
-            );
+            assert_eq!(wanted.len() / kind.elements, blocks.len() / kind.bytes, "{}", kind.name);
             let mut found = vec![0.0; wanted.len()];
             (kind.dequantize)(blocks, &mut found);
             let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();

@@ -28,14 +28,10 @@ impl PreTokenizer {
             ignore_merges: false,
             adds_bos: false,
         };
-        let whole =
-            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+        let whole = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
         Some(match name {
             "gpt-2" | "default" => plain(whole),
-            "smollm" => plain(sequence(
-                json!({"type": "Digits", "individual_digits": true}),
-                whole,
-            )),
+            "smollm" => plain(sequence(json!({"type": "Digits", "individual_digits": true}), whole)),
             "llama-bpe" => Self {
                 ignore_merges: true,
                 adds_bos: true,
@@ -125,17 +121,10 @@ impl<'a> Vocabulary<'a> {
             .iter()
             .find(|merge| merge.split(' ').filter(|part| !part.is_empty()).count() != 2)
         {
-            problems.push(format!(
-                "the merge {merge:?} is not two tokens with a space between"
-            ));
+            problems.push(format!("the merge {merge:?} is not two tokens with a space between"));
         }
         let mut special = Vec::new();
-        for (role, key) in [
-            ("bos", "bos"),
-            ("eos", "eos"),
-            ("unk", "unknown"),
-            ("pad", "padding"),
-        ] {
+        for (role, key) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")] {
             match file.integer(&format!("tokenizer.ggml.{key}_token_id")) {
                 Some(id) if id < tokens.len() as u64 => special.push((role, id as usize)),
                 Some(id) => problems.push(format!("the {role} token is {id}, of {} tokens", tokens.len())),
@@ -162,10 +151,7 @@ impl<'a> Vocabulary<'a> {
     }
 
     fn special_id(&self, role: &str) -> Option<usize> {
-        self.special
-            .iter()
-            .find(|(other, _)| *other == role)
-            .map(|(_, id)| *id)
+        self.special.iter().find(|(other, _)| *other == role).map(|(_, id)| *id)
     }
 
     /// `bos_token` and so on to the token's text.
@@ -205,11 +191,7 @@ impl<'a> Vocabulary<'a> {
             .enumerate()
             .filter(|(id, _)| self.of_type(*id) != UNUSED);
         let vocab: Map<String, Value> = used.map(|(id, token)| (token.clone(), id.into())).collect();
-        let merges: Vec<_> = self
-            .merges
-            .iter()
-            .map(|merge| json!(merge.split_once(' ')))
-            .collect();
+        let merges: Vec<_> = self.merges.iter().map(|merge| json!(merge.split_once(' '))).collect();
         json!({
             "version": "1.0",
             "truncation": null,
@@ -237,18 +219,11 @@ impl<'a> Vocabulary<'a> {
         let around = |sequence: &str, type_id: usize| -> Vec<Value> {
             let token = |id: usize| json!({"SpecialToken": {"id": self.tokens[id], "type_id": type_id}});
             let text = json!({"Sequence": {"id": sequence, "type_id": type_id}});
-            bos.map(token)
-                .into_iter()
-                .chain([text])
-                .chain(eos.map(token))
-                .collect()
+            bos.map(token).into_iter().chain([text]).chain(eos.map(token)).collect()
         };
         let described = |id: usize| {
             let token = &self.tokens[id];
-            (
-                token.clone(),
-                json!({"id": token, "ids": [id], "tokens": [token]}),
-            )
+            (token.clone(), json!({"id": token, "ids": [id], "tokens": [token]}))
         };
         let tokens: Map<String, Value> = bos.into_iter().chain(eos).map(described).collect();
         let pair = [around("A", 0), around("B", 1)].concat();

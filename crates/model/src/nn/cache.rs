@@ -24,7 +24,13 @@ impl Cache {
     pub fn new(layers: usize, capacity: Vec<usize>, device: &Device, dtype: DType) -> Self {
         let rows = (0..layers).map(|_| capacity.iter().map(|_| None).collect()).collect();
         let selected = (0..capacity.len()).collect();
-        Self { capacity, rows, selected, device: device.clone(), dtype }
+        Self {
+            capacity,
+            rows,
+            selected,
+            device: device.clone(),
+            dtype,
+        }
     }
 
     /// The next passes' segments belong to these sequences.
@@ -46,19 +52,34 @@ impl Cache {
         let outputs = segments.iter().zip(&self.selected).map(|(segment, &sequence)| {
             let (start, n) = (segment.queries.start, segment.queries.len());
             let empty = || Tensor::zeros([self.capacity[sequence], width], (&self.device, self.dtype));
-            let rows = self.rows[layer][sequence].take().unwrap_or_else(|| Rows { k: empty(), v: empty(), length: 0 });
+            let rows = self.rows[layer][sequence].take().unwrap_or_else(|| Rows {
+                k: empty(),
+                v: empty(),
+                length: 0,
+            });
             let end = rows.length + n;
             let put = |buffer: Tensor<2>, new: &Tensor<2>| {
                 buffer.slice_assign([rows.length..end, 0..width], new.clone().narrow(0, start, n))
             };
-            let rows = Rows { k: put(rows.k, &k), v: put(rows.v, &v), length: end };
-            let whole = cfg(Segment { queries: 0..n, keys: 0..end });
+            let rows = Rows {
+                k: put(rows.k, &k),
+                v: put(rows.v, &v),
+                length: end,
+            };
+            let whole = cfg(Segment {
+                queries: 0..n,
+                keys: 0..end,
+            });
             let q = q.clone().narrow(0, start, n);
             let out = attention::attention(q, rows.k.clone(), rows.v.clone(), whole);
             self.rows[layer][sequence] = Some(rows);
             out
         });
         let mut outputs: Vec<_> = outputs.collect();
-        if outputs.len() == 1 { outputs.remove(0) } else { Tensor::cat(outputs, 0) }
+        if outputs.len() == 1 {
+            outputs.remove(0)
+        } else {
+            Tensor::cat(outputs, 0)
+        }
     }
 }

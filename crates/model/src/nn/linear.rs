@@ -51,7 +51,11 @@ impl Linear {
             Some(lora) => {
                 let (a, b) = pass.leaves(&self.path, &lora.a, &lora.b);
                 let seed = noise::derive(pass.noise.seed, &self.path);
-                let cfg = LoraCfg { scale: lora.scale, dropout: pass.noise.dropout, seed };
+                let cfg = LoraCfg {
+                    scale: lora.scale,
+                    dropout: pass.noise.dropout,
+                    seed,
+                };
                 ops::lora_linear(x, &self.weight, a, b, cfg)
             }
         };

@@ -9,7 +9,10 @@ pub struct RmsNorm {
 }
 impl RmsNorm {
     pub fn load(at: &At<'_, '_>, d: usize, eps: f64) -> Self {
-        Self { weight: at.vector("weight", d), eps }
+        Self {
+            weight: at.vector("weight", d),
+            eps,
+        }
     }
     /// `[tokens, d]` to the same.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
@@ -24,7 +27,11 @@ pub struct LayerNorm {
 }
 impl LayerNorm {
     pub fn load(at: &At<'_, '_>, d: usize, eps: f64) -> Self {
-        Self { weight: at.vector("weight", d), bias: at.vector("bias", d), eps }
+        Self {
+            weight: at.vector("weight", d),
+            bias: at.vector("bias", d),
+            eps,
+        }
     }
     /// `[tokens, d]` to the same.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {

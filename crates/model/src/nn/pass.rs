@@ -41,7 +41,13 @@ pub struct Heads {
 impl<'a> Pass<'a> {
     /// A pass that keeps nothing.
     pub fn plain(segments: Arc<[Segment]>, angles: Option<Angles>) -> Self {
-        Self { segments, angles, noise: Noise::default(), tape: None, cache: None }
+        Self {
+            segments,
+            angles,
+            noise: Noise::default(),
+            tape: None,
+            cache: None,
+        }
     }
 
     pub fn taped<'t>(&self, tape: &'t Tape) -> Pass<'t> {
@@ -56,7 +62,9 @@ impl<'a> Pass<'a> {
 
     /// The adapter's factors: as they are, or as leaves of the tape.
     pub fn leaves(&self, path: &Arc<str>, a: &Tensor<2>, b: &Tensor<2>) -> (Tensor<2>, Tensor<2>) {
-        let Some(tape) = self.tape else { return (a.clone(), b.clone()) };
+        let Some(tape) = self.tape else {
+            return (a.clone(), b.clone());
+        };
         let leaves = (a.clone().autodiff().require_grad(), b.clone().autodiff().require_grad());
         tape.leaves.borrow_mut().insert(path.clone(), leaves.clone());
         leaves
@@ -84,7 +92,20 @@ impl<'a> Pass<'a> {
     }
 
     fn cfg(&self, h: Heads, segments: Arc<[Segment]>) -> AttentionCfg {
-        let Heads { heads, kv_heads, head_dim, scale, window } = h;
-        AttentionCfg { heads, kv_heads, head_dim, scale, window, segments }
+        let Heads {
+            heads,
+            kv_heads,
+            head_dim,
+            scale,
+            window,
+        } = h;
+        AttentionCfg {
+            heads,
+            kv_heads,
+            head_dim,
+            scale,
+            window,
+            segments,
+        }
     }
 }

@@ -32,7 +32,9 @@ impl Rope {
             let value = scaling.and_then(|s| s.get(key)).and_then(Value::as_f64);
             value.ok_or_else(|| format!("rope_scaling has no number `{key}`"))
         };
-        let kind = scaling.and_then(|s| s.get("rope_type").or(s.get("type"))).and_then(Value::as_str);
+        let kind = scaling
+            .and_then(|s| s.get("rope_type").or(s.get("type")))
+            .and_then(Value::as_str);
         let frequencies: Vec<f64> = match kind {
             None | Some("default") => base.collect(),
             Some("linear") => {
@@ -40,7 +42,11 @@ impl Rope {
                 base.map(|f| f / factor).collect()
             }
             Some("llama3") => {
-                let (factor, low, high) = (number("factor")?, number("low_freq_factor")?, number("high_freq_factor")?);
+                let (factor, low, high) = (
+                    number("factor")?,
+                    number("low_freq_factor")?,
+                    number("high_freq_factor")?,
+                );
                 let context = number("original_max_position_embeddings")?;
                 base.map(|f| {
                     let wavelength = 2.0 * std::f64::consts::PI / f;
@@ -49,9 +55,15 @@ impl Rope {
                 })
                 .collect()
             }
-            Some(other) => return Err(format!("rope_scaling type `{other}` is not supported (default, linear, llama3)")),
+            Some(other) => {
+                return Err(format!(
+                    "rope_scaling type `{other}` is not supported (default, linear, llama3)"
+                ));
+            }
         };
-        Ok(Self { inverse_frequencies: frequencies.into_iter().map(|f| f as f32).collect() })
+        Ok(Self {
+            inverse_frequencies: frequencies.into_iter().map(|f| f as f32).collect(),
+        })
     }
 
     pub fn angles(&self, positions: &[u32], device: &Device) -> Angles {
@@ -67,9 +79,15 @@ impl Rope {
             }
         }
         let tensor = |data| {
-            Tensor::from_data(TensorData::new(data, [positions.len(), half]), (device, precision::compute(device)))
+            Tensor::from_data(
+                TensorData::new(data, [positions.len(), half]),
+                (device, precision::compute(device)),
+            )
         };
-        Angles { cos: tensor(cos), sin: tensor(sin) }
+        Angles {
+            cos: tensor(cos),
+            sin: tensor(sin),
+        }
     }
 }
 
@@ -82,8 +100,10 @@ mod tests {
     fn plain_and_linear() {
         let plain = Rope::from_config(&json!({"rope_theta": 10000.0}), 4).unwrap();
         assert_eq!(plain.inverse_frequencies, [1.0, 0.01]);
-        let scaled =
-            Rope::from_config(&json!({"rope_theta": 10000.0, "rope_scaling": {"type": "linear", "factor": 2.0}}), 4);
+        let scaled = Rope::from_config(
+            &json!({"rope_theta": 10000.0, "rope_scaling": {"type": "linear", "factor": 2.0}}),
+            4,
+        );
         assert_eq!(scaled.unwrap().inverse_frequencies, [0.5, 0.005]);
     }
 

@@ -108,8 +108,21 @@ mod tests {
     use crate::ops::testing::*;
 
     fn cfg(window: Option<usize>, segments: &[(Range<usize>, Range<usize>)]) -> AttentionCfg {
-        let segments = segments.iter().map(|(q, k)| Segment { queries: q.clone(), keys: k.clone() }).collect();
-        AttentionCfg { heads: 4, kv_heads: 2, head_dim: 8, scale: 0.4, window, segments }
+        let segments = segments
+            .iter()
+            .map(|(q, k)| Segment {
+                queries: q.clone(),
+                keys: k.clone(),
+            })
+            .collect();
+        AttentionCfg {
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 8,
+            scale: 0.4,
+            window,
+            segments,
+        }
     }
 
     #[test]

@@ -34,6 +34,11 @@ mod tests {
 
     #[test]
     fn equals_the_reference_in_value_and_gradient() {
-        assert_parity(&[random(1, [11, 37]) * 6.0], |i| gelu(i[0].clone()), |i| reference(i[0].clone()), 1e-5);
+        assert_parity(
+            &[random(1, [11, 37]) * 6.0],
+            |i| gelu(i[0].clone()),
+            |i| reference(i[0].clone()),
+            1e-5,
+        );
     }
 }

@@ -19,7 +19,10 @@ pub fn linear(x: Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
     if !has_kernels(&x) {
         return reference(x, weight);
     }
-    Tensor::from_dispatch(<Dispatch as LinearOp>::frozen_linear(x.into_dispatch(), weight.clone().into_dispatch()))
+    Tensor::from_dispatch(<Dispatch as LinearOp>::frozen_linear(
+        x.into_dispatch(),
+        weight.clone().into_dispatch(),
+    ))
 }
 
 /// The same from Burn's operations.

@@ -61,8 +61,15 @@ pub fn reference(hidden: Tensor<2>, weight: &Tensor<2>, targets: &[u32]) -> (Ten
     let indices: Vec<i64> = targets.iter().map(|t| *t as i64).collect();
     let indices = Tensor::<2, Int>::from_data(TensorData::new(indices, [n, 1]), &device);
     let logits = hidden.matmul(weight.clone().transpose()).cast(DType::F32);
-    let loss = activation::log_softmax(logits.clone(), 1).gather(1, indices.clone()).neg().reshape([n]);
-    let one_hot = indices.reshape([n]).one_hot::<2>(weight.dims()[0]).float().cast(DType::F32);
+    let loss = activation::log_softmax(logits.clone(), 1)
+        .gather(1, indices.clone())
+        .neg()
+        .reshape([n]);
+    let one_hot = indices
+        .reshape([n])
+        .one_hot::<2>(weight.dims()[0])
+        .float()
+        .cast(DType::F32);
     let dlogits = activation::softmax(logits, 1) - one_hot;
     (loss, dlogits.cast(weight.dtype()).matmul(weight.clone()))
 }

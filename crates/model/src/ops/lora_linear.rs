@@ -67,7 +67,9 @@ pub fn reference(x: Tensor<2>, weight: &Tensor<2>, a: Tensor<2>, b: Tensor<2>, c
     let y = x.clone().matmul(weight.clone().transpose());
     let x = if cfg.dropout > 0.0 {
         let [n, inputs] = x.dims();
-        let mask: Vec<f32> = (0..n * inputs).map(|i| noise::keep(cfg.seed, i as u64, cfg.dropout)).collect();
+        let mask: Vec<f32> = (0..n * inputs)
+            .map(|i| noise::keep(cfg.seed, i as u64, cfg.dropout))
+            .collect();
         x.clone() * Tensor::from_data(TensorData::new(mask, [n, inputs]), (&x.device(), x.dtype()))
     } else {
         x
@@ -86,7 +88,11 @@ mod tests {
     fn equals_the_reference_in_value_and_gradient() {
         let weight = random::<2>(2, [21, 37]);
         for dropout in [0.0, 0.3] {
-            let cfg = LoraCfg { scale: 1.7, dropout, seed: 5 };
+            let cfg = LoraCfg {
+                scale: 1.7,
+                dropout,
+                seed: 5,
+            };
             assert_parity(
                 &[random(1, [11, 37]), random(3, [4, 37]), random(4, [21, 4])],
                 |i| lora_linear(i[0].clone(), &weight, i[1].clone(), i[2].clone(), cfg),

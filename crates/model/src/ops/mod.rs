@@ -79,8 +79,10 @@ pub(crate) mod testing {
             let y = f(&leaves);
             let dy = random(99, y.dims()).autodiff();
             let mut grads = (y.clone() * dy).backward();
-            let gradients: Vec<_> =
-                leaves.iter().map(|x| x.grad_remove(&mut grads).expect("every input has a gradient")).collect();
+            let gradients: Vec<_> = leaves
+                .iter()
+                .map(|x| x.grad_remove(&mut grads).expect("every input has a gradient"))
+                .collect();
             (y, gradients)
         };
         let (y, gradients) = run(&kernel);

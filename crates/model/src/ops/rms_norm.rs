@@ -23,7 +23,11 @@ pub fn rms_norm(x: Tensor<2>, weight: &Tensor<1>, eps: f64) -> Tensor<2> {
     if !has_kernels(&x) {
         return reference(x, weight, eps);
     }
-    Tensor::from_dispatch(<Dispatch as RmsNormOp>::rms_norm(x.into_dispatch(), weight.clone().into_dispatch(), eps))
+    Tensor::from_dispatch(<Dispatch as RmsNormOp>::rms_norm(
+        x.into_dispatch(),
+        weight.clone().into_dispatch(),
+        eps,
+    ))
 }
 
 /// The same from Burn's operations.

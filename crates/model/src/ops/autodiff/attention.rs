@@ -39,11 +39,25 @@ impl<B: AttentionOp, C: CheckpointStrategy> AttentionOp for Autodiff<B, C> {
         v: FloatTensor<Self>,
         cfg: AttentionCfg,
     ) -> FloatTensor<Self> {
-        match AttentionBackward.prepare::<C>([q.node(), k.node(), v.node()]).compute_bound().stateful() {
+        match AttentionBackward
+            .prepare::<C>([q.node(), k.node(), v.node()])
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(prep) => {
                 let (q, k, v) = (q.into_primitive(), k.into_primitive(), v.into_primitive());
                 let (out, lse) = B::packed_attention_forward(q.clone(), k.clone(), v.clone(), cfg.clone());
-                prep.finish(Saved { q, k, v, out: out.clone(), lse, cfg }, out)
+                prep.finish(
+                    Saved {
+                        q,
+                        k,
+                        v,
+                        out: out.clone(),
+                        lse,
+                        cfg,
+                    },
+                    out,
+                )
             }
             OpsKind::UnTracked(prep) => {
                 let (q, k, v) = (q.into_primitive(), k.into_primitive(), v.into_primitive());

@@ -22,7 +22,14 @@ impl<B: LoraLinearOp> Backward<B, 3> for LoraLinearBackward {
     type State = Saved<FloatTensor<B>>;
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<B>(&ops.node);
-        let Saved { x, u, weight, a, b, cfg } = ops.state;
+        let Saved {
+            x,
+            u,
+            weight,
+            a,
+            b,
+            cfg,
+        } = ops.state;
         let (dx, da, db) = B::lora_linear_backward(dy, x, u, weight, a, b, cfg);
         for (parent, gradient) in ops.parents.into_iter().zip([dx, da, db]) {
             if let Some(node) = parent {
@@ -41,11 +48,25 @@ impl<B: LoraLinearOp, C: CheckpointStrategy> LoraLinearOp for Autodiff<B, C> {
         cfg: LoraCfg,
     ) -> FloatTensor<Self> {
         let weight = weight.into_primitive();
-        match LoraLinearBackward.prepare::<C>([x.node(), a.node(), b.node()]).compute_bound().stateful() {
+        match LoraLinearBackward
+            .prepare::<C>([x.node(), a.node(), b.node()])
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(prep) => {
                 let (x, a, b) = (x.into_primitive(), a.into_primitive(), b.into_primitive());
                 let (y, u) = B::lora_linear_forward(x.clone(), weight.clone(), a.clone(), b.clone(), cfg);
-                prep.finish(Saved { x, u, weight, a, b, cfg }, y)
+                prep.finish(
+                    Saved {
+                        x,
+                        u,
+                        weight,
+                        a,
+                        b,
+                        cfg,
+                    },
+                    y,
+                )
             }
             OpsKind::UnTracked(prep) => {
                 let (x, a, b) = (x.into_primitive(), a.into_primitive(), b.into_primitive());

@@ -23,7 +23,11 @@ impl<B: SwigluOp> Backward<B, 2> for SwigluBackward {
 
 impl<B: SwigluOp, C: CheckpointStrategy> SwigluOp for Autodiff<B, C> {
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        match SwigluBackward.prepare::<C>([gate.node(), up.node()]).compute_bound().stateful() {
+        match SwigluBackward
+            .prepare::<C>([gate.node(), up.node()])
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(prep) => {
                 let (gate, up) = (gate.into_primitive(), up.into_primitive());
                 let y = B::swiglu(gate.clone(), up.clone());

@@ -12,7 +12,10 @@ const BLOCK: usize = 64;
 
 /// The tasks: every head of every segment.
 fn tasks(cfg: &AttentionCfg) -> Vec<(&Segment, usize)> {
-    cfg.segments.iter().flat_map(|s| (0..cfg.heads).map(move |h| (s, h))).collect()
+    cfg.segments
+        .iter()
+        .flat_map(|s| (0..cfg.heads).map(move |h| (s, h)))
+        .collect()
 }
 
 /// Columns of one head in `[tokens, heads * head_dim]`, rows `rows`.
@@ -29,7 +32,10 @@ struct Block {
 fn blocks<'a>(cfg: &'a AttentionCfg, segment: &'a Segment) -> impl Iterator<Item = Block> + 'a {
     (0..segment.queries.len()).step_by(BLOCK).map(move |start| {
         let end = (start + BLOCK).min(segment.queries.len());
-        Block { queries: start..end, keys: cfg.visible(segment, start).start..cfg.visible(segment, end - 1).end }
+        Block {
+            queries: start..end,
+            keys: cfg.visible(segment, start).start..cfg.visible(segment, end - 1).end,
+        }
     })
 }
 
@@ -85,7 +91,13 @@ impl AttentionOp for Flex {
                 for block in blocks(&cfg, segment) {
                     let keys = absolute(&segment.keys, &block.keys);
                     let q = head(qs, absolute(&segment.queries, &block.queries), q_width, h, d);
-                    scores(q, head(ks, keys.clone(), kv_width, h / group, d), &block, cfg.scale, &mut p);
+                    scores(
+                        q,
+                        head(ks, keys.clone(), kv_width, h / group, d),
+                        &block,
+                        cfg.scale,
+                        &mut p,
+                    );
                     simd::vectorized(|| {
                         for (i, row) in block.queries.clone().zip(p.chunks_exact_mut(block.keys.len())) {
                             let seen = cfg.visible(segment, i);
@@ -102,7 +114,15 @@ impl AttentionOp for Flex {
                     });
                     let p = View::new(&p, block.queries.len(), block.keys.len());
                     let v = head(vs, keys, kv_width, h / group, d);
-                    matmul(&mut out[block.queries.start * d..], d, 0.0, p, v, 1.0, Parallelism::None);
+                    matmul(
+                        &mut out[block.queries.start * d..],
+                        d,
+                        0.0,
+                        p,
+                        v,
+                        1.0,
+                        Parallelism::None,
+                    );
                 }
                 ((segment.queries.clone(), h, out), lse)
             })
@@ -114,7 +134,10 @@ impl AttentionOp for Flex {
             lse[part.1 * tokens + part.0.start..][..part_lse.len()].copy_from_slice(&part_lse);
             parts.push(part);
         }
-        (tensor(gather(&parts, tokens, cfg.heads, d), [tokens, q_width]), tensor(lse, [cfg.heads, tokens]))
+        (
+            tensor(gather(&parts, tokens, cfg.heads, d), [tokens, q_width]),
+            tensor(lse, [cfg.heads, tokens]),
+        )
     }
 
     /// `P = exp(S − lse)`, `dP = dO·Vᵀ`, `dS = P∘(dP − rowsum(dO∘O))·scale`, `dq = dS·K`, `dk = dSᵀ·Q`, `dv = Pᵀ·dO`; what a key
@@ -173,9 +196,33 @@ impl AttentionOp for Flex {
                         }
                     });
                     let (p, ds) = (View::new(&p, rows, columns), View::new(&dp, rows, columns));
-                    matmul(&mut dq[block.queries.start * d..], d, 0.0, ds, k, 1.0, Parallelism::None);
-                    matmul(&mut dk[block.keys.start * d..], d, 1.0, ds.t(), q, 1.0, Parallelism::None);
-                    matmul(&mut dv[block.keys.start * d..], d, 1.0, p.t(), dout, 1.0, Parallelism::None);
+                    matmul(
+                        &mut dq[block.queries.start * d..],
+                        d,
+                        0.0,
+                        ds,
+                        k,
+                        1.0,
+                        Parallelism::None,
+                    );
+                    matmul(
+                        &mut dk[block.keys.start * d..],
+                        d,
+                        1.0,
+                        ds.t(),
+                        q,
+                        1.0,
+                        Parallelism::None,
+                    );
+                    matmul(
+                        &mut dv[block.keys.start * d..],
+                        d,
+                        1.0,
+                        p.t(),
+                        dout,
+                        1.0,
+                        Parallelism::None,
+                    );
                 }
                 (segment, h, dq, dk, dv)
             })

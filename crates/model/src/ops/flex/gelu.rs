@@ -18,13 +18,15 @@ impl GeluOp for Flex {
         let (rows, d) = x.dims();
         let mut out = unwritten(rows * d);
         let step = rows_per_task(d) * d;
-        out.par_chunks_mut(step).zip(x.as_slice().par_chunks(step)).for_each(|(out, x)| {
-            simd::vectorized(|| {
-                for (o, &x) in out.iter_mut().zip(x) {
-                    *o = 0.5 * x * (1.0 + tanh(SCALE * (x + CUBIC * x * x * x)));
-                }
-            })
-        });
+        out.par_chunks_mut(step)
+            .zip(x.as_slice().par_chunks(step))
+            .for_each(|(out, x)| {
+                simd::vectorized(|| {
+                    for (o, &x) in out.iter_mut().zip(x) {
+                        *o = 0.5 * x * (1.0 + tanh(SCALE * (x + CUBIC * x * x * x)));
+                    }
+                })
+            });
         tensor(out, [rows, d])
     }
 

@@ -50,18 +50,21 @@ impl LayerNormOp for Flex {
         let (xs, w, dys) = (x.as_slice(), weight.as_slice(), dy.as_slice());
         let mut out = unwritten(rows * d);
         let step = rows_per_task(d) * d;
-        out.par_chunks_mut(step).zip(xs.par_chunks(step)).zip(dys.par_chunks(step)).for_each(|((out, x), dy)| {
-            simd::vectorized(|| {
-                for ((out, x), dy) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(dy.chunks_exact(d)) {
-                    let (mean, inv) = moments(x, eps as f32);
-                    let g_mean = simd::sum(d, |i| w[i] * dy[i]) / d as f32;
-                    let gx_mean = simd::sum(d, |i| w[i] * dy[i] * (x[i] - mean) * inv) / d as f32;
-                    for (((o, x), w), dy) in out.iter_mut().zip(x).zip(w).zip(dy) {
-                        *o = inv * (w * dy - g_mean - (x - mean) * inv * gx_mean);
+        out.par_chunks_mut(step)
+            .zip(xs.par_chunks(step))
+            .zip(dys.par_chunks(step))
+            .for_each(|((out, x), dy)| {
+                simd::vectorized(|| {
+                    for ((out, x), dy) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(dy.chunks_exact(d)) {
+                        let (mean, inv) = moments(x, eps as f32);
+                        let g_mean = simd::sum(d, |i| w[i] * dy[i]) / d as f32;
+                        let gx_mean = simd::sum(d, |i| w[i] * dy[i] * (x[i] - mean) * inv) / d as f32;
+                        for (((o, x), w), dy) in out.iter_mut().zip(x).zip(w).zip(dy) {
+                            *o = inv * (w * dy - g_mean - (x - mean) * inv * gx_mean);
+                        }
                     }
-                }
-            })
-        });
+                })
+            });
         tensor(out, [rows, d])
     }
 }

@@ -9,7 +9,10 @@ impl LinearOp for Flex {
         let (x, weight) = (Rows::new(x), Rows::new(weight));
         let ((n, inputs), (outputs, _)) = (x.dims(), weight.dims());
         let mut y = unwritten(n * outputs);
-        let (x, w) = (View::new(x.as_slice(), n, inputs), View::new(weight.as_slice(), outputs, inputs));
+        let (x, w) = (
+            View::new(x.as_slice(), n, inputs),
+            View::new(weight.as_slice(), outputs, inputs),
+        );
         matmul(&mut y, outputs, 0.0, x, w.t(), 1.0, parallel());
         tensor(y, [n, outputs])
     }
@@ -18,7 +21,10 @@ impl LinearOp for Flex {
         let (dy, weight) = (Rows::new(dy), Rows::new(weight));
         let (n, (outputs, inputs)) = (dy.dims().0, weight.dims());
         let mut dx = unwritten(n * inputs);
-        let (dy, w) = (View::new(dy.as_slice(), n, outputs), View::new(weight.as_slice(), outputs, inputs));
+        let (dy, w) = (
+            View::new(dy.as_slice(), n, outputs),
+            View::new(weight.as_slice(), outputs, inputs),
+        );
         matmul(&mut dx, inputs, 0.0, dy, w, 1.0, parallel());
         tensor(dx, [n, inputs])
     }

@@ -34,7 +34,15 @@ fn run(hidden: &Rows, weight: &Rows, targets: &[u32], mut gradient: Option<&mut 
         losses.extend(totals.iter().map(|(loss, _)| loss));
         if let Some(gradient) = gradient.as_deref_mut() {
             let dh = &mut gradient[start * d..(start + n) * d];
-            matmul(dh, d, 0.0, View::new(logits, n, vocab), View::new(w, vocab, d), 1.0, parallel());
+            matmul(
+                dh,
+                d,
+                0.0,
+                View::new(logits, n, vocab),
+                View::new(w, vocab, d),
+                1.0,
+                parallel(),
+            );
             for ((dh, &target), (_, total)) in dh.chunks_exact_mut(d).zip(targets).zip(&totals) {
                 let own = &w[target as usize * d..][..d];
                 dh.iter_mut().zip(own).for_each(|(g, w)| *g = *g / total - w);

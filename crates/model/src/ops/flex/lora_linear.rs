@@ -54,7 +54,15 @@ impl LoraLinearOp for Flex {
         let into_a = dropped(x.as_slice(), inputs, &cfg);
         let mut u = unwritten(n * r);
         matmul(&mut u, r, 0.0, View::new(&into_a, n, inputs), a.t(), 1.0, parallel());
-        matmul(&mut y, outputs, 1.0, View::new(&u, n, r), b.t(), cfg.scale as f32, parallel());
+        matmul(
+            &mut y,
+            outputs,
+            1.0,
+            View::new(&u, n, r),
+            b.t(),
+            cfg.scale as f32,
+            parallel(),
+        );
         (tensor(y, [n, outputs]), tensor(u, [n, r]))
     }
 
@@ -77,12 +85,28 @@ impl LoraLinearOp for Flex {
         let (a, b) = (View::new(a.as_slice(), r, inputs), View::new(b.as_slice(), outputs, r));
 
         let mut db = unwritten(outputs * r);
-        matmul(&mut db, r, 0.0, dys.t(), View::new(u.as_slice(), n, r), scale, parallel());
+        matmul(
+            &mut db,
+            r,
+            0.0,
+            dys.t(),
+            View::new(u.as_slice(), n, r),
+            scale,
+            parallel(),
+        );
         let mut du = unwritten(n * r);
         matmul(&mut du, r, 0.0, dys, b, scale, parallel());
         let into_a = dropped(x.as_slice(), inputs, &cfg);
         let mut da = unwritten(r * inputs);
-        matmul(&mut da, inputs, 0.0, View::new(&du, n, r).t(), View::new(&into_a, n, inputs), 1.0, parallel());
+        matmul(
+            &mut da,
+            inputs,
+            0.0,
+            View::new(&du, n, r).t(),
+            View::new(&into_a, n, inputs),
+            1.0,
+            parallel(),
+        );
 
         let mut dx = unwritten(n * inputs);
         let du = View::new(&du, n, r);
@@ -94,6 +118,10 @@ impl LoraLinearOp for Flex {
             mask(&mut dx, inputs, &cfg);
             matmul(&mut dx, inputs, 1.0, dys, w, 1.0, parallel());
         }
-        (tensor(dx, [n, inputs]), tensor(da, [r, inputs]), tensor(db, [outputs, r]))
+        (
+            tensor(dx, [n, inputs]),
+            tensor(da, [r, inputs]),
+            tensor(db, [outputs, r]),
+        )
     }
 }

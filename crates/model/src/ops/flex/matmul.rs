@@ -19,7 +19,13 @@ impl<'a> View<'a> {
     /// A row-major matrix whose rows start `row_stride` apart (one head of `[tokens, heads * dim]`).
     pub fn strided(data: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
         assert!(rows == 0 || columns == 0 || (rows - 1) * row_stride + columns <= data.len());
-        Self { data, rows, columns, row_stride, column_stride: 1 }
+        Self {
+            data,
+            rows,
+            columns,
+            row_stride,
+            column_stride: 1,
+        }
     }
     pub fn t(self) -> Self {
         Self {

@@ -18,7 +18,11 @@ use burn::tensor::TensorData;
 pub(super) struct Rows(FlexTensor);
 impl Rows {
     pub fn new(tensor: FlexTensor) -> Self {
-        Self(if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() })
+        Self(if tensor.is_contiguous() {
+            tensor
+        } else {
+            tensor.to_contiguous()
+        })
     }
     pub fn as_slice(&self) -> &[f32] {
         self.0.as_slice::<f32>().unwrap_or(&[])

@@ -41,17 +41,20 @@ impl RmsNormOp for Flex {
         let (xs, w, dys) = (x.as_slice(), weight.as_slice(), dy.as_slice());
         let mut out = unwritten(rows * d);
         let step = rows_per_task(d) * d;
-        out.par_chunks_mut(step).zip(xs.par_chunks(step)).zip(dys.par_chunks(step)).for_each(|((out, x), dy)| {
-            simd::vectorized(|| {
-                for ((out, x), dy) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(dy.chunks_exact(d)) {
-                    let inv = inverse_rms(x, eps as f32);
-                    let shared = simd::sum(d, |i| x[i] * w[i] * dy[i]) * inv * inv * inv / d as f32;
-                    for (((o, x), w), dy) in out.iter_mut().zip(x).zip(w).zip(dy) {
-                        *o = inv * w * dy - x * shared;
+        out.par_chunks_mut(step)
+            .zip(xs.par_chunks(step))
+            .zip(dys.par_chunks(step))
+            .for_each(|((out, x), dy)| {
+                simd::vectorized(|| {
+                    for ((out, x), dy) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(dy.chunks_exact(d)) {
+                        let inv = inverse_rms(x, eps as f32);
+                        let shared = simd::sum(d, |i| x[i] * w[i] * dy[i]) * inv * inv * inv / d as f32;
+                        for (((o, x), w), dy) in out.iter_mut().zip(x).zip(w).zip(dy) {
+                            *o = inv * w * dy - x * shared;
+                        }
                     }
-                }
-            })
-        });
+                })
+            });
         tensor(out, [rows, d])
     }
 }

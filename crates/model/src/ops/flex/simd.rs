@@ -11,7 +11,13 @@ pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding and subtracting it rounds to the nearest integer
-    let clamped = if x > 88.0 { 88.0 } else if x < -87.3 { -87.3 } else { x };
+    let clamped = if x > 88.0 {
+        88.0
+    } else if x < -87.3 {
+        -87.3
+    } else {
+        x
+    };
     let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = (clamped - n * 0.693_359_4) + n * 2.121_944_4e-4;
@@ -22,7 +28,12 @@ pub fn exp(x: f32) -> f32 {
     p = p * r + 0.166_666_65;
     p = p * r + 0.5;
     let y = p * r * r + r + 1.0;
-    let scale = f32::from_bits(((shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32).wrapping_add(127) << 23) as u32);
+    let scale = f32::from_bits(
+        ((shifted.to_bits() as i32)
+            .wrapping_sub(ROUND.to_bits() as i32)
+            .wrapping_add(127)
+            << 23) as u32,
+    );
     if x < -87.3 { 0.0 } else { y * scale }
 }
 

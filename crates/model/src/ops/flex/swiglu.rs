@@ -31,7 +31,11 @@ impl SwigluOp for Flex {
         let (mut dgate, mut dup) = (unwritten(rows * d), unwritten(rows * d));
         let step = rows_per_task(d) * d;
         let outputs = dgate.par_chunks_mut(step).zip(dup.par_chunks_mut(step));
-        let inputs = gate.as_slice().par_chunks(step).zip(up.as_slice().par_chunks(step)).zip(dy.as_slice().par_chunks(step));
+        let inputs = gate
+            .as_slice()
+            .par_chunks(step)
+            .zip(up.as_slice().par_chunks(step))
+            .zip(dy.as_slice().par_chunks(step));
         outputs.zip(inputs).for_each(|((dgate, dup), ((gate, up), dy))| {
             simd::vectorized(|| {
                 let inputs = gate.iter().zip(up).zip(dy);

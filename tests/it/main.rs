@@ -4,4 +4,5 @@ mod cli;
 mod export;
 mod golden;
 mod parity;
+mod settings;
 mod training;

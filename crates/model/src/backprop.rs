@@ -54,6 +54,7 @@ impl Taped {
     }
 }
 
+#[allow(clippy::large_enum_variant)] // One a block: a box would save nothing.
 enum Stage {
     Kept(Taped),
     Recomputed(Tensor<2>),

@@ -1,5 +1,4 @@
 //! Decoding with a KV cache: greedy, temperature, top-k, top-p, repetition penalty; seeded; batched.
-use crate::backprop;
 use crate::causal_lm::{CausalLm, Input};
 use crate::nn::{Cache, Pass};
 use crate::ops::Segment;
@@ -189,12 +188,4 @@ fn next_logits(model: &CausalLm, running: &[Sequence], fed: usize, cache: &RefCe
         .map(|end| x.clone().narrow(0, end - 1, 1))
         .collect();
     model.head_logits(Tensor::cat(last, 0))
-}
-
-/// Logits after the last token of `tokens`, `[vocab]`, without a cache.
-pub fn last_logits(model: &CausalLm, tokens: &[u32]) -> Result<Vec<f32>> {
-    let input = Input::sequence(tokens);
-    model.check(&input)?;
-    let hidden = backprop::hidden(model.family(), &input);
-    Ok(model.head_logits(hidden.narrow(0, tokens.len() - 1, 1)))
 }

@@ -169,10 +169,10 @@ mod tests {
             1.8683462142944336,
             -0.03249552845954895,
             -0.10274513065814972,
-            -0.2158583104610443f32,
+            -0.2158583104610443,
         ];
         for (found, wanted) in to_host(&adapter.a).iter().zip(wanted) {
-            assert!((found - wanted).abs() < 1e-6, "{found} {wanted}");
+            assert!((f64::from(*found) - wanted).abs() < 1e-6, "{found} {wanted}");
         }
     }
 

@@ -82,8 +82,12 @@ impl AttentionOp for Flex {
         let (d, group) = (cfg.head_dim, cfg.heads / cfg.kv_heads);
         let (qs, ks, vs) = (q.as_slice(), k.as_slice(), v.as_slice());
 
-        let results: Vec<_> = tasks(&cfg)
+        let tasks = tasks(&cfg);
+        // One query a head, as while decoding, is done before another core has woken up.
+        let at_least = if tokens == 1 { tasks.len() } else { 1 };
+        let results: Vec<_> = tasks
             .into_par_iter()
+            .with_min_len(at_least)
             .map(|(segment, h)| {
                 let mut out = unwritten(segment.queries.len() * d);
                 let mut lse = unwritten(segment.queries.len());
@@ -98,20 +102,23 @@ impl AttentionOp for Flex {
                         cfg.scale,
                         &mut p,
                     );
-                    simd::vectorized(|| {
-                        for (i, row) in block.queries.clone().zip(p.chunks_exact_mut(block.keys.len())) {
-                            let seen = cfg.visible(segment, i);
-                            let (start, end) = (seen.start - block.keys.start, seen.end - block.keys.start);
-                            row[..start].fill(0.0);
-                            row[end..].fill(0.0);
-                            let row = &mut row[start..end];
-                            let max = simd::max(row);
-                            row.iter_mut().for_each(|s| *s = simd::exp(*s - max));
-                            let total = simd::sum(row.len(), |j| row[j]);
-                            row.iter_mut().for_each(|s| *s /= total);
-                            lse[i] = max + total.ln();
-                        }
-                    });
+                    simd::vectorized(
+                        #[inline(always)]
+                        || {
+                            for (i, row) in block.queries.clone().zip(p.chunks_exact_mut(block.keys.len())) {
+                                let seen = cfg.visible(segment, i);
+                                let (start, end) = (seen.start - block.keys.start, seen.end - block.keys.start);
+                                row[..start].fill(0.0);
+                                row[end..].fill(0.0);
+                                let row = &mut row[start..end];
+                                let max = simd::max(row);
+                                row.iter_mut().for_each(|s| *s = simd::exp(*s - max));
+                                let total = simd::total(row);
+                                row.iter_mut().for_each(|s| *s /= total);
+                                lse[i] = max + total.ln();
+                            }
+                        },
+                    );
                     let p = View::new(&p, block.queries.len(), block.keys.len());
                     let v = head(vs, keys, kv_width, h / group, d);
                     matmul(
@@ -176,25 +183,28 @@ impl AttentionOp for Flex {
                     scores(q, k, &block, cfg.scale, &mut p);
                     dp.resize(rows * columns, 0.0);
                     matmul(&mut dp, columns, 0.0, dout, v.t(), 1.0, Parallelism::None);
-                    simd::vectorized(|| {
-                        let pairs = p.chunks_exact_mut(columns).zip(dp.chunks_exact_mut(columns));
-                        for (i, (p, dp)) in pairs.enumerate() {
-                            let seen = cfg.visible(segment, block.queries.start + i);
-                            let (start, end) = (seen.start - block.keys.start, seen.end - block.keys.start);
-                            for row in [&mut *p, &mut *dp] {
-                                row[..start].fill(0.0);
-                                row[end..].fill(0.0);
+                    simd::vectorized(
+                        #[inline(always)]
+                        || {
+                            let pairs = p.chunks_exact_mut(columns).zip(dp.chunks_exact_mut(columns));
+                            for (i, (p, dp)) in pairs.enumerate() {
+                                let seen = cfg.visible(segment, block.queries.start + i);
+                                let (start, end) = (seen.start - block.keys.start, seen.end - block.keys.start);
+                                for row in [&mut *p, &mut *dp] {
+                                    row[..start].fill(0.0);
+                                    row[end..].fill(0.0);
+                                }
+                                let at = (queries.start + i) * q_width + h * d;
+                                let (o, dout) = (&os[at..at + d], &dos[at..at + d]);
+                                let shared = simd::dot(o, dout);
+                                let lse = lses[h * tokens + queries.start + i];
+                                for (p, dp) in p[start..end].iter_mut().zip(&mut dp[start..end]) {
+                                    *p = simd::exp(*p - lse);
+                                    *dp = *p * (*dp - shared) * cfg.scale as f32;
+                                }
                             }
-                            let at = (queries.start + i) * q_width + h * d;
-                            let (o, dout) = (&os[at..at + d], &dos[at..at + d]);
-                            let shared = simd::sum(d, |c| o[c] * dout[c]);
-                            let lse = lses[h * tokens + queries.start + i];
-                            for (p, dp) in p[start..end].iter_mut().zip(&mut dp[start..end]) {
-                                *p = simd::exp(*p - lse);
-                                *dp = *p * (*dp - shared) * cfg.scale as f32;
-                            }
-                        }
-                    });
+                        },
+                    );
                     let (p, ds) = (View::new(&p, rows, columns), View::new(&dp, rows, columns));
                     matmul(
                         &mut dq[block.queries.start * d..],

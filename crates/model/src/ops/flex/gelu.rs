@@ -21,11 +21,14 @@ impl GeluOp for Flex {
         out.par_chunks_mut(step)
             .zip(x.as_slice().par_chunks(step))
             .for_each(|(out, x)| {
-                simd::vectorized(|| {
-                    for (o, &x) in out.iter_mut().zip(x) {
-                        *o = 0.5 * x * (1.0 + tanh(SCALE * (x + CUBIC * x * x * x)));
-                    }
-                })
+                simd::vectorized(
+                    #[inline(always)]
+                    || {
+                        for (o, &x) in out.iter_mut().zip(x) {
+                            *o = 0.5 * x * (1.0 + tanh(SCALE * (x + CUBIC * x * x * x)));
+                        }
+                    },
+                )
             });
         tensor(out, [rows, d])
     }
@@ -37,13 +40,16 @@ impl GeluOp for Flex {
         let step = rows_per_task(d) * d;
         let inputs = x.as_slice().par_chunks(step).zip(dy.as_slice().par_chunks(step));
         out.par_chunks_mut(step).zip(inputs).for_each(|(out, (x, dy))| {
-            simd::vectorized(|| {
-                for ((o, &x), &dy) in out.iter_mut().zip(x).zip(dy) {
-                    let t = tanh(SCALE * (x + CUBIC * x * x * x));
-                    let inner = SCALE * (1.0 + 3.0 * CUBIC * x * x);
-                    *o = dy * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner);
-                }
-            })
+            simd::vectorized(
+                #[inline(always)]
+                || {
+                    for ((o, &x), &dy) in out.iter_mut().zip(x).zip(dy) {
+                        let t = tanh(SCALE * (x + CUBIC * x * x * x));
+                        let inner = SCALE * (1.0 + 3.0 * CUBIC * x * x);
+                        *o = dy * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner);
+                    }
+                },
+            )
         });
         tensor(out, [rows, d])
     }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 #[inline(always)]
 fn moments(x: &[f32], eps: f32) -> (f32, f32) {
     let n = x.len() as f32;
-    let mean = simd::sum(x.len(), |i| x[i]) / n;
+    let mean = simd::total(x) / n;
     let variance = simd::sum(x.len(), |i| (x[i] - mean) * (x[i] - mean)) / n;
     (mean, 1.0 / (variance + eps).sqrt())
 }
@@ -26,14 +26,17 @@ impl LayerNormOp for Flex {
         let mut out = unwritten(rows * d);
         let step = rows_per_task(d) * d;
         out.par_chunks_mut(step).zip(xs.par_chunks(step)).for_each(|(out, x)| {
-            simd::vectorized(|| {
-                for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
-                    let (mean, inv) = moments(x, eps as f32);
-                    for (((o, x), w), b) in out.iter_mut().zip(x).zip(w).zip(b) {
-                        *o = (x - mean) * inv * w + b;
+            simd::vectorized(
+                #[inline(always)]
+                || {
+                    for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
+                        let (mean, inv) = moments(x, eps as f32);
+                        for (((o, x), w), b) in out.iter_mut().zip(x).zip(w).zip(b) {
+                            *o = (x - mean) * inv * w + b;
+                        }
                     }
-                }
-            })
+                },
+            )
         });
         tensor(out, [rows, d])
     }
@@ -54,16 +57,19 @@ impl LayerNormOp for Flex {
             .zip(xs.par_chunks(step))
             .zip(dys.par_chunks(step))
             .for_each(|((out, x), dy)| {
-                simd::vectorized(|| {
-                    for ((out, x), dy) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(dy.chunks_exact(d)) {
-                        let (mean, inv) = moments(x, eps as f32);
-                        let g_mean = simd::sum(d, |i| w[i] * dy[i]) / d as f32;
-                        let gx_mean = simd::sum(d, |i| w[i] * dy[i] * (x[i] - mean) * inv) / d as f32;
-                        for (((o, x), w), dy) in out.iter_mut().zip(x).zip(w).zip(dy) {
-                            *o = inv * (w * dy - g_mean - (x - mean) * inv * gx_mean);
+                simd::vectorized(
+                    #[inline(always)]
+                    || {
+                        for ((out, x), dy) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(dy.chunks_exact(d)) {
+                            let (mean, inv) = moments(x, eps as f32);
+                            let g_mean = simd::dot(w, dy) / d as f32;
+                            let gx_mean = simd::sum(d, |i| w[i] * dy[i] * (x[i] - mean) * inv) / d as f32;
+                            for (((o, x), w), dy) in out.iter_mut().zip(x).zip(w).zip(dy) {
+                                *o = inv * (w * dy - g_mean - (x - mean) * inv * gx_mean);
+                            }
                         }
-                    }
-                })
+                    },
+                )
             });
         tensor(out, [rows, d])
     }

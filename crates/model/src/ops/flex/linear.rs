@@ -1,5 +1,5 @@
 //! Two products on all cores.
-use super::matmul::{View, matmul, parallel};
+use super::matmul::{View, matmul, parallel, times_transposed};
 use super::{Rows, tensor, unwritten};
 use crate::ops::linear::LinearOp;
 use burn::backend::{Flex, tensor::FloatTensor};
@@ -9,11 +9,7 @@ impl LinearOp for Flex {
         let (x, weight) = (Rows::new(x), Rows::new(weight));
         let ((n, inputs), (outputs, _)) = (x.dims(), weight.dims());
         let mut y = unwritten(n * outputs);
-        let (x, w) = (
-            View::new(x.as_slice(), n, inputs),
-            View::new(weight.as_slice(), outputs, inputs),
-        );
-        matmul(&mut y, outputs, 0.0, x, w.t(), 1.0, parallel());
+        times_transposed(&mut y, 0.0, x.as_slice(), weight.as_slice(), inputs, 1.0);
         tensor(y, [n, outputs])
     }
 

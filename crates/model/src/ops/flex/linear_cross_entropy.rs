@@ -23,12 +23,15 @@ fn run(hidden: &Rows, weight: &Rows, targets: &[u32], mut gradient: Option<&mut 
             .par_chunks_exact_mut(vocab)
             .zip(targets)
             .map(|(row, &target)| {
-                simd::vectorized(|| {
-                    let (max, own) = (simd::max(row), row[target as usize]);
-                    row.iter_mut().for_each(|l| *l = simd::exp(*l - max));
-                    let total = simd::sum(vocab, |i| row[i]);
-                    (max + total.ln() - own, total)
-                })
+                simd::vectorized(
+                    #[inline(always)]
+                    || {
+                        let (max, own) = (simd::max(row), row[target as usize]);
+                        row.iter_mut().for_each(|l| *l = simd::exp(*l - max));
+                        let total = simd::total(row);
+                        (max + total.ln() - own, total)
+                    },
+                )
             })
             .collect();
         losses.extend(totals.iter().map(|(loss, _)| loss));

@@ -1,5 +1,5 @@
 //! The base product, then the low-rank one added in place; nothing dense of the update's size.
-use super::matmul::{View, matmul, parallel};
+use super::matmul::{View, matmul, parallel, times_transposed};
 use super::{Rows, rows_per_task, tensor, unwritten};
 use crate::noise;
 use crate::ops::lora_linear::{LoraCfg, LoraLinearOp};
@@ -46,23 +46,18 @@ impl LoraLinearOp for Flex {
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let (x, weight, a, b) = (Rows::new(x), Rows::new(weight), Rows::new(a), Rows::new(b));
         let ((n, inputs), (outputs, _), (r, _)) = (x.dims(), weight.dims(), a.dims());
-        let xs = View::new(x.as_slice(), n, inputs);
-        let w = View::new(weight.as_slice(), outputs, inputs);
-        let (a, b) = (View::new(a.as_slice(), r, inputs), View::new(b.as_slice(), outputs, r));
         let mut y = unwritten(n * outputs);
-        matmul(&mut y, outputs, 0.0, xs, w.t(), 1.0, parallel());
-        let into_a = dropped(x.as_slice(), inputs, &cfg);
+        times_transposed(&mut y, 0.0, x.as_slice(), weight.as_slice(), inputs, 1.0);
         let mut u = unwritten(n * r);
-        matmul(&mut u, r, 0.0, View::new(&into_a, n, inputs), a.t(), 1.0, parallel());
-        matmul(
-            &mut y,
-            outputs,
+        times_transposed(
+            &mut u,
+            0.0,
+            &dropped(x.as_slice(), inputs, &cfg),
+            a.as_slice(),
+            inputs,
             1.0,
-            View::new(&u, n, r),
-            b.t(),
-            cfg.scale as f32,
-            parallel(),
         );
+        times_transposed(&mut y, 1.0, &u, b.as_slice(), r, cfg.scale as f32);
         (tensor(y, [n, outputs]), tensor(u, [n, r]))
     }
 

@@ -1,5 +1,6 @@
 //! Strided f32 matrix products on slices, by the `gemm` crate.
 use gemm::Parallelism;
+use rayon::prelude::*;
 
 /// `rows x columns` elements of `data`, element (i, j) at `i * row_stride + j * column_stride`.
 #[derive(Clone, Copy)]
@@ -36,6 +37,85 @@ impl<'a> View<'a> {
             ..self
         }
     }
+}
+
+/// Rows up to which a product with a transposed weight is bound by reading the weight, and packing it first, as `gemm`
+/// does, costs more than the product.
+const FEW_ROWS: usize = 16;
+
+/// `out = keep * out + factor * x · weightᵀ` on all cores, all three row-major and contiguous: `x` `[n, inputs]`, `weight`
+/// `[outputs, inputs]`, `out` `[n, outputs]`.
+pub fn times_transposed(out: &mut [f32], keep: f32, x: &[f32], weight: &[f32], inputs: usize, factor: f32) {
+    let (n, outputs) = (x.len() / inputs, weight.len() / inputs);
+    if n > FEW_ROWS {
+        let (x, w) = (View::new(x, n, inputs), View::new(weight, outputs, inputs));
+        return matmul(out, outputs, keep, x, w.t(), factor, parallel());
+    }
+    let step = (32_768 / inputs.max(1)).max(1);
+    let columns: Vec<Vec<f32>> = weight
+        .par_chunks(step * inputs)
+        .map(|weight| {
+            let mut dots = vec![0.0; weight.len() / inputs * n];
+            pulp::Arch::new().dispatch(FewRows {
+                x,
+                weight,
+                inputs,
+                dots: &mut dots,
+            });
+            dots
+        })
+        .collect();
+    for (o, dots) in columns.iter().flat_map(|part| part.chunks_exact(n)).enumerate() {
+        for (row, dot) in dots.iter().enumerate() {
+            let out = &mut out[row * outputs + o];
+            *out = if keep == 0.0 { 0.0 } else { keep * *out } + factor * dot;
+        }
+    }
+}
+
+/// Products of each row of `weight` with each row of `x`, `dots` `[outputs, n]`. Each is summed in the same order however many
+/// rows there are, so that a prompt in a batch is answered as it is alone.
+struct FewRows<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    inputs: usize,
+    dots: &'a mut [f32],
+}
+
+impl pulp::WithSimd for FewRows<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, simd: S) {
+        let n = self.x.len() / self.inputs;
+        for (dots, w) in self.dots.chunks_exact_mut(n).zip(self.weight.chunks_exact(self.inputs)) {
+            let mut fours = dots.chunks_exact_mut(4);
+            let mut x_fours = self.x.chunks_exact(4 * self.inputs);
+            for (dots, x) in (&mut fours).zip(&mut x_fours) {
+                let row = |i: usize| &x[i * self.inputs..(i + 1) * self.inputs];
+                dots.copy_from_slice(&dots_of(simd, [row(0), row(1), row(2), row(3)], w));
+            }
+            let rest = x_fours.remainder().chunks_exact(self.inputs);
+            for (dot, x) in fours.into_remainder().iter_mut().zip(rest) {
+                [*dot] = dots_of(simd, [x], w);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn dots_of<S: pulp::Simd, const R: usize>(simd: S, rows: [&[f32]; R], w: &[f32]) -> [f32; R] {
+    let (w_wide, w_rest) = S::as_simd_f32s(w);
+    let rows = rows.map(|x| S::as_simd_f32s(x));
+    let mut sums = [simd.splat_f32s(0.0); R];
+    for (i, w) in w_wide.iter().enumerate() {
+        for (sum, (x, _)) in sums.iter_mut().zip(&rows) {
+            *sum = simd.mul_add_f32s(x[i], *w, *sum);
+        }
+    }
+    std::array::from_fn(|r| {
+        let rest = rows[r].1.iter().zip(w_rest).fold(0f32, |sum, (x, w)| sum + x * w);
+        simd.reduce_sum_f32s(sums[r]) + rest
+    })
 }
 
 /// All cores.

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 #[inline(always)]
 fn inverse_rms(x: &[f32], eps: f32) -> f32 {
-    1.0 / (simd::sum(x.len(), |i| x[i] * x[i]) / x.len() as f32 + eps).sqrt()
+    1.0 / (simd::dot(x, x) / x.len() as f32 + eps).sqrt()
 }
 
 impl RmsNormOp for Flex {
@@ -17,14 +17,17 @@ impl RmsNormOp for Flex {
         let mut out = unwritten(rows * d);
         let step = rows_per_task(d) * d;
         out.par_chunks_mut(step).zip(xs.par_chunks(step)).for_each(|(out, x)| {
-            simd::vectorized(|| {
-                for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
-                    let inv = inverse_rms(x, eps as f32);
-                    for ((o, x), w) in out.iter_mut().zip(x).zip(w) {
-                        *o = x * inv * w;
+            simd::vectorized(
+                #[inline(always)]
+                || {
+                    for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
+                        let inv = inverse_rms(x, eps as f32);
+                        for ((o, x), w) in out.iter_mut().zip(x).zip(w) {
+                            *o = x * inv * w;
+                        }
                     }
-                }
-            })
+                },
+            )
         });
         tensor(out, [rows, d])
     }
@@ -45,15 +48,18 @@ impl RmsNormOp for Flex {
             .zip(xs.par_chunks(step))
             .zip(dys.par_chunks(step))
             .for_each(|((out, x), dy)| {
-                simd::vectorized(|| {
-                    for ((out, x), dy) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(dy.chunks_exact(d)) {
-                        let inv = inverse_rms(x, eps as f32);
-                        let shared = simd::sum(d, |i| x[i] * w[i] * dy[i]) * inv * inv * inv / d as f32;
-                        for (((o, x), w), dy) in out.iter_mut().zip(x).zip(w).zip(dy) {
-                            *o = inv * w * dy - x * shared;
+                simd::vectorized(
+                    #[inline(always)]
+                    || {
+                        for ((out, x), dy) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(dy.chunks_exact(d)) {
+                            let inv = inverse_rms(x, eps as f32);
+                            let shared = simd::sum(d, |i| x[i] * w[i] * dy[i]) * inv * inv * inv / d as f32;
+                            for (((o, x), w), dy) in out.iter_mut().zip(x).zip(w).zip(dy) {
+                                *o = inv * w * dy - x * shared;
+                            }
                         }
-                    }
-                })
+                    },
+                )
             });
         tensor(out, [rows, d])
     }

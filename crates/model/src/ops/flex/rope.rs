@@ -28,20 +28,23 @@ impl RopeOp for Flex {
             .par_chunks_mut(step * width)
             .enumerate()
             .for_each(|(task, rows)| {
-                simd::vectorized(|| {
-                    for (i, row) in rows.chunks_exact_mut(width).enumerate() {
-                        let angles = (task * step + i) * half..(task * step + i + 1) * half;
-                        let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
-                        for head in row.chunks_exact_mut(head_dim) {
-                            let (first, rest) = head.split_at_mut(half);
-                            for (((a, b), c), s) in first.iter_mut().zip(&mut rest[..half]).zip(cos).zip(sin) {
-                                let (x, y, s) = (*a, *b, s * sign);
-                                *a = x * c - y * s;
-                                *b = y * c + x * s;
+                simd::vectorized(
+                    #[inline(always)]
+                    || {
+                        for (i, row) in rows.chunks_exact_mut(width).enumerate() {
+                            let angles = (task * step + i) * half..(task * step + i + 1) * half;
+                            let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
+                            for head in row.chunks_exact_mut(head_dim) {
+                                let (first, rest) = head.split_at_mut(half);
+                                for (((a, b), c), s) in first.iter_mut().zip(&mut rest[..half]).zip(cos).zip(sin) {
+                                    let (x, y, s) = (*a, *b, s * sign);
+                                    *a = x * c - y * s;
+                                    *b = y * c + x * s;
+                                }
                             }
                         }
-                    }
-                })
+                    },
+                )
             });
         x
     }

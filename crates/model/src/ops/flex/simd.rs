@@ -1,6 +1,7 @@
 //! Loops compiled for the widest instructions this processor has, and an `exp` they can vectorize.
 
-/// Runs `f`, whose loops are compiled for SSE2, AVX2 and AVX-512 and chosen at run time.
+/// Runs `f`, whose loops are compiled for SSE2, AVX2 and AVX-512 and chosen at run time. Write the closure as
+/// `#[inline(always)] || ...`: one that is not inlined is compiled for SSE2 alone.
 #[inline(always)]
 pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
@@ -50,6 +51,38 @@ pub fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
+/// Sum of products, in sixteen lanes.
+#[inline(always)]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0f32; 16];
+    let (a_chunks, b_chunks) = (a.chunks_exact(16), b.chunks_exact(16));
+    let rest = a_chunks
+        .remainder()
+        .iter()
+        .zip(b_chunks.remainder())
+        .fold(0f32, |sum, (a, b)| sum + a * b);
+    for (a, b) in a_chunks.zip(b_chunks) {
+        for i in 0..16 {
+            lanes[i] += a[i] * b[i];
+        }
+    }
+    lanes.iter().sum::<f32>() + rest
+}
+
+/// Sum, in sixteen lanes.
+#[inline(always)]
+pub fn total(x: &[f32]) -> f32 {
+    let mut lanes = [0f32; 16];
+    let chunks = x.chunks_exact(16);
+    let rest: f32 = chunks.remainder().iter().sum();
+    for chunk in chunks {
+        for i in 0..16 {
+            lanes[i] += chunk[i];
+        }
+    }
+    lanes.iter().sum::<f32>() + rest
+}
+
 /// Largest of `x`, sixteen lanes at a time.
 #[inline(always)]
 pub fn max(x: &[f32]) -> f32 {
@@ -66,6 +99,16 @@ pub fn max(x: &[f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn sums_of_every_length() {
+        for n in [0, 1, 15, 16, 17, 200] {
+            let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            let wanted: f32 = (0..n).map(|i| (i * i) as f32).sum();
+            assert_eq!(super::dot(&x, &x), wanted);
+            assert_eq!(super::total(&x), (0..n).sum::<usize>() as f32);
+        }
+    }
+
     #[test]
     fn exp_equals_the_standard_one() {
         for i in -8730..8800 {

@@ -12,11 +12,14 @@ impl SwigluOp for Flex {
         let step = rows_per_task(d) * d;
         let inputs = gate.as_slice().par_chunks(step).zip(up.as_slice().par_chunks(step));
         out.par_chunks_mut(step).zip(inputs).for_each(|(out, (gate, up))| {
-            simd::vectorized(|| {
-                for ((o, &g), &u) in out.iter_mut().zip(gate).zip(up) {
-                    *o = g / (1.0 + simd::exp(-g)) * u;
-                }
-            })
+            simd::vectorized(
+                #[inline(always)]
+                || {
+                    for ((o, &g), &u) in out.iter_mut().zip(gate).zip(up) {
+                        *o = g / (1.0 + simd::exp(-g)) * u;
+                    }
+                },
+            )
         });
         tensor(out, [rows, d])
     }
@@ -37,14 +40,17 @@ impl SwigluOp for Flex {
             .zip(up.as_slice().par_chunks(step))
             .zip(dy.as_slice().par_chunks(step));
         outputs.zip(inputs).for_each(|((dgate, dup), ((gate, up), dy))| {
-            simd::vectorized(|| {
-                let inputs = gate.iter().zip(up).zip(dy);
-                for ((dg, du), ((&g, &u), &dy)) in dgate.iter_mut().zip(dup.iter_mut()).zip(inputs) {
-                    let sigmoid = 1.0 / (1.0 + simd::exp(-g));
-                    *dg = dy * u * sigmoid * (1.0 + g * (1.0 - sigmoid));
-                    *du = dy * g * sigmoid;
-                }
-            })
+            simd::vectorized(
+                #[inline(always)]
+                || {
+                    let inputs = gate.iter().zip(up).zip(dy);
+                    for ((dg, du), ((&g, &u), &dy)) in dgate.iter_mut().zip(dup.iter_mut()).zip(inputs) {
+                        let sigmoid = 1.0 / (1.0 + simd::exp(-g));
+                        *dg = dy * u * sigmoid * (1.0 + g * (1.0 - sigmoid));
+                        *du = dy * g * sigmoid;
+                    }
+                },
+            )
         });
         (tensor(dgate, [rows, d]), tensor(dup, [rows, d]))
     }

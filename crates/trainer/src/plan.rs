@@ -250,10 +250,7 @@ pub fn measure_peak(device: &Device) -> f64 {
 }
 
 fn device_name(device: &Device) -> String {
-    format!("{device:?}")
-        .trim_start_matches("Device")
-        .trim_matches(['(', ')', ' '])
-        .to_string()
+    format!("{device:?}").trim_matches(['<', '>']).to_string()
 }
 
 fn share(part: usize, whole: usize) -> f64 {

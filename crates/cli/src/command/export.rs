@@ -109,13 +109,21 @@ fn commands(report: &ExportReport, printer: &Printer) {
         let base = named_base(dir).unwrap_or_else(|| "BASE".into());
         let (base, dir) = (shell_word(&base), word(dir));
         printer.talk(&format!("  tune chat --base {base} --adapter {dir}"));
-        printer.talk(&format!(
-            "  vllm serve {base} --enable-lora{} --lora-modules tuned={dir}",
-            vllm_rank(report)
-        ));
-        printer.talk(&format!(
-            "  python convert_lora_to_gguf.py {dir}    # of llama.cpp, for --lora"
-        ));
+        // Both of these want the base as a folder or hub id; the converter gets a hub id from the adapter itself.
+        if !base.ends_with(".gguf") {
+            let folder = if Path::new(&base).is_dir() {
+                format!(" --base {base}")
+            } else {
+                String::new()
+            };
+            printer.talk(&format!(
+                "  vllm serve {base} --enable-lora{} --lora-modules tuned={dir}",
+                vllm_rank(report)
+            ));
+            printer.talk(&format!(
+                "  python convert_lora_to_gguf.py{folder} {dir}    # of llama.cpp, for --lora"
+            ));
+        }
     }
 }
 

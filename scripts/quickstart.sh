@@ -112,7 +112,7 @@ else
     set +m
 fi
 
-phase "Building tune (6 to 8 minutes the first time)"
+phase "Building tune (about 8 minutes on 2 cores the first time)"
 cargo build --release --locked -p tune-cli
 
 phase "Base model: SmolLM2-135M-Instruct"

@@ -1,6 +1,6 @@
 //! Numbers against transformers, peft and torch.optim on tiny random models (`scripts/make_goldens.py`), and against ourselves:
 //! packed = alone, kept = recomputed, cache = no cache, merged = adapted.
-use crate::golden::{Golden, adapter, checkpoint, folder, max_difference, relative};
+use crate::golden::{Golden, adapter, checkpoint, max_difference, relative};
 use burn::tensor::Device;
 use tune_model::generate::{GenerateOptions, generate};
 use tune_model::lora::{LoraSpec, Targets};
@@ -263,13 +263,4 @@ fn targets_that_match_nothing_are_refused_by_name() {
     for part in ["target `query` matches no linear layer", "layer 70", "q_proj"] {
         assert!(text.contains(part), "{text}");
     }
-}
-
-#[test]
-fn golden_folders_exist() {
-    assert!(
-        CASES
-            .iter()
-            .all(|case| folder(case).join("golden.safetensors").is_file())
-    );
 }

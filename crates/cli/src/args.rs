@@ -5,8 +5,8 @@ use std::path::PathBuf;
 /// Said on every `--version`: PyTorch's torchtune installs a `tune` too.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (LoRA trainer in Rust; not torchtune)");
 
-/// Fine-tunes language models with LoRA on prompt/response data, and exports what PEFT, transformers, vLLM and
-/// llama.cpp load.
+/// Fine-tunes language models with LoRA on prompt/response data, and exports what PEFT, transformers, llama.cpp
+/// and mistral.rs load.
 #[derive(Debug, Parser)]
 #[command(name = "tune", version = VERSION, max_term_width = 100, propagate_version = true)]
 #[command(after_help = "\

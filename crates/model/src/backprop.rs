@@ -9,8 +9,8 @@
 use crate::causal_lm::{Input, Keep, Loss, Noise};
 use crate::family::Family;
 use crate::nn::{Pass, Tape};
+use crate::noise;
 use crate::ops::{self, Segment};
-use crate::{Result, noise};
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -61,7 +61,7 @@ enum Stage {
 }
 
 /// Loss and gradients of its sum, for every adapter.
-pub fn loss_and_gradients(model: &dyn Family, input: &Input, keep: Keep, noise: Noise) -> Result<(Loss, Gradients)> {
+pub fn loss_and_gradients(model: &dyn Family, input: &Input, keep: Keep, noise: Noise) -> (Loss, Gradients) {
     let layers = model.shape().layers;
     let lowest = model
         .linears()
@@ -100,7 +100,7 @@ pub fn loss_and_gradients(model: &dyn Family, input: &Input, keep: Keep, noise: 
             None => break,
         }
     }
-    Ok((loss, gradients))
+    (loss, gradients)
 }
 
 /// Loss alone, nothing kept.

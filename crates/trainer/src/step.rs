@@ -2,7 +2,7 @@
 use crate::optim::{AdamW, Pairs, clip_factor, global_norm};
 use crate::{Result, TrainError, tensors};
 use tune_data::Batch;
-use tune_model::{CausalLm, Keep, Loss, Noise};
+use tune_model::{CausalLm, Keep, Loss, Noise, noise};
 
 /// What one step did. `loss` is the mean over the learned tokens of the whole window.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -96,14 +96,9 @@ fn not_finite(what: &'static str, value: f64, step: usize, batches: &[Batch]) ->
     }
 }
 
-/// One seed for each micro-batch of each step (splitmix64 over all three), so that resuming needs no generator state.
+/// One seed for each micro-batch of each step, so that resuming needs no generator state.
 fn mix(seed: u64, step: u64, micro: u64) -> u64 {
-    [step, micro].into_iter().fold(seed, |state, value| {
-        let mut z = state.wrapping_add(value.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    })
+    noise::bits(noise::bits(seed, step), micro)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | [`rms_norm`] | yes | yes | yes |
 //! | [`layer_norm`] | yes | yes | yes |
-//! | [`lora_linear`] | yes | yes | yes |
+//! | [`linear`], [`lora_linear`] | yes | yes | yes |
 //! | [`rope`] | yes | yes | yes |
 //! | [`swiglu`], [`gelu`] | yes | yes | yes |
 //! | [`attention`] | yes | yes | yes |

@@ -1,4 +1,4 @@
-//! Saves gate and up; the product is recomputed by whoever needs it.
+//! Saves gate and up.
 use crate::ops::swiglu::SwigluOp;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;

@@ -7,7 +7,7 @@ pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
 }
 
-/// `e^x` to 2 ulp over the normal range, without branches: range reduction by `ln 2` in two parts and a degree-6
+/// `e^x` within 3e-7 of its value over the normal range, without branches: range reduction by `ln 2` in two parts and a degree-6
 /// polynomial (Cephes `expf`). Underflows to 0 below -87.3, is held at `e^88` above.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {

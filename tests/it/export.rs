@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicU8;
 use tune_model::merge::{MergeOptions, merge};
 use tune_model::peft::Adapter;
-use tune_model::{CausalLm, Checkpoint, Input};
+use tune_model::{CausalLm, Checkpoint, Input, Precision};
 use tune_trainer::export::{ExportRequest, export};
 use tune_trainer::verify::{Measured, Probe};
 use tune_trainer::watch::Silent;
@@ -61,8 +61,8 @@ fn merged_equals_adapted() {
             "{case} was to be sharded"
         );
         let reloaded = Checkpoint::open(&out.to_string_lossy(), &Default::default()).unwrap();
-        let merged = CausalLm::load(&reloaded, None, &Device::flex(), &mut |_, _| ()).unwrap();
-        let mut adapted = CausalLm::load(&base, None, &Device::flex(), &mut |_, _| ()).unwrap();
+        let merged = CausalLm::load(&reloaded, None, &Device::flex(), Precision::F32, &mut |_, _| ()).unwrap();
+        let mut adapted = CausalLm::load(&base, None, &Device::flex(), Precision::F32, &mut |_, _| ()).unwrap();
         let plain = logits(&adapted);
         adapted.attach(&adapter).unwrap();
         let d = max_difference(&logits(&merged), &logits(&adapted));
@@ -159,7 +159,7 @@ fn broken_merges_are_caught() {
     };
     let probes: Vec<_> = (0..3).filter_map(|s| Probe::of(&sample(s))).collect();
     let measure = |model: &CausalLm| Measured::of(model, &probes, &[]).unwrap();
-    let mut adapted = CausalLm::load(&base, None, &Device::flex(), &mut |_, _| ()).unwrap();
+    let mut adapted = CausalLm::load(&base, None, &Device::flex(), Precision::F32, &mut |_, _| ()).unwrap();
     adapted.attach(&whole).unwrap();
     let wanted = measure(&adapted);
     let dir = tempfile::tempdir().unwrap();
@@ -168,7 +168,7 @@ fn broken_merges_are_caught() {
         change(&mut changed);
         merge(&base, &changed, &out, &MergeOptions::default(), &mut |_, _| ()).unwrap();
         let merged = Checkpoint::open(&out.to_string_lossy(), &Default::default()).unwrap();
-        let model = CausalLm::load(&merged, None, &Device::flex(), &mut |_, _| ()).unwrap();
+        let model = CausalLm::load(&merged, None, &Device::flex(), Precision::F32, &mut |_, _| ()).unwrap();
         wanted.check("merged", &measure(&model), 1e-2).passed
     };
     assert!(merged("whole", |_| ()));

@@ -4,7 +4,7 @@ use crate::golden::{Golden, adapter, checkpoint, max_difference, relative};
 use burn::tensor::Device;
 use tune_model::generate::{GenerateOptions, generate};
 use tune_model::lora::{LoraSpec, Targets};
-use tune_model::{CausalLm, Input, Keep, Noise};
+use tune_model::{CausalLm, Input, Keep, Noise, Precision};
 
 const CASES: &[&str] = &[
     "llama-gqa-tied",
@@ -16,7 +16,8 @@ const CASES: &[&str] = &[
 const ADAPTED: &[&str] = &["llama-gqa-tied", "llama3-rope-untied", "gpt-neo"];
 
 fn load(case: &str) -> CausalLm {
-    CausalLm::load(&checkpoint(case), None, &Device::flex(), &mut |_, _| ()).unwrap_or_else(|e| panic!("{case}: {e}"))
+    CausalLm::load(&checkpoint(case), None, &Device::flex(), Precision::F32, &mut |_, _| ())
+        .unwrap_or_else(|e| panic!("{case}: {e}"))
 }
 
 fn load_adapted(case: &str) -> CausalLm {
@@ -228,7 +229,7 @@ fn fresh_adapters_change_nothing_and_count_by_formula() {
         let golden = Golden::open(case);
         let base = checkpoint(case);
         let spec = all_linear(4);
-        let model = CausalLm::load(&base, Some(&spec), &Device::flex(), &mut |_, _| ()).unwrap();
+        let model = CausalLm::load(&base, Some(&spec), &Device::flex(), Precision::F32, &mut |_, _| ()).unwrap();
         let d = max_difference(&model.logits(&golden_input(&golden)).unwrap(), &golden.f32("logits"));
         assert!(d < 1e-4, "{case}: B = 0 but logits differ by {d}");
         let counted: usize = model
@@ -238,7 +239,9 @@ fn fresh_adapters_change_nothing_and_count_by_formula() {
             .sum();
         assert_eq!(
             counted,
-            tune_model::causal_lm::sizes(&base, Some(&spec)).unwrap().lora_params,
+            tune_model::causal_lm::sizes(&base, Some(&spec), Precision::F32)
+                .unwrap()
+                .lora_params,
             "{case}"
         );
         assert!(
@@ -258,7 +261,7 @@ fn targets_that_match_nothing_are_refused_by_name() {
         layers: Some(vec![0, 70]),
         ..all_linear(4)
     };
-    let error = tune_model::causal_lm::sizes(&base, Some(&spec)).unwrap_err();
+    let error = tune_model::causal_lm::sizes(&base, Some(&spec), Precision::F32).unwrap_err();
     let text = format!("{error}\n{}", error.hint().unwrap_or_default());
     for part in ["target `query` matches no linear layer", "layer 70", "q_proj"] {
         assert!(text.contains(part), "{text}");

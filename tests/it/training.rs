@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor};
 use std::path::Path;
 use std::sync::atomic::AtomicU8;
 use tune_data::Batch;
-use tune_model::{CausalLm, Keep};
+use tune_model::{CausalLm, Keep, Precision};
 use tune_trainer::optim::{AdamW, Options};
 use tune_trainer::settings::{Settings, TrainFile};
 use tune_trainer::step::{StepOptions, step};
@@ -31,7 +31,14 @@ fn options(number: usize, rate: f64) -> StepOptions {
 }
 
 fn adapted() -> CausalLm {
-    let mut model = CausalLm::load(&checkpoint("llama-gqa-tied"), None, &Device::flex(), &mut |_, _| ()).unwrap();
+    let mut model = CausalLm::load(
+        &checkpoint("llama-gqa-tied"),
+        None,
+        &Device::flex(),
+        Precision::F32,
+        &mut |_, _| (),
+    )
+    .unwrap();
     model.attach(&adapter("llama-gqa-tied", "adapter")).unwrap();
     model
 }

@@ -169,7 +169,10 @@ pub struct Model {
     /// Jinja file to use instead of the model's own chat template
     #[arg(long, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
-    /// auto, flex or cpu
+    /// Of the base: auto, f32 or bf16
+    #[arg(long, default_value = "auto")]
+    pub dtype: BaseDtype,
+    /// auto, or one that `tune doctor` lists (cpu, cuda:0)
     #[arg(long, default_value = "auto", env = "TUNE_DEVICE")]
     pub device: String,
 }
@@ -294,7 +297,7 @@ pub struct Export {
     /// Replace what is in the output folders
     #[arg(long)]
     pub force: bool,
-    /// auto, flex or cpu
+    /// auto, or one that `tune doctor` lists (cpu, cuda:0)
     #[arg(long, default_value = "auto", env = "TUNE_DEVICE")]
     pub device: String,
 }
@@ -306,9 +309,27 @@ pub enum Dtype {
     Bf16,
 }
 
+/// How the base is held and computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BaseDtype {
+    Auto,
+    F32,
+    Bf16,
+}
+
+impl From<BaseDtype> for tune_model::precision::Dtype {
+    fn from(dtype: BaseDtype) -> Self {
+        match dtype {
+            BaseDtype::Auto => Self::Auto,
+            BaseDtype::F32 => Self::F32,
+            BaseDtype::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct Doctor {
-    /// auto, flex or cpu
+    /// auto, or one that `tune doctor` lists (cpu, cuda:0)
     #[arg(long, default_value = "auto", env = "TUNE_DEVICE")]
     pub device: String,
     /// Leave out the self-test

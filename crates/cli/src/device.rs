@@ -9,11 +9,23 @@ pub struct Backend {
     pub what: &'static str,
 }
 
-/// Compiled in, best first.
-pub const BACKENDS: [Backend; 1] = [Backend {
-    name: "flex",
-    what: "pure-Rust CPU",
-}];
+/// Compiled in.
+pub const BACKENDS: &[Backend] = &[
+    Backend {
+        name: "flex",
+        what: "pure-Rust CPU",
+    },
+    #[cfg(feature = "tch")]
+    Backend {
+        name: "libtorch",
+        what: "LibTorch on the CPU",
+    },
+    #[cfg(feature = "tch")]
+    Backend {
+        name: "cuda:N",
+        what: "LibTorch on GPU N",
+    },
+];
 
 pub struct Chosen {
     pub device: Device,
@@ -21,32 +33,96 @@ pub struct Chosen {
     pub why: String,
 }
 
-/// `auto`, `flex` or `cpu` to a device, and why it is that one.
+/// A device's name, as a setting has it, to the device, and why it is that one.
 pub fn choose(name: &str) -> anyhow::Result<Chosen> {
-    let why = match name {
-        "auto" => "auto: the only backend in this build",
-        "flex" | "cpu" => "as asked",
-        other => return Err(unknown(other)),
-    };
+    match name {
+        "auto" => Ok(best()),
+        "flex" | "cpu" => Ok(flex("as asked")),
+        other => libtorch(other),
+    }
+}
+
+fn flex(why: &str) -> Chosen {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(Chosen {
+    Chosen {
         device: Device::flex(),
         why: format!("flex, pure-Rust CPU, {} ({why})", plural(cores, "core")),
-    })
+    }
+}
+
+#[cfg(feature = "tch")]
+fn best() -> Chosen {
+    match tune_model::libtorch::cuda_devices() {
+        0 => flex("auto: no GPU to be used"),
+        _ => cuda(0, "auto: a GPU is there"),
+    }
+}
+
+#[cfg(not(feature = "tch"))]
+fn best() -> Chosen {
+    flex("auto: the only backend in this build")
+}
+
+#[cfg(feature = "tch")]
+fn cuda(index: usize, why: &str) -> Chosen {
+    Chosen {
+        device: tune_model::libtorch::cuda(index),
+        why: format!("cuda:{index}, LibTorch ({why})"),
+    }
+}
+
+#[cfg(feature = "tch")]
+fn libtorch(name: &str) -> anyhow::Result<Chosen> {
+    use tune_model::libtorch;
+    if name == "libtorch" {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        return Ok(Chosen {
+            device: libtorch::cpu(),
+            why: format!("LibTorch on the CPU, {} (as asked)", plural(cores, "core")),
+        });
+    }
+    let index = match name.split_once(':') {
+        None if name == "cuda" => 0,
+        Some(("cuda", index)) => index.parse().map_err(|_| unknown(name))?,
+        _ => return Err(unknown(name)),
+    };
+    match libtorch::cuda_devices() {
+        found if index < found => Ok(cuda(index, "as asked")),
+        0 => Err(Failure::error(
+            format!("device `{name}` cannot be used: LibTorch sees no GPU"),
+            "`tune doctor` says what is missing: the driver, or a LibTorch with CUDA",
+        )),
+        found => Err(Failure::error(
+            format!("there is no device `{name}`: LibTorch sees {}", plural(found, "GPU")),
+            format!("the last one is cuda:{}", found - 1),
+        )),
+    }
+}
+
+#[cfg(not(feature = "tch"))]
+fn libtorch(name: &str) -> anyhow::Result<Chosen> {
+    Err(unknown(name))
 }
 
 fn unknown(name: &str) -> anyhow::Error {
-    let known = ["auto", "flex", "cpu"];
+    let known: Vec<&str> = ["auto", "cpu"]
+        .into_iter()
+        .chain(BACKENDS.iter().map(|b| b.name))
+        .collect();
     let gpu = [
         "cuda", "tch", "libtorch", "rocm", "metal", "mps", "wgpu", "vulkan", "gpu",
     ];
     if gpu.contains(&name.split(':').next().unwrap_or_default()) {
+        let names: Vec<&str> = BACKENDS.iter().map(|b| b.name).collect();
         return Failure::error(
-            format!("device `{name}` is not compiled into this binary; it has flex (pure-Rust CPU)"),
-            "set device = \"auto\"; `tune doctor` lists what this build has",
+            format!(
+                "device `{name}` is not compiled into this binary; it has {}",
+                names.join(", ")
+            ),
+            "set device = \"auto\"; a build with `--features tch` computes on NVIDIA GPUs",
         );
     }
-    let near = crate::options::nearest(name, known).unwrap_or("auto");
+    let near = crate::options::nearest(name, known.iter().copied()).unwrap_or("auto");
     Failure::error(
         format!("unknown device `{name}`; wanted one of {}", known.join(", ")),
         format!("did you mean `{near}`?"),

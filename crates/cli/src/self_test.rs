@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tune_model::lora::{LoraSpec, Targets};
-use tune_model::{CausalLm, Checkpoint, Input, Keep, Noise, OpenOptions};
+use tune_model::{CausalLm, Checkpoint, Input, Keep, Noise, OpenOptions, Precision};
 
 const HIDDEN: usize = 16;
 const INNER: usize = 32;
@@ -23,7 +23,7 @@ pub struct Outcome {
 }
 
 /// Loads, computes loss and gradients, takes one step of plain descent, and looks whether the loss fell.
-pub fn run(device: &Device) -> anyhow::Result<Outcome> {
+pub fn run(device: &Device, precision: Precision) -> anyhow::Result<Outcome> {
     let folder = Scratch::new()?;
     write_model(&folder.0)?;
     let base = Checkpoint::open(
@@ -33,7 +33,7 @@ pub fn run(device: &Device) -> anyhow::Result<Outcome> {
             ..Default::default()
         },
     )?;
-    let mut model = CausalLm::load(&base, Some(&lora()), device, &mut |_, _| {})?;
+    let mut model = CausalLm::load(&base, Some(&lora()), device, precision, &mut |_, _| {})?;
     let input = input();
     let (loss, gradients) = model.loss_and_gradients(&input, Keep { blocks: LAYERS }, Noise::default())?;
     ensure!(loss.sum.is_finite(), "the loss of a random model is {}", loss.sum);

@@ -6,7 +6,7 @@ use crate::load::Weights;
 use crate::lora::LoraSpec;
 use crate::nn::Lora;
 use crate::peft::Adapter;
-use crate::{ModelError, Result, ops, precision};
+use crate::{ModelError, Precision, Result, ops, precision};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::sync::Arc;
 
@@ -94,10 +94,10 @@ pub struct Sizes {
 }
 
 /// Reads sizes off the headers.
-pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>) -> Result<Sizes> {
+pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>, precision: Precision) -> Result<Sizes> {
     // Any device does: nothing is read.
     let device = Device::flex();
-    let family = family::load(base, Weights::new(base, &device, false, &mut |_, _| ()))?;
+    let family = family::load(base, Weights::new(base, &device, precision, false, &mut |_, _| ()))?;
     let shape = family.shape();
     let linears = family.linears();
     let planned = lora.map(|spec| spec.plan(&linears)).transpose()?.unwrap_or_default();
@@ -106,7 +106,7 @@ pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>) -> Result<Sizes> {
         .values()
         .map(|info| info.shape.iter().product::<usize>())
         .sum();
-    let bytes = std::mem::size_of::<f32>();
+    let bytes = precision.compute.size();
     let u_columns: usize = planned.iter().map(|p| p.r).sum::<usize>() / shape.layers.max(1);
     Ok(Sizes {
         family: family.name().to_string(),
@@ -130,6 +130,7 @@ pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>) -> Result<Sizes> {
 pub struct CausalLm {
     family: Box<dyn Family>,
     device: Device,
+    precision: Precision,
 }
 
 impl CausalLm {
@@ -139,15 +140,16 @@ impl CausalLm {
         base: &Checkpoint,
         lora: Option<&LoraSpec>,
         device: &Device,
+        precision: Precision,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
         // First the account alone, so that a wrong tensor is told before gigabytes are read.
-        let outline = family::load(base, Weights::new(base, device, false, &mut |_, _| ()))?;
+        let outline = family::load(base, Weights::new(base, device, precision, false, &mut |_, _| ()))?;
         let planned = lora
             .map(|spec| spec.plan(&outline.linears()))
             .transpose()?
             .unwrap_or_default();
-        let mut family = family::load(base, Weights::new(base, device, true, progress))?;
+        let mut family = family::load(base, Weights::new(base, device, precision, true, progress))?;
         let mut linears = family.linears_mut();
         for p in planned {
             let Some(spec) = lora else { break };
@@ -164,6 +166,7 @@ impl CausalLm {
         Ok(Self {
             family,
             device: device.clone(),
+            precision,
         })
     }
 
@@ -275,6 +278,9 @@ impl CausalLm {
     }
     pub fn layers(&self) -> usize {
         self.family.shape().layers
+    }
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
     pub fn device(&self) -> &Device {
         &self.device

@@ -90,6 +90,8 @@ pub enum ModelError {
     TokenOutOfRange { token: u32, vocab: usize },
     #[error("{tokens} tokens do not fit the model's context of {context}")]
     TooLong { tokens: usize, context: usize },
+    #[error("the base cannot be held as asked: {problem}")]
+    Precision { problem: String },
     #[error("there are no tokens to run the model on")]
     NoTokens,
 }
@@ -133,6 +135,7 @@ impl ModelError {
             Self::Pattern { .. } => "patterns follow the syntax of the Rust regex crate; escape dots as \\.",
             Self::TokenOutOfRange { .. } => "the tokenizer does not belong to this model: use the one it came with",
             Self::TooLong { .. } => "shorten the prompt, or ask for fewer new tokens",
+            Self::Precision { .. } => "set model.dtype = \"auto\"",
             Self::NoTokens => "give a prompt that is not empty",
             Self::BaseNotFound { .. } => {
                 "name a folder in Hugging Face layout, a .gguf file, or a hub id such as \

@@ -2,7 +2,7 @@
 use crate::causal_lm::{CausalLm, Input};
 use crate::nn::{Cache, Pass};
 use crate::ops::Segment;
-use crate::{ModelError, Result, precision, sampler};
+use crate::{ModelError, Result, sampler};
 use burn::tensor::Tensor;
 use std::cell::RefCell;
 
@@ -100,12 +100,7 @@ pub fn generate(
     let mut done: Vec<Option<Generation>> = prompts.iter().map(|_| None).collect();
     let mut steps: Vec<Vec<Step>> = vec![Vec::new(); prompts.len()];
     let capacity = running.iter().map(|s| s.prompt + s.limit).collect();
-    let cache = Cache::new(
-        model.layers(),
-        capacity,
-        model.device(),
-        precision::compute(model.device()),
-    );
+    let cache = Cache::new(model.layers(), capacity, model.device(), model.precision().compute);
     let cache = RefCell::new(cache);
 
     running.retain(|s| {

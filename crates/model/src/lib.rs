@@ -4,8 +4,11 @@ pub mod causal_lm;
 pub mod checkpoint;
 pub mod error;
 pub mod family;
+pub mod frozen;
 pub mod generate;
 pub mod gguf;
+#[cfg(feature = "tch")]
+pub mod libtorch;
 pub mod load;
 pub mod lora;
 pub mod merge;
@@ -21,4 +24,6 @@ pub mod staging;
 pub use causal_lm::{CausalLm, Input, Keep, Loss, Noise};
 pub use checkpoint::{Checkpoint, OpenOptions};
 pub use error::ModelError;
+pub use frozen::Frozen;
+pub use precision::Precision;
 pub type Result<T> = std::result::Result<T, ModelError>;

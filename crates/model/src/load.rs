@@ -1,6 +1,7 @@
 //! Checkpoint tensors into model fields, strictly: every missing, unexpected or misshapen tensor in one error.
 use crate::checkpoint::{Checkpoint, StoredType};
-use crate::{ModelError, Result, precision};
+use crate::precision::{Precision, Stored};
+use crate::{Frozen, ModelError, Result};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -10,6 +11,7 @@ use std::collections::BTreeSet;
 pub struct Weights<'a> {
     source: &'a Checkpoint,
     device: &'a Device,
+    precision: Precision,
     read: bool,
     account: RefCell<Account<'a>>,
 }
@@ -25,6 +27,7 @@ impl<'a> Weights<'a> {
     pub fn new(
         source: &'a Checkpoint,
         device: &'a Device,
+        precision: Precision,
         read: bool,
         progress: &'a mut dyn FnMut(usize, usize),
     ) -> Self {
@@ -37,9 +40,24 @@ impl<'a> Weights<'a> {
         Self {
             source,
             device,
+            precision,
             read,
             account: RefCell::new(account),
         }
+    }
+
+    /// The head where it is tied to the embedding.
+    pub fn tied(&self, embedding: &Tensor<2>) -> Frozen {
+        let embedding = embedding.clone();
+        if self.read {
+            Frozen::new(embedding, self.precision.head)
+        } else {
+            embedding.into()
+        }
+    }
+
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     pub fn root(&self) -> At<'_, 'a> {
@@ -137,8 +155,27 @@ impl<'w, 'a> At<'w, 'a> {
         let (data, shape) = values.map_or((vec![0.0], [1, 1]), |v| (v, [rows, columns]));
         Tensor::from_data(
             TensorData::new(data, shape),
-            (self.weights.device, precision::compute(self.weights.device)),
+            (self.weights.device, self.weights.precision.compute),
         )
+    }
+
+    /// The weight of a linear of the blocks, in the form those are stored in.
+    pub fn linear(&self, name: &str, rows: usize, columns: usize) -> Frozen {
+        self.frozen(name, rows, columns, self.weights.precision.linears)
+    }
+
+    /// The weight of the head, as [`Self::linear`].
+    pub fn head(&self, name: &str, rows: usize, columns: usize) -> Frozen {
+        self.frozen(name, rows, columns, self.weights.precision.head)
+    }
+
+    fn frozen(&self, name: &str, rows: usize, columns: usize, stored: Stored) -> Frozen {
+        let dense = self.matrix(name, rows, columns);
+        if self.weights.read {
+            Frozen::new(dense, stored)
+        } else {
+            dense.into()
+        }
     }
 
     pub fn vector(&self, name: &str, length: usize) -> Tensor<1> {
@@ -149,7 +186,7 @@ impl<'w, 'a> At<'w, 'a> {
         let shape = [data.len()];
         Tensor::from_data(
             TensorData::new(data, shape),
-            (self.weights.device, precision::compute(self.weights.device)),
+            (self.weights.device, self.weights.precision.compute),
         )
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use tune_data::{Codec, Origin, Sample};
 use tune_model::merge::{MergeOptions, MergeReport, merge};
 use tune_model::peft::Adapter;
-use tune_model::{Checkpoint, OpenOptions};
+use tune_model::{Checkpoint, OpenOptions, Precision};
 
 pub use crate::verify::Check;
 
@@ -330,7 +330,7 @@ fn check(
     let stop = stop_tokens(&source.base, &source.codec);
     let mut checks = Vec::new();
 
-    let mut model = load_model(&source.base, None, &request.device, watch)?;
+    let mut model = load_model(&source.base, None, &request.device, Precision::F32, watch)?;
     model.attach(&source.found.adapter)?;
     watch.on(Event::Phase {
         name: "comparing",
@@ -357,7 +357,7 @@ fn check(
                 ..OpenOptions::default()
             },
         )?;
-        let model = load_model(&merged, None, &request.device, watch)?;
+        let model = load_model(&merged, None, &request.device, Precision::F32, watch)?;
         watch.on(Event::Phase {
             name: "comparing",
             total: 0,

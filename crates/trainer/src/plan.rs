@@ -1,13 +1,13 @@
 //! What will happen, before it does: steps, memory, time.
 use crate::settings::{KeepBlocks, Settings};
 use crate::{Result, TrainError, memory};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{Device, Tensor};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 use tune_data::{Corpus, Packed, Row};
-use tune_model::Checkpoint;
 use tune_model::causal_lm::Sizes;
 use tune_model::ops::{linear, linear_cross_entropy::chunk_rows};
+use tune_model::{Checkpoint, Frozen, Precision};
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
@@ -59,6 +59,7 @@ pub struct Sources<'a> {
     pub packed: &'a Packed,
     pub validation_tokens: usize,
     pub device: &'a Device,
+    pub precision: Precision,
     pub device_why: &'a str,
     /// Blocks kept by the run that goes on.
     pub kept_before: Option<usize>,
@@ -95,7 +96,7 @@ pub fn plan(sources: Sources<'_>) -> Result<Plan> {
     let mut warnings = sources.warnings.clone();
     let (memory, kept_blocks) = memory_plan(&sources, &lengths, &mut warnings)?;
     let floor = floor_flops(sizes, &lengths);
-    let peak_flops = measure_peak(sources.device);
+    let peak_flops = measure_peak(sources.device, sources.precision);
     let recomputed = 2.0 * sizes.matmul_params as f64 * (1.0 - share(kept_blocks, sizes.layers));
     let evaluations = match train.eval_every {
         0 => 0,
@@ -230,11 +231,11 @@ fn memory_plan(
 }
 
 /// FLOP/s of a frozen linear layer on `device`, by the operation the model uses: the best of a tenth of a second.
-pub fn measure_peak(device: &Device) -> f64 {
+pub fn measure_peak(device: &Device, precision: Precision) -> f64 {
     const ROWS: usize = 512;
     const N: usize = 1024;
-    let matrix = |rows| Tensor::<2>::ones([rows, N], (device, DType::F32));
-    let (x, weight) = (matrix(ROWS), matrix(N));
+    let matrix = |rows| Tensor::<2>::ones([rows, N], (device, precision.compute));
+    let (x, weight) = (matrix(ROWS), Frozen::new(matrix(N), precision.linears));
     let flops = 2.0 * (ROWS * N * N) as f64;
     let begun = Instant::now();
     let mut best = f64::MIN_POSITIVE;
@@ -298,7 +299,7 @@ mod tests {
 
     #[test]
     fn the_probe_measures_something_plausible() {
-        let peak = measure_peak(&Device::flex());
+        let peak = measure_peak(&Device::flex(), Precision::F32);
         assert!((1e8..1e15).contains(&peak), "{peak}");
     }
 }

@@ -10,7 +10,7 @@ use tune_data::corpus::Progress;
 use tune_data::{Batch, Codec, Corpus, Loader, Packed, pack};
 use tune_model::causal_lm::{Sizes, sizes};
 use tune_model::lora::LoraSpec;
-use tune_model::{CausalLm, Checkpoint, OpenOptions};
+use tune_model::{CausalLm, Checkpoint, OpenOptions, Precision};
 
 pub struct Prepared {
     pub base: Checkpoint,
@@ -18,6 +18,7 @@ pub struct Prepared {
     pub corpus: Corpus,
     pub packed: Packed,
     pub evaluator: Evaluator,
+    pub precision: Precision,
     pub plan: Plan,
 }
 
@@ -27,7 +28,8 @@ pub fn prepare(start: &Start<'_>, kept_before: Option<usize>, watch: &mut dyn Wa
     let warnings = settings.validate()?;
     let (base, codec) = open_base(settings, &start.hub)?;
     let lora = settings.lora_spec();
-    let sizes = sizes(&base, Some(&lora))?;
+    let precision = Precision::resolve(settings.model.dtype, &start.device)?;
+    let sizes = sizes(&base, Some(&lora), precision)?;
 
     let corpus = load_data(start, &codec, watch)?;
     let data = &settings.data;
@@ -42,6 +44,7 @@ pub fn prepare(start: &Start<'_>, kept_before: Option<usize>, watch: &mut dyn Wa
         packed: &packed,
         validation_tokens: evaluator.tokens(),
         device: &start.device,
+        precision,
         device_why: &start.device_why,
         kept_before,
         warnings,
@@ -52,6 +55,7 @@ pub fn prepare(start: &Start<'_>, kept_before: Option<usize>, watch: &mut dyn Wa
         corpus,
         packed,
         evaluator,
+        precision,
         plan,
     })
 }
@@ -93,10 +97,11 @@ pub fn load_model(
     base: &Checkpoint,
     lora: Option<&LoraSpec>,
     device: &Device,
+    precision: Precision,
     watch: &mut dyn Watch,
 ) -> Result<CausalLm> {
     let mut announced = false;
-    Ok(CausalLm::load(base, lora, device, &mut |done, total| {
+    Ok(CausalLm::load(base, lora, device, precision, &mut |done, total| {
         if !announced {
             announced = true;
             watch.on(Event::Phase {

@@ -200,6 +200,7 @@ impl<'a> Run<'a> {
             &self.prepared.base,
             Some(&settings.lora_spec()),
             &self.start.device,
+            self.prepared.precision,
             watch,
         )?;
         let train = &settings.train;

@@ -10,7 +10,7 @@ use std::time::Instant;
 use tune_data::Codec;
 use tune_model::generate::GenerateOptions;
 use tune_model::peft::Adapter;
-use tune_model::{CausalLm, Checkpoint, ModelError};
+use tune_model::{CausalLm, Checkpoint, ModelError, Precision};
 use tune_trainer::watch::{Event, Watch};
 
 pub struct Answering {
@@ -24,6 +24,7 @@ impl Answering {
     pub fn load(args: &Model, printer: &Printer) -> anyhow::Result<Self> {
         let began = Instant::now();
         let chosen = device::choose(&args.device)?;
+        let precision = Precision::resolve(args.dtype.into(), &chosen.device)?;
         let adapter = args.adapter.as_deref().map(read_adapter).transpose()?;
         let base = base_of(args, adapter.as_ref())?;
         let base = open(
@@ -33,7 +34,7 @@ impl Answering {
         )?;
         let codec = codec(&base, args.chat_template.as_deref())?;
         let mut console = Console::new(printer);
-        let loaded = CausalLm::load(&base, None, &chosen.device, &mut |done, total| {
+        let loaded = CausalLm::load(&base, None, &chosen.device, precision, &mut |done, total| {
             if done <= 1 {
                 console.on(Event::Phase {
                     name: "loading weights",

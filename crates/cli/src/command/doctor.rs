@@ -6,6 +6,7 @@ use crate::printer::{Printer, Style, bytes, duration, plural, row};
 use crate::{End, device, environment, self_test};
 use std::path::Path;
 use std::time::Instant;
+use tune_model::Precision;
 
 pub fn run(args: &Doctor, printer: &Printer) -> anyhow::Result<End> {
     let style = &printer.data_style;
@@ -26,7 +27,7 @@ pub fn run(args: &Doctor, printer: &Printer) -> anyhow::Result<End> {
     }
     let chosen = device::choose(&args.device)?;
     let began = Instant::now();
-    match self_test::run(&chosen.device) {
+    match self_test::run(&chosen.device, Precision::F32) {
         Ok(outcome) => {
             printer.data(&row(style, "self-test", &passed(style, &outcome, began)))?;
             Ok(End::Done)

@@ -3,7 +3,7 @@ use super::{Family, Shape, config, unsupported};
 use crate::checkpoint::Checkpoint;
 use crate::load::{At, Weights};
 use crate::nn::{Angles, Heads, LayerNorm, Linear, Pass};
-use crate::{Result, ops};
+use crate::{Frozen, Result, ops};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::Deserialize;
 
@@ -42,8 +42,7 @@ fn default_tied() -> bool {
 
 pub struct GptNeo {
     pub transformer: Transformer,
-    /// `None` where it is tied to `wte`.
-    pub lm_head: Option<Tensor<2>>,
+    pub lm_head: Frozen,
     shape: Shape,
     device: Device,
 }
@@ -132,7 +131,10 @@ impl GptNeo {
         let h = kinds.iter().enumerate().map(block).collect();
         let ln_f = LayerNorm::load(&at.at("ln_f"), d, cfg.layer_norm_epsilon);
         let tied = cfg.tie_word_embeddings && !weights.has("lm_head.weight");
-        let lm_head = (!tied).then(|| weights.root().matrix("lm_head.weight", cfg.vocab_size, d));
+        let lm_head = match tied {
+            true => weights.tied(&wte),
+            false => weights.root().head("lm_head.weight", cfg.vocab_size, d),
+        };
         let device = wte.device();
         // Older checkpoints store the causal masks as buffers.
         weights.finish(|name| name.ends_with("attn.attention.bias") || name.ends_with("attn.attention.masked_bias"))?;
@@ -196,8 +198,8 @@ impl Family for GptNeo {
     fn norm(&self, x: Tensor<2>) -> Tensor<2> {
         self.transformer.ln_f.forward(x)
     }
-    fn head(&self) -> &Tensor<2> {
-        self.lm_head.as_ref().unwrap_or(&self.transformer.wte)
+    fn head(&self) -> &Frozen {
+        &self.lm_head
     }
     fn linears(&self) -> Vec<&Linear> {
         self.transformer

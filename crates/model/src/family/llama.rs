@@ -3,7 +3,7 @@ use super::{Family, Shape, config, unsupported};
 use crate::checkpoint::Checkpoint;
 use crate::load::{At, Weights};
 use crate::nn::{Angles, Heads, Linear, Pass, RmsNorm, Rope};
-use crate::{Result, ops};
+use crate::{Frozen, Result, ops};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::Deserialize;
 
@@ -39,8 +39,7 @@ fn default_act() -> String {
 
 pub struct Llama {
     pub model: Model,
-    /// `None` where it is tied to the embedding.
-    pub lm_head: Option<Tensor<2>>,
+    pub lm_head: Frozen,
     shape: Shape,
     rope: Rope,
     device: Device,
@@ -120,7 +119,10 @@ impl Llama {
         let norm = RmsNorm::load(&model.at("norm"), d, cfg.rms_norm_eps);
         // A head in the file wins over the config's word that it is tied, as in transformers.
         let tied = cfg.tie_word_embeddings && !weights.has("lm_head.weight");
-        let lm_head = (!tied).then(|| weights.root().matrix("lm_head.weight", cfg.vocab_size, d));
+        let lm_head = match tied {
+            true => weights.tied(&embed_tokens),
+            false => weights.root().head("lm_head.weight", cfg.vocab_size, d),
+        };
         let device = embed_tokens.device();
         weights.finish(|name| name.ends_with("rotary_emb.inv_freq"))?;
         Ok(Self {
@@ -197,8 +199,8 @@ impl Family for Llama {
     fn norm(&self, x: Tensor<2>) -> Tensor<2> {
         self.model.norm.forward(x)
     }
-    fn head(&self) -> &Tensor<2> {
-        self.lm_head.as_ref().unwrap_or(&self.model.embed_tokens)
+    fn head(&self) -> &Frozen {
+        &self.lm_head
     }
     fn linears(&self) -> Vec<&Linear> {
         self.model

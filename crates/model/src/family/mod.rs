@@ -5,7 +5,7 @@ pub mod llama;
 use crate::checkpoint::Checkpoint;
 use crate::load::Weights;
 use crate::nn::{Angles, Linear, Pass};
-use crate::{ModelError, Result};
+use crate::{Frozen, ModelError, Result};
 use burn::tensor::Tensor;
 use serde::de::DeserializeOwned;
 
@@ -25,7 +25,7 @@ pub trait Family: Send {
     /// The norm before the head.
     fn norm(&self, x: Tensor<2>) -> Tensor<2>;
     /// `[vocab, d]`
-    fn head(&self) -> &Tensor<2>;
+    fn head(&self) -> &Frozen;
     /// The linears of all blocks, block by block.
     fn linears(&self) -> Vec<&Linear>;
     fn linears_mut(&mut self) -> Vec<&mut Linear>;

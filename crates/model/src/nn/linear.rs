@@ -1,5 +1,6 @@
 //! A linear layer: weight frozen, with or without an adapter.
 use super::Pass;
+use crate::Frozen;
 use crate::load::At;
 use crate::noise;
 use crate::ops::{self, LoraCfg};
@@ -14,7 +15,7 @@ pub struct Linear {
     pub inputs: usize,
     pub outputs: usize,
     /// `[out, in]`
-    pub weight: Tensor<2>,
+    pub weight: Frozen,
     pub bias: Option<Tensor<1>>,
     pub lora: Option<Lora>,
 }
@@ -35,7 +36,7 @@ impl Linear {
             layer,
             inputs,
             outputs,
-            weight: at.matrix("weight", outputs, inputs),
+            weight: at.linear("weight", outputs, inputs),
             bias: bias.then(|| at.vector("bias", outputs)),
             lora: None,
         }

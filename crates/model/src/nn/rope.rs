@@ -81,7 +81,7 @@ impl Rope {
         let tensor = |data| {
             Tensor::from_data(
                 TensorData::new(data, [positions.len(), half]),
-                (device, precision::compute(device)),
+                (device, precision::EXACT),
             )
         };
         Angles {

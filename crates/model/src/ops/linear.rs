@@ -1,21 +1,21 @@
 //! Frozen linear: the weight gets no gradient.
 use super::has_kernels;
+use crate::frozen::{Frozen, Weight};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
 #[backend_extension(Autodiff, Flex)]
 pub trait LinearOp: Backend {
-    fn frozen_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
-    fn frozen_linear_backward(dy: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn frozen_linear(x: FloatTensor<Self>, #[extension_type] weight: Weight<Self>) -> FloatTensor<Self>;
+    fn frozen_linear_backward(dy: FloatTensor<Self>, #[extension_type] weight: Weight<Self>) -> FloatTensor<Self>;
 }
 
 /// `x · weightᵀ`, the weight as checkpoints store it.
 ///
 /// # Shapes
 /// - `x`: `[tokens, in]`, `weight`: `[out, in]`, result: `[tokens, out]`
-pub fn linear(x: Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
-    debug_assert_eq!(x.dtype(), weight.dtype());
+pub fn linear(x: Tensor<2>, weight: &Frozen) -> Tensor<2> {
     if !has_kernels(&x) {
         return reference(x, weight);
     }
@@ -26,8 +26,9 @@ pub fn linear(x: Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
 }
 
 /// The same from Burn's operations.
-pub fn reference(x: Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
-    x.matmul(weight.clone().transpose())
+pub fn reference(x: Tensor<2>, weight: &Frozen) -> Tensor<2> {
+    let weight = weight.dense(x.dtype());
+    x.matmul(weight.transpose())
 }
 
 #[cfg(test)]
@@ -37,7 +38,7 @@ mod tests {
 
     #[test]
     fn equals_the_reference_in_value_and_gradient() {
-        let weight = random::<2>(2, [21, 37]);
+        let weight = Frozen::from(random::<2>(2, [21, 37]));
         // Few rows, as while decoding, have a path of their own.
         for rows in [1, 11, 40] {
             assert_parity(

@@ -1,5 +1,6 @@
 //! The head and its loss in one: logits exist for a chunk of rows at a time, never `[tokens, vocabulary]`.
 use super::has_kernels;
+use crate::frozen::{Frozen, Weight};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{DType, Int, Tensor, TensorData, activation};
@@ -17,12 +18,12 @@ pub fn chunk_rows(vocab: usize) -> usize {
 pub trait LinearCrossEntropyOp: Backend {
     fn linear_cross_entropy(
         hidden: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        #[extension_type] weight: Weight<Self>,
         targets: Arc<[u32]>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
     fn linear_cross_entropy_loss(
         hidden: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        #[extension_type] weight: Weight<Self>,
         targets: Arc<[u32]>,
     ) -> FloatTensor<Self>;
 }
@@ -35,7 +36,7 @@ pub trait LinearCrossEntropyOp: Backend {
 /// - result: losses `[rows]`, gradient `[rows, d]`
 pub fn linear_cross_entropy(
     hidden: Tensor<2>,
-    weight: &Tensor<2>,
+    weight: &Frozen,
     targets: Arc<[u32]>,
     gradient: bool,
 ) -> (Tensor<1>, Option<Tensor<2>>) {
@@ -55,11 +56,13 @@ pub fn linear_cross_entropy(
 }
 
 /// The same from Burn's operations, all rows at once.
-pub fn reference(hidden: Tensor<2>, weight: &Tensor<2>, targets: &[u32]) -> (Tensor<1>, Tensor<2>) {
+pub fn reference(hidden: Tensor<2>, weight: &Frozen, targets: &[u32]) -> (Tensor<1>, Tensor<2>) {
     let n = targets.len();
     let device = hidden.device();
     let indices: Vec<i64> = targets.iter().map(|t| *t as i64).collect();
     let indices = Tensor::<2, Int>::from_data(TensorData::new(indices, [n, 1]), &device);
+    let dtype = hidden.dtype();
+    let weight = weight.dense(dtype);
     let logits = hidden.matmul(weight.clone().transpose()).cast(DType::F32);
     let loss = activation::log_softmax(logits.clone(), 1)
         .gather(1, indices.clone())
@@ -71,7 +74,7 @@ pub fn reference(hidden: Tensor<2>, weight: &Tensor<2>, targets: &[u32]) -> (Ten
         .float()
         .cast(DType::F32);
     let dlogits = activation::softmax(logits, 1) - one_hot;
-    (loss, dlogits.cast(weight.dtype()).matmul(weight.clone()))
+    (loss, dlogits.cast(dtype).matmul(weight))
 }
 
 #[cfg(test)]
@@ -81,7 +84,8 @@ mod tests {
 
     #[test]
     fn equals_the_reference_in_value_and_gradient() {
-        let (hidden, weight) = (random::<2>(1, [50, 24]), random::<2>(2, [101, 24]) * 3.0);
+        let hidden = random::<2>(1, [50, 24]);
+        let weight = Frozen::from(random::<2>(2, [101, 24]) * 3.0);
         let targets: Arc<[u32]> = (0..50).map(|i| (i * 37 % 101) as u32).collect();
         let (loss, dh) = linear_cross_entropy(hidden.clone(), &weight, targets.clone(), true);
         let (loss_ref, dh_ref) = reference(hidden.clone(), &weight, &targets);

@@ -1,5 +1,6 @@
 //! Linear with a low-rank update (Hu et al. 2021, arXiv:2106.09685), the update never composed into a dense weight.
 use super::has_kernels;
+use crate::frozen::{Frozen, Weight};
 use crate::noise;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
@@ -19,7 +20,7 @@ pub struct LoraCfg {
 pub trait LoraLinearOp: Backend {
     fn lora_linear(
         x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        #[extension_type] weight: Weight<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         cfg: LoraCfg,
@@ -27,7 +28,7 @@ pub trait LoraLinearOp: Backend {
     /// `(y, u)` with `u = dropout(x) · aᵀ`, kept for the backward pass.
     fn lora_linear_forward(
         x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        #[extension_type] weight: Weight<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         cfg: LoraCfg,
@@ -37,7 +38,7 @@ pub trait LoraLinearOp: Backend {
         dy: FloatTensor<Self>,
         x: FloatTensor<Self>,
         u: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        #[extension_type] weight: Weight<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         cfg: LoraCfg,
@@ -48,8 +49,7 @@ pub trait LoraLinearOp: Backend {
 ///
 /// # Shapes
 /// - `x`: `[tokens, in]`, `weight`: `[out, in]`, `a`: `[r, in]`, `b`: `[out, r]`, result: `[tokens, out]`
-pub fn lora_linear(x: Tensor<2>, weight: &Tensor<2>, a: Tensor<2>, b: Tensor<2>, cfg: LoraCfg) -> Tensor<2> {
-    debug_assert_eq!(x.dtype(), weight.dtype());
+pub fn lora_linear(x: Tensor<2>, weight: &Frozen, a: Tensor<2>, b: Tensor<2>, cfg: LoraCfg) -> Tensor<2> {
     if !has_kernels(&x) {
         return reference(x, weight, a, b, cfg);
     }
@@ -63,8 +63,8 @@ pub fn lora_linear(x: Tensor<2>, weight: &Tensor<2>, a: Tensor<2>, b: Tensor<2>,
 }
 
 /// The same from Burn's operations.
-pub fn reference(x: Tensor<2>, weight: &Tensor<2>, a: Tensor<2>, b: Tensor<2>, cfg: LoraCfg) -> Tensor<2> {
-    let y = x.clone().matmul(weight.clone().transpose());
+pub fn reference(x: Tensor<2>, weight: &Frozen, a: Tensor<2>, b: Tensor<2>, cfg: LoraCfg) -> Tensor<2> {
+    let y = x.clone().matmul(weight.dense(x.dtype()).transpose());
     let x = if cfg.dropout > 0.0 {
         let [n, inputs] = x.dims();
         let mask: Vec<f32> = (0..n * inputs)
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn equals_the_reference_in_value_and_gradient() {
-        let weight = random::<2>(2, [21, 37]);
+        let weight = Frozen::from(random::<2>(2, [21, 37]));
         for (rows, dropout) in [(11, 0.0), (11, 0.3), (40, 0.0), (40, 0.3)] {
             let cfg = LoraCfg {
                 scale: 1.7,

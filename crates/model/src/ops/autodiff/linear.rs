@@ -1,4 +1,5 @@
 //! Saves nothing but a handle to the frozen weight.
+use crate::frozen::Weight;
 use crate::ops::linear::LinearOp;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -9,7 +10,7 @@ use burn::backend::{Autodiff, tensor::FloatTensor};
 struct LinearBackward;
 
 impl<B: LinearOp> Backward<B, 1> for LinearBackward {
-    type State = FloatTensor<B>;
+    type State = Weight<B>;
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<B>(&ops.node);
         let [parent] = ops.parents;
@@ -20,7 +21,7 @@ impl<B: LinearOp> Backward<B, 1> for LinearBackward {
 }
 
 impl<B: LinearOp, C: CheckpointStrategy> LinearOp for Autodiff<B, C> {
-    fn frozen_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn frozen_linear(x: FloatTensor<Self>, weight: Weight<Self>) -> FloatTensor<Self> {
         let weight = weight.into_primitive();
         match LinearBackward.prepare::<C>([x.node()]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
@@ -30,7 +31,7 @@ impl<B: LinearOp, C: CheckpointStrategy> LinearOp for Autodiff<B, C> {
             OpsKind::UnTracked(prep) => prep.finish(B::frozen_linear(x.into_primitive(), weight)),
         }
     }
-    fn frozen_linear_backward(_: FloatTensor<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn frozen_linear_backward(_: FloatTensor<Self>, _: Weight<Self>) -> FloatTensor<Self> {
         unreachable!("{}", super::SECOND_ORDER)
     }
 }

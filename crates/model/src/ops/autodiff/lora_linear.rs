@@ -1,4 +1,5 @@
 //! Saves `x` and the `r` columns of `u`, and handles to the weights.
+use crate::frozen::Weight;
 use crate::ops::lora_linear::{LoraCfg, LoraLinearOp};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -6,10 +7,10 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::{Autodiff, tensor::FloatTensor};
 
 #[derive(Debug, Clone)]
-struct Saved<T> {
+struct Saved<T, W> {
     x: T,
     u: T,
-    weight: T,
+    weight: W,
     a: T,
     b: T,
     cfg: LoraCfg,
@@ -19,7 +20,7 @@ struct Saved<T> {
 struct LoraLinearBackward;
 
 impl<B: LoraLinearOp> Backward<B, 3> for LoraLinearBackward {
-    type State = Saved<FloatTensor<B>>;
+    type State = Saved<FloatTensor<B>, Weight<B>>;
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<B>(&ops.node);
         let Saved {
@@ -42,7 +43,7 @@ impl<B: LoraLinearOp> Backward<B, 3> for LoraLinearBackward {
 impl<B: LoraLinearOp, C: CheckpointStrategy> LoraLinearOp for Autodiff<B, C> {
     fn lora_linear(
         x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        weight: Weight<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         cfg: LoraCfg,
@@ -76,7 +77,7 @@ impl<B: LoraLinearOp, C: CheckpointStrategy> LoraLinearOp for Autodiff<B, C> {
     }
     fn lora_linear_forward(
         _: FloatTensor<Self>,
-        _: FloatTensor<Self>,
+        _: Weight<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: LoraCfg,
@@ -87,7 +88,7 @@ impl<B: LoraLinearOp, C: CheckpointStrategy> LoraLinearOp for Autodiff<B, C> {
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
-        _: FloatTensor<Self>,
+        _: Weight<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: LoraCfg,

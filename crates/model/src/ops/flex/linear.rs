@@ -1,11 +1,13 @@
 //! Two products on all cores.
 use super::matmul::{View, matmul, parallel, times_transposed};
 use super::{Rows, tensor, unwritten};
+use crate::frozen::Weight;
 use crate::ops::linear::LinearOp;
 use burn::backend::{Flex, tensor::FloatTensor};
 
 impl LinearOp for Flex {
-    fn frozen_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn frozen_linear(x: FloatTensor<Self>, weight: Weight<Self>) -> FloatTensor<Self> {
+        let Weight::Dense(weight) = weight;
         let (x, weight) = (Rows::new(x), Rows::new(weight));
         let ((n, inputs), (outputs, _)) = (x.dims(), weight.dims());
         let mut y = unwritten(n * outputs);
@@ -13,7 +15,8 @@ impl LinearOp for Flex {
         tensor(y, [n, outputs])
     }
 
-    fn frozen_linear_backward(dy: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn frozen_linear_backward(dy: FloatTensor<Self>, weight: Weight<Self>) -> FloatTensor<Self> {
+        let Weight::Dense(weight) = weight;
         let (dy, weight) = (Rows::new(dy), Rows::new(weight));
         let (n, (outputs, inputs)) = (dy.dims().0, weight.dims());
         let mut dx = unwritten(n * inputs);

@@ -2,6 +2,7 @@
 //! vocabulary's.
 use super::matmul::{View, matmul, parallel};
 use super::{Rows, simd, tensor, unwritten};
+use crate::frozen::Weight;
 use crate::ops::linear_cross_entropy::{LinearCrossEntropyOp, chunk_rows};
 use burn::backend::{Flex, tensor::FloatTensor};
 use rayon::prelude::*;
@@ -58,9 +59,10 @@ fn run(hidden: &Rows, weight: &Rows, targets: &[u32], mut gradient: Option<&mut 
 impl LinearCrossEntropyOp for Flex {
     fn linear_cross_entropy(
         hidden: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        weight: Weight<Self>,
         targets: Arc<[u32]>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let Weight::Dense(weight) = weight;
         let (hidden, weight) = (Rows::new(hidden), Rows::new(weight));
         let (rows, d) = hidden.dims();
         let mut gradient = unwritten(rows * d);
@@ -70,9 +72,10 @@ impl LinearCrossEntropyOp for Flex {
 
     fn linear_cross_entropy_loss(
         hidden: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        weight: Weight<Self>,
         targets: Arc<[u32]>,
     ) -> FloatTensor<Self> {
+        let Weight::Dense(weight) = weight;
         let losses = run(&Rows::new(hidden), &Rows::new(weight), &targets, None);
         let rows = losses.len();
         tensor(losses, [rows])

@@ -1,6 +1,7 @@
 //! The base product, then the low-rank one added in place; nothing dense of the update's size.
 use super::matmul::{View, matmul, parallel, times_transposed};
 use super::{Rows, rows_per_task, tensor, unwritten};
+use crate::frozen::Weight;
 use crate::noise;
 use crate::ops::lora_linear::{LoraCfg, LoraLinearOp};
 use burn::backend::{Flex, tensor::FloatTensor};
@@ -29,7 +30,7 @@ fn mask(x: &mut [f32], columns: usize, cfg: &LoraCfg) {
 impl LoraLinearOp for Flex {
     fn lora_linear(
         x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        weight: Weight<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         cfg: LoraCfg,
@@ -39,11 +40,12 @@ impl LoraLinearOp for Flex {
 
     fn lora_linear_forward(
         x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        weight: Weight<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         cfg: LoraCfg,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let Weight::Dense(weight) = weight;
         let (x, weight, a, b) = (Rows::new(x), Rows::new(weight), Rows::new(a), Rows::new(b));
         let ((n, inputs), (outputs, _), (r, _)) = (x.dims(), weight.dims(), a.dims());
         let mut y = unwritten(n * outputs);
@@ -66,11 +68,12 @@ impl LoraLinearOp for Flex {
         dy: FloatTensor<Self>,
         x: FloatTensor<Self>,
         u: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        weight: Weight<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         cfg: LoraCfg,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let Weight::Dense(weight) = weight;
         let (dy, x, u) = (Rows::new(dy), Rows::new(x), Rows::new(u));
         let (weight, a, b) = (Rows::new(weight), Rows::new(a), Rows::new(b));
         let ((n, inputs), (outputs, _), (r, _)) = (x.dims(), weight.dims(), a.dims());

@@ -2,6 +2,7 @@
 pub mod backprop;
 pub mod causal_lm;
 pub mod checkpoint;
+pub mod encoder;
 pub mod error;
 pub mod family;
 pub mod frozen;
@@ -23,6 +24,7 @@ pub mod staging;
 
 pub use causal_lm::{CausalLm, Input, Keep, Loss, Noise};
 pub use checkpoint::{Checkpoint, OpenOptions};
+pub use encoder::{Encoder, EncoderInput};
 pub use error::ModelError;
 pub use frozen::Frozen;
 pub use precision::Precision;

@@ -26,7 +26,7 @@ mod autodiff;
 mod flex;
 
 pub use attention::{Segment, attention};
-pub use gelu::gelu;
+pub use gelu::{Gelu, gelu};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use linear_cross_entropy::linear_cross_entropy;

@@ -1,7 +1,9 @@
 //! `tune`: parse, run, print the error with its hint, and choose the exit code.
+mod answerer;
 mod args;
 mod command;
 mod device;
+mod embedder;
 mod environment;
 mod errors;
 mod interrupt;

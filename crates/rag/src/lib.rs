@@ -2,6 +2,10 @@
 //! [`Answerer`] and an [`Embedder`]; knows no tensors.
 pub mod passage;
 pub mod ports;
+pub mod prompt;
+pub mod retrieve;
 
 pub use passage::Passage;
-pub use ports::{Answer, Answerer, Embedder, Message, Role, TextKind, Weights};
+pub use ports::{Answer, Answerer, Embedder, Message, Reranker, Role, TextKind, Weights};
+pub use prompt::Prompt;
+pub use retrieve::Retrieved;

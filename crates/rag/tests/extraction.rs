@@ -64,17 +64,23 @@ fn check(name: &str, glob: &str) {
     assert!(score >= LOWEST, "{name}: {score:.4}");
 }
 
+/// A page's list of links to the chapters is navigation, which is left out on purpose.
+fn without_contents(text: &str) -> String {
+    let (before, rest) = text.split_once("Table of Contents").unwrap();
+    format!("{before}{}", rest.split_once("\n-----").unwrap().1)
+}
+
 #[test]
 fn pdf() {
-    check("PDF", "debian-faq.en.pdf");
+    check("PDF", "debian-faq.en.pdf", str::to_string);
 }
 
 #[test]
 fn html() {
-    check("HTML", "*.en.html");
+    check("HTML", "*.en.html", without_contents);
 }
 
 #[test]
 fn txt() {
-    check("TXT", "debian-faq.en.txt");
+    check("TXT", "debian-faq.en.txt", str::to_string);
 }

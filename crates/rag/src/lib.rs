@@ -2,12 +2,14 @@
 //! [`Answerer`] and an [`Embedder`]; knows no tensors.
 pub mod chunk;
 pub mod error;
+pub mod index;
 pub mod ingest;
 pub mod passage;
 pub mod ports;
 pub mod prompt;
 pub mod retrieve;
 pub mod settings;
+pub mod store;
 #[cfg(test)]
 mod testing;
 

@@ -16,5 +16,5 @@ mod testing;
 pub use error::{RagError, Result};
 pub use passage::Passage;
 pub use ports::{Answer, Answerer, Embedder, Message, Reranker, Role, TextKind, Weights};
-pub use prompt::Prompt;
+pub use prompt::{Prompt, PromptBuilder};
 pub use retrieve::Retrieved;

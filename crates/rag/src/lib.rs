@@ -6,6 +6,10 @@ pub mod ports;
 pub mod question;
 pub mod random;
 pub mod stats;
+pub mod prompt;
+pub mod retrieve;
 
 pub use passage::Passage;
-pub use ports::{Answer, Answerer, Embedder, Message, Role, TextKind, Weights};
+pub use ports::{Answer, Answerer, Embedder, Message, Reranker, Role, TextKind, Weights};
+pub use prompt::Prompt;
+pub use retrieve::Retrieved;

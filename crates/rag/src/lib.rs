@@ -1,13 +1,18 @@
 //! Documents to index, question to passages to prompt, answers to scores, statistics and a verdict. Asks an
 //! [`Answerer`] and an [`Embedder`]; knows no tensors.
+pub mod eval;
+pub mod judge;
 pub mod metrics;
 pub mod passage;
 pub mod ports;
-pub mod question;
-pub mod random;
-pub mod stats;
 pub mod prompt;
+pub mod question;
+mod random;
+pub mod results;
 pub mod retrieve;
+mod staging;
+pub mod stats;
+pub mod verdict;
 
 pub use passage::Passage;
 pub use ports::{Answer, Answerer, Embedder, Message, Reranker, Role, TextKind, Weights};

@@ -1,12 +1,15 @@
 //! Documents to index, question to passages to prompt, answers to scores, statistics and a verdict. Asks an
 //! [`Answerer`] and an [`Embedder`]; knows no tensors.
+pub mod advise;
 pub mod eval;
 pub mod judge;
+pub mod log;
 pub mod metrics;
 pub mod passage;
 pub mod ports;
 pub mod prompt;
 pub mod question;
+pub mod raft;
 mod random;
 pub mod results;
 pub mod retrieve;

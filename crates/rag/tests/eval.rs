@@ -674,3 +674,94 @@ fn a_judge_is_asked_in_both_orders_once() {
     assert_eq!(run(&mut judge), found);
     assert_eq!(judge.0, before, "kept replies are not asked for again");
 }
+
+#[test]
+fn raft_rows_are_the_prompts_that_are_asked() {
+    use tune_rag::raft::{Kind, Raft, rows};
+    let shelf = Shelf {
+        items: 200,
+        finds: |_| true,
+        stale: vec![],
+    };
+    let questions = questions(200);
+    let echo = Echo::new(&[(Base, 1, 9)]);
+    let settings = Raft {
+        distractors: [1, 1],
+        gold_share: 0.7,
+        unanswerable_share: 0.2,
+        ..Raft::default()
+    };
+    let make = |settings: &Raft| rows(settings, &questions, &shelf, &Plain, &echo, &mut |_| {}).unwrap();
+    let found = make(&settings);
+    assert_eq!(found.rows, make(&settings).rows);
+    assert_eq!((found.rows.len(), found.skipped.len()), (220, 0));
+    let share = |kind: Kind| found.counts[&kind] as f64 / 220.0;
+    assert!(
+        (share(Kind::WithGold) - 0.7 * 200.0 / 220.0).abs() < 0.08,
+        "{:?}",
+        found.counts
+    );
+    assert!(
+        (share(Kind::FromMemory) - 0.1 * 200.0 / 220.0).abs() < 0.06,
+        "{:?}",
+        found.counts
+    );
+    let mut places = [0, 0];
+    for (row, question) in found.rows.iter().zip(&questions) {
+        let prompt = &row.messages[0].content;
+        let passages: Vec<Passage> = prompt
+            .lines()
+            .filter_map(|line| line.split_once("item "))
+            .map(|(_, rest)| rest.split(' ').next().unwrap().parse().map(passage))
+            .filter_map(Result::ok)
+            .take(prompt.lines().count() - 1)
+            .collect();
+        let asked = Plain.prompt(&echo, &question.question, Some(&passages), 64).unwrap();
+        assert_eq!(asked.messages[..], row.messages[..1]);
+        let answer = &row.messages[1].content;
+        match row.kind {
+            Kind::WithGold => {
+                let place = usize::from(answer.ends_with("[2]"));
+                places[place] += 1;
+                assert!(answer.starts_with(&question.answers[0]), "{answer}");
+                assert!(passages[place].text.contains(&question.answers[0]));
+            }
+            Kind::FromMemory => assert_eq!(answer, &question.answers[0]),
+            Kind::Unanswerable => assert_eq!(answer, NO),
+        }
+    }
+    assert!(places[0] > 40 && places[1] > 40, "{places:?}");
+    let other = make(&Raft { seed: 1, ..settings });
+    assert_ne!(found.rows, other.rows);
+}
+
+#[test]
+fn advice_follows_the_numbers() {
+    use tune_rag::advise::{Approach, advise_from};
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::new(120, &[(Base, 1, 9), (Tuned, 2, 5), (Hybrid, 1, 4)]);
+    world.shelf.finds = |item| item % 10 < 7;
+    let advice = advise_from(&world.run(&settings(folder.path())).unwrap(), 0.1);
+    assert_eq!(advice.approach, Approach::Rag);
+    assert!(
+        advice
+            .cautions
+            .iter()
+            .any(|caution| caution.contains("finds 70 % of the gold")),
+        "{advice:?}"
+    );
+    assert!(
+        advice
+            .cautions
+            .iter()
+            .any(|caution| caution.contains("95th percentile")),
+        "{advice:?}"
+    );
+    assert!(
+        advice
+            .reasons
+            .iter()
+            .any(|reason| reason.contains("hybrid is shown worse than rag")),
+        "{advice:?}"
+    );
+}

@@ -11,6 +11,7 @@ pub mod prompt;
 pub mod question;
 pub mod raft;
 mod random;
+pub mod report;
 pub mod results;
 pub mod retrieve;
 mod staging;

@@ -15,6 +15,7 @@ pub mod prompt;
 pub mod question;
 pub mod raft;
 mod random;
+pub mod report;
 pub mod results;
 pub mod retrieve;
 pub mod settings;

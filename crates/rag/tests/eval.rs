@@ -765,3 +765,50 @@ fn advice_follows_the_numbers() {
         "{advice:?}"
     );
 }
+
+#[test]
+fn a_report_holds_every_question_and_runs_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(folder.path());
+    settings.arms = vec!["matrix".into()];
+    let mut world = World::new(60, &[(Base, 2, 8), (Tuned, 5, 5)]);
+    world.shelf.finds = |item| !item.is_multiple_of(5);
+    let mut results = world.run(&settings).unwrap();
+    results.facts.title = "<script>alert(1)</script>".into();
+    let given = results.questions[0].answers.get_mut(&Arm::RAG).unwrap();
+    given.answer.text = "</blockquote><img src=x onerror=alert(1)> | `x`".into();
+    tune_rag::report::write(&results, folder.path()).unwrap();
+    let html = fs_err::read_to_string(folder.path().join("report.html")).unwrap();
+    let markdown = fs_err::read_to_string(folder.path().join("report.md")).unwrap();
+    for question in &results.questions {
+        assert!(html.contains(&question.question.question));
+    }
+    assert!(!html.contains("<script") && !html.contains("<img") && !html.contains("http"));
+    for text in [&html, &markdown] {
+        assert!(text.contains("not retrieved") && text.contains("eval.hybrid_adapter"));
+        assert!(!text.contains("NaN") && !text.contains("inf"));
+    }
+    // Everything that was opened is closed.
+    for tag in [
+        "details",
+        "section",
+        "div",
+        "span",
+        "article",
+        "table",
+        "svg",
+        "blockquote",
+        "p",
+    ] {
+        let (opened, closed) = (
+            html.matches(&format!("<{tag}")).count(),
+            html.matches(&format!("</{tag}>")).count(),
+        );
+        let longer = if tag == "p" {
+            html.matches("<polyline").count()
+        } else {
+            0
+        };
+        assert_eq!(opened - longer, closed, "{tag}");
+    }
+}

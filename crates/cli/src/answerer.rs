@@ -10,7 +10,9 @@ use tune_data::{Codec, Message};
 use tune_model::generate::{GenerateOptions, generate};
 use tune_model::peft::Adapter;
 use tune_model::{CausalLm, Input, Precision};
+use tune_rag::eval::settings::Eval;
 use tune_rag::{Answer, Answerer, Role, Weights};
+use tune_trainer::settings::Settings;
 
 /// Answers generated at once.
 const BATCH: usize = 8;
@@ -41,6 +43,30 @@ pub struct Wanted<'a> {
     pub hybrid: Option<&'a Path>,
 }
 
+impl<'a> Wanted<'a> {
+    /// The base of a config with both adapters of its `[eval]`.
+    pub fn all(settings: &'a Settings, eval: &'a Eval) -> Self {
+        let template = &settings.model.chat_template;
+        Self {
+            base: &settings.model.base,
+            revision: (!settings.model.revision.is_empty()).then_some(settings.model.revision.as_str()),
+            chat_template: (!template.as_os_str().is_empty()).then_some(template),
+            tuned: Some(&eval.adapter),
+            hybrid: Some(&eval.hybrid_adapter),
+        }
+    }
+
+    /// The same with no more adapters than `weights` need.
+    pub fn of(settings: &'a Settings, eval: &'a Eval, weights: Weights) -> Self {
+        let all = Self::all(settings, eval);
+        Self {
+            tuned: all.tuned.filter(|_| weights == Weights::Tuned),
+            hybrid: all.hybrid.filter(|_| weights == Weights::Hybrid),
+            ..all
+        }
+    }
+}
+
 impl Models {
     pub fn load(wanted: &Wanted<'_>, device: &Device, precision: Precision, printer: &Printer) -> anyhow::Result<Self> {
         let base = open(wanted.base, wanted.revision, printer)?;
@@ -57,7 +83,6 @@ impl Models {
         })
     }
 
-    /// The texts that mean something to the chat template.
     pub fn codec(&self) -> &Codec {
         &self.codec
     }

@@ -138,7 +138,10 @@ impl PromptBuilder {
     }
 
     fn numbered(&self, number: usize, passage: &Passage) -> String {
-        let name = breadcrumb(&passage.title, &passage.heading);
+        let name = match breadcrumb(&passage.title, &passage.heading) {
+            name if name.trim().is_empty() => passage.document.clone(),
+            name => name,
+        };
         let name = self.harmless(&name.split_whitespace().collect::<Vec<_>>().join(" "));
         format!("[{number}] {name}\n{}", self.harmless(passage.text.trim()))
     }

@@ -26,7 +26,7 @@ pub struct Rag {
     pub chunk_tokens: usize,
     /// Share of a chunk that the next one repeats at most.
     pub chunk_overlap: f64,
-    /// Put title and headings before a chunk where it is embedded and indexed by words.
+    /// Put title and headings before a chunk where it is embedded; BM25 sees them in any case.
     pub breadcrumb: bool,
     pub retriever: Retriever,
     pub top_k: usize,

@@ -1,9 +1,13 @@
 //! Where chunks, their vectors and words are kept. One trait, one file a store, the same points in each.
+mod bm25;
 mod chroma;
 #[cfg(test)]
 mod contract;
+mod dense;
 mod qdrant;
 mod rest;
+#[cfg(test)]
+mod servers;
 mod sqlite;
 mod words;
 

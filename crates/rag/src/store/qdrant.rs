@@ -1,12 +1,12 @@
 //! A Qdrant server, by REST: dense vectors, and BM25 as sparse vectors whose rarity of words the server knows.
 //! Documents and the manifest are points without vectors in the same collection.
+use super::bm25::{B, Bag, K1};
 use super::rest::{POINTS_AT_ONCE, Rest, by_place, in_order, metadata, point, unfinished};
-use super::words::terms;
+use super::words::{bags, terms};
 use super::{Hit, Manifest, Only, Point, Record, Store, ranked};
-use crate::chunk::breadcrumb;
+use crate::chunk::embedded_text;
 use crate::error::{RagError, Result};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use ureq::http::Method;
 
 pub struct Qdrant {
@@ -14,11 +14,8 @@ pub struct Qdrant {
     collection: String,
 }
 
-/// Robertson's constants as FTS5 and Lucene have them.
-const K1: f64 = 1.2;
-const B: f64 = 0.75;
 /// Words of an average chunk: a fixed number, as in Qdrant's own BM25, since a chunk is weighed before the next is known.
-const AVERAGE_WORDS: f64 = 256.0;
+const AVERAGE_WORDS: f32 = 256.0;
 
 impl Qdrant {
     pub fn new(url: &str, collection: &str, api_key: Option<&str>) -> Self {
@@ -95,6 +92,14 @@ impl Qdrant {
         value.as_array().ok_or_else(|| self.strange(reply))
     }
 
+    fn unsplit(&self, source: rusqlite::Error) -> RagError {
+        RagError::Sqlite {
+            doing: "splitting words for",
+            place: self.place(),
+            source,
+        }
+    }
+
     fn strange(&self, reply: &Value) -> RagError {
         let shown: String = reply.to_string().chars().take(200).collect();
         self.rest.strange(&self.collection, shown)
@@ -151,16 +156,9 @@ impl Store for Qdrant {
         let old = json!({"must": [is("kind", "chunk"), is("document", &record.path)]});
         self.post("/points/delete?wait=true", &json!({ "filter": old }))?;
         for batch in points.chunks(POINTS_AT_ONCE) {
-            let sparse = weights(batch).map_err(|source| RagError::Sqlite {
-                doing: "splitting words for",
-                place: self.place(),
-                source,
-            })?;
-            let sent: Vec<Value> = batch
-                .iter()
-                .zip(sparse)
-                .map(|(point, sparse)| sent(point, &sparse))
-                .collect();
+            let texts: Vec<String> = batch.iter().map(|point| embedded_text(&point.passage, true)).collect();
+            let bags = bags(&texts).map_err(|source| self.unsplit(source))?;
+            let sent: Vec<Value> = batch.iter().zip(bags).map(|(point, bag)| sent(point, &bag)).collect();
             self.upsert(&sent)?;
         }
         self.upsert_record(record)
@@ -177,16 +175,12 @@ impl Store for Qdrant {
     }
 
     fn lexical(&self, query: &str, k: usize, only: Only) -> Result<Vec<Hit>> {
-        let terms = terms(&[query.to_string()]).map_err(|source| RagError::Sqlite {
-            doing: "splitting words for",
-            place: self.place(),
-            source,
-        })?;
-        let wanted: BTreeMap<u32, f64> = terms.iter().flatten().map(|(term, _)| (term_id(term), 1.0)).collect();
-        if wanted.is_empty() {
+        let terms = terms(query).map_err(|source| self.unsplit(source))?;
+        if terms.is_empty() {
             return Ok(Vec::new());
         }
-        self.search("bm25", sparse(&wanted), k, only)
+        let ones = vec![1.0; terms.len()];
+        self.search("bm25", json!({"indices": terms, "values": ones}), k, only)
     }
 
     fn points(&self, ids: &[&str]) -> Result<Vec<Point>> {
@@ -226,44 +220,20 @@ fn chunks_of(only: Only) -> Value {
     json!({ "must": must })
 }
 
-fn sent(point: &Point, words: &BTreeMap<u32, f64>) -> Value {
+fn sent(point: &Point, bag: &Bag) -> Value {
     let mut payload = metadata(point);
     payload["kind"] = "chunk".into();
-    let vector = json!({"dense": point.vector, "bm25": sparse(words)});
+    let vector = json!({"dense": point.vector, "bm25": weights(bag)});
     json!({"id": point.passage.id, "vector": vector, "payload": payload})
 }
 
-fn sparse(weights: &BTreeMap<u32, f64>) -> Value {
-    json!({"indices": weights.keys().collect::<Vec<_>>(), "values": weights.values().collect::<Vec<_>>()})
-}
-
-/// BM25's share of each term that needs no other document: `tf·(k1 + 1) / (tf + k1·(1 - b + b·words / average))`.
-fn weights(points: &[Point]) -> rusqlite::Result<Vec<BTreeMap<u32, f64>>> {
-    let text = |point: &Point| {
-        format!(
-            "{}\n{}",
-            breadcrumb(&point.passage.title, &point.passage.heading),
-            point.passage.text
-        )
-    };
-    let counted = terms(&points.iter().map(text).collect::<Vec<_>>())?;
-    let weigh = |counts: std::collections::HashMap<String, usize>| {
-        let words = counts.values().sum::<usize>() as f64;
-        let length = K1 * (1.0 - B + B * words / AVERAGE_WORDS);
-        let mut weights = BTreeMap::new();
-        for (term, count) in counts {
-            let count = count as f64;
-            *weights.entry(term_id(&term)).or_default() += count * (K1 + 1.0) / (count + length);
-        }
-        weights
-    };
-    Ok(counted.into_iter().map(weigh).collect())
-}
-
-fn term_id(term: &str) -> u32 {
-    let hash = blake3::hash(term.as_bytes());
-    let [a, b, c, d, ..] = *hash.as_bytes();
-    u32::from_le_bytes([a, b, c, d])
+/// BM25's share of each term that needs no other document: `tf / (tf + k1·(1 - b + b·words / average))`.
+fn weights(bag: &Bag) -> Value {
+    let words: u32 = bag.iter().map(|(_, count)| count).sum();
+    let length = K1 * (1.0 - B + B * words as f32 / AVERAGE_WORDS);
+    let weigh = |(_, count): &(u32, u32)| *count as f32 / (*count as f32 + length);
+    let terms: Vec<u32> = bag.iter().map(|(term, _)| *term).collect();
+    json!({"indices": terms, "values": bag.iter().map(weigh).collect::<Vec<f32>>()})
 }
 
 /// The id of a document's record; of the manifest for the empty path.

@@ -1,38 +1,39 @@
-//! One SQLite file: FTS5 for BM25, vectors as blobs, searched exactly by all cores.
-use super::words::{TOKENIZER, match_any};
-use super::{Hit, Manifest, Only, Point, Record, Store, ranked};
+//! One SQLite file with text, vectors and bags of words. What a search needs of them is read into memory by the first
+//! one: four bytes a number of a vector, eight a posting.
+use super::bm25::{Bag, Postings, packed};
+use super::dense::Matrix;
+use super::words::{bags, terms};
+use super::{Hit, Manifest, Only, Point, Record, Store};
 use crate::Passage;
-use crate::chunk::breadcrumb;
+use crate::chunk::embedded_text;
 use crate::error::{RagError, Result};
 use fs_err as fs;
-use rayon::prelude::*;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 const FILE: &str = "index.sqlite";
 /// How long to wait for another process that writes.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Rows a core looks at before it takes the next ones.
-const ROWS_AT_ONCE: usize = 2048;
 
 pub struct Sqlite {
     path: PathBuf,
     connection: Connection,
-    /// All vectors, read at the first dense search, with the version of the data they are of.
-    matrix: RefCell<Option<(i64, Arc<Matrix>)>>,
+    memory: RefCell<Option<Rc<Memory>>>,
 }
 
-/// Vectors in the order of their chunks' ids.
-struct Matrix {
-    dimensions: usize,
-    /// `[rows, dimensions]`
-    values: Vec<f32>,
+/// What searches read, with the version of the data it is of. Chunks are numbered in the order of their ids.
+struct Memory {
+    version: i64,
     ids: Vec<String>,
-    documents: Vec<Arc<str>>,
+    documents: Vec<Rc<str>>,
+    /// Chunk of each row.
+    chunks: HashMap<i64, usize>,
+    matrix: OnceCell<Matrix>,
+    postings: OnceCell<Postings>,
 }
 
 impl Sqlite {
@@ -43,8 +44,7 @@ impl Sqlite {
             source,
         })?;
         let store = Self::connect(folder)?;
-        let schema = format!(
-            "PRAGMA journal_mode = WAL;
+        let schema = "PRAGMA journal_mode = WAL;
              CREATE TABLE IF NOT EXISTS manifest(content TEXT NOT NULL);
              CREATE TABLE IF NOT EXISTS document(path TEXT PRIMARY KEY, content TEXT NOT NULL);
              CREATE TABLE IF NOT EXISTS chunk(
@@ -53,10 +53,8 @@ impl Sqlite {
                page INTEGER, tokens INTEGER NOT NULL, text TEXT NOT NULL);
              CREATE INDEX IF NOT EXISTS chunk_of_document ON chunk(document, start);
              CREATE TABLE IF NOT EXISTS vector(row INTEGER PRIMARY KEY, content BLOB NOT NULL);
-             CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(
-               breadcrumb, text, content = '', contentless_delete = 1, tokenize = '{TOKENIZER}');"
-        );
-        store.said("making", store.connection.execute_batch(&schema))?;
+             CREATE TABLE IF NOT EXISTS bag(row INTEGER PRIMARY KEY, content BLOB NOT NULL);";
+        store.said("making", store.connection.execute_batch(schema))?;
         Ok(store)
     }
 
@@ -86,7 +84,7 @@ impl Sqlite {
         Ok(Self {
             path,
             connection,
-            matrix: RefCell::new(None),
+            memory: RefCell::new(None),
         })
     }
 
@@ -99,7 +97,7 @@ impl Sqlite {
     }
 
     fn change(&mut self, work: impl FnOnce(&Transaction) -> rusqlite::Result<()>) -> Result<()> {
-        self.matrix.replace(None);
+        self.memory.replace(None);
         let done = (|| {
             let transaction = self.connection.transaction()?;
             work(&transaction)?;
@@ -108,31 +106,28 @@ impl Sqlite {
         self.said("writing", done)
     }
 
-    /// Read again after another process wrote.
-    fn matrix(&self) -> Result<Arc<Matrix>> {
-        let version = self
-            .connection
-            .query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0));
-        let version = self.said("reading", version)?;
-        if let Some((of, matrix)) = &*self.matrix.borrow()
-            && *of == version
+    /// Read again after a change, by this process or another.
+    fn memory(&self) -> rusqlite::Result<Rc<Memory>> {
+        let version = self.connection.query_row("PRAGMA data_version", [], |row| row.get(0))?;
+        if let Some(memory) = &*self.memory.borrow()
+            && memory.version == version
         {
-            return Ok(matrix.clone());
+            return Ok(memory.clone());
         }
-        let matrix = Arc::new(self.said("reading", self.load())?);
-        self.matrix.replace(Some((version, matrix.clone())));
-        Ok(matrix)
+        let memory = Rc::new(self.names(version)?);
+        self.memory.replace(Some(memory.clone()));
+        Ok(memory)
     }
 
-    fn load(&self) -> rusqlite::Result<Matrix> {
-        let mut names: HashMap<String, Arc<str>> = HashMap::new();
+    fn names(&self, version: i64) -> rusqlite::Result<Memory> {
+        let mut names: HashMap<String, Rc<str>> = HashMap::new();
+        let (mut chunks, mut ids, mut documents) = (HashMap::new(), Vec::new(), Vec::new());
         let mut statement = self
             .connection
             .prepare("SELECT row, id, document FROM chunk ORDER BY id")?;
         let mut rows = statement.query([])?;
-        let (mut places, mut ids, mut documents) = (HashMap::new(), Vec::new(), Vec::new());
         while let Some(row) = rows.next()? {
-            places.insert(row.get::<_, i64>(0)?, ids.len());
+            chunks.insert(row.get(0)?, ids.len());
             ids.push(row.get(1)?);
             let name: String = row.get(2)?;
             documents.push(
@@ -142,30 +137,76 @@ impl Sqlite {
                     .clone(),
             );
         }
-        let mut values = Vec::new();
-        let mut dimensions = 0;
-        let mut statement = self.connection.prepare("SELECT row, content FROM vector")?;
+        Ok(Memory {
+            version,
+            ids,
+            documents,
+            chunks,
+            matrix: OnceCell::new(),
+            postings: OnceCell::new(),
+        })
+    }
+
+    /// Hands each chunk's blob of a table to `take`.
+    fn blobs(&self, memory: &Memory, table: &str, mut take: impl FnMut(usize, &[u8])) -> rusqlite::Result<()> {
+        let mut statement = self.connection.prepare(&format!("SELECT row, content FROM {table}"))?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let bytes = row.get_ref(1)?.as_blob()?;
+            if let Some(chunk) = memory.chunks.get(&row.get(0)?) {
+                take(*chunk, row.get_ref(1)?.as_blob()?);
+            }
+        }
+        Ok(())
+    }
+
+    fn matrix<'m>(&self, memory: &'m Memory) -> rusqlite::Result<&'m Matrix> {
+        if let Some(matrix) = memory.matrix.get() {
+            return Ok(matrix);
+        }
+        let (mut values, mut dimensions) = (Vec::new(), 0);
+        self.blobs(memory, "vector", |chunk, bytes| {
             if values.is_empty() {
                 dimensions = bytes.len() / size_of::<f32>();
-                values = vec![0.0; ids.len() * dimensions];
+                values = vec![0.0; memory.ids.len() * dimensions];
             }
-            let Some(place) = places.get(&row.get(0)?) else {
-                continue;
-            };
-            let target = &mut values[place * dimensions..][..dimensions];
+            let target = &mut values[chunk * dimensions..][..dimensions];
             for (value, bytes) in target.iter_mut().zip(bytes.as_chunks().0) {
                 *value = f32::from_le_bytes(*bytes);
             }
+        })?;
+        Ok(memory.matrix.get_or_init(|| Matrix { dimensions, values }))
+    }
+
+    fn postings<'m>(&self, memory: &'m Memory) -> rusqlite::Result<&'m Postings> {
+        if let Some(postings) = memory.postings.get() {
+            return Ok(postings);
         }
-        Ok(Matrix {
-            dimensions,
-            values,
-            ids,
-            documents,
-        })
+        let mut bags: Vec<Vec<u8>> = vec![Vec::new(); memory.ids.len()];
+        self.blobs(memory, "bag", |chunk, bytes| bags[chunk] = bytes.to_vec())?;
+        Ok(memory
+            .postings
+            .get_or_init(|| Postings::new(bags.iter().map(Vec::as_slice))))
+    }
+}
+
+impl Memory {
+    fn wanted(&self, only: Only) -> impl Fn(usize) -> bool + Sync {
+        let wanted: Option<Vec<bool>> = only.map(|only| {
+            let only: HashSet<&str> = only.iter().map(String::as_str).collect();
+            self.documents
+                .iter()
+                .map(|document| only.contains(&**document))
+                .collect()
+        });
+        move |chunk| wanted.as_ref().is_none_or(|wanted| wanted[chunk])
+    }
+
+    fn hits(&self, best: Vec<(usize, f32)>) -> Vec<Hit> {
+        let hit = |(chunk, score): (usize, f32)| Hit {
+            id: self.ids[chunk].clone(),
+            score: f64::from(score),
+        };
+        best.into_iter().map(hit).collect()
     }
 }
 
@@ -187,9 +228,9 @@ impl Store for Sqlite {
     fn reset(&mut self, manifest: &Manifest) -> Result<()> {
         let manifest = json(manifest);
         self.change(|transaction| {
-            transaction
-                .execute_batch("DELETE FROM manifest; DELETE FROM document; DELETE FROM chunk; DELETE FROM vector")?;
-            transaction.execute("INSERT INTO words(words) VALUES ('delete-all')", [])?;
+            transaction.execute_batch(
+                "DELETE FROM manifest; DELETE FROM document; DELETE FROM chunk; DELETE FROM vector; DELETE FROM bag",
+            )?;
             transaction.execute("INSERT INTO manifest VALUES (?1)", [manifest])?;
             Ok(())
         })
@@ -215,7 +256,11 @@ impl Store for Sqlite {
             delete(transaction, &record.path)?;
             let mut document = transaction.prepare_cached("INSERT INTO document VALUES (?1, ?2)")?;
             document.execute(params![record.path, json(record)])?;
-            points.iter().try_for_each(|point| insert(transaction, point))
+            let texts: Vec<String> = points.iter().map(|point| embedded_text(&point.passage, true)).collect();
+            points
+                .iter()
+                .zip(bags(&texts)?)
+                .try_for_each(|(point, bag)| insert(transaction, point, &bag))
         })
     }
 
@@ -224,24 +269,27 @@ impl Store for Sqlite {
     }
 
     fn dense(&self, vector: &[f32], k: usize, only: Only) -> Result<Vec<Hit>> {
-        let matrix = self.matrix()?;
-        if matrix.ids.is_empty() {
+        let memory = self.said("reading", self.memory())?;
+        if memory.ids.is_empty() {
             return Ok(Vec::new());
         }
+        let matrix = self.said("reading", self.matrix(&memory))?;
         if matrix.dimensions != vector.len() {
             return Err(RagError::OtherEmbedder {
                 found: format!("vectors of {} numbers", matrix.dimensions),
                 wanted: vector.len().to_string(),
             });
         }
-        Ok(matrix.nearest(vector, k, only))
+        Ok(memory.hits(matrix.nearest(vector, k, memory.wanted(only))))
     }
 
     fn lexical(&self, query: &str, k: usize, only: Only) -> Result<Vec<Hit>> {
-        let Some(query) = match_any(query) else {
-            return Ok(Vec::new());
+        let best = || {
+            let memory = self.memory()?;
+            let best = self.postings(&memory)?.best(&terms(query)?, k, memory.wanted(only));
+            Ok(memory.hits(best))
         };
-        self.said("searching", self.best_words(&query, k, only))
+        self.said("searching", best())
     }
 
     fn points(&self, ids: &[&str]) -> Result<Vec<Point>> {
@@ -277,11 +325,11 @@ impl Store for Sqlite {
         Ok(Some(self.said("reading", bytes)? as u64))
     }
 
-    /// Merges the word index and takes the log into the file.
+    /// Takes the log into the file.
     fn settle(&mut self) -> Result<()> {
-        let settled = self.connection.execute_batch(
-            "INSERT INTO words(words) VALUES ('optimize'); PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE)",
-        );
+        let settled = self
+            .connection
+            .execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE)");
         self.said("writing", settled)
     }
 }
@@ -308,7 +356,7 @@ fn point(row: &Row) -> rusqlite::Result<Point> {
     })
 }
 
-fn insert(transaction: &Transaction, point: &Point) -> rusqlite::Result<()> {
+fn insert(transaction: &Transaction, point: &Point, bag: &Bag) -> rusqlite::Result<()> {
     let passage = &point.passage;
     let mut chunk = transaction.prepare_cached(
         "INSERT INTO chunk(id, document, start, stop, title, heading, page, tokens, text)
@@ -329,14 +377,15 @@ fn insert(transaction: &Transaction, point: &Point) -> rusqlite::Result<()> {
     transaction
         .prepare_cached("INSERT INTO vector VALUES (?1, ?2)")?
         .execute(params![row, vector])?;
-    let mut words = transaction.prepare_cached("INSERT INTO words(rowid, breadcrumb, text) VALUES (?1, ?2, ?3)")?;
-    words.execute(params![row, breadcrumb(&passage.title, &passage.heading), passage.text])?;
+    transaction
+        .prepare_cached("INSERT INTO bag VALUES (?1, ?2)")?
+        .execute(params![row, packed(bag)])?;
     Ok(())
 }
 
 fn delete(transaction: &Transaction, path: &str) -> rusqlite::Result<()> {
-    for table in ["words WHERE rowid", "vector WHERE row"] {
-        let sql = format!("DELETE FROM {table} IN (SELECT row FROM chunk WHERE document = ?1)");
+    for table in ["bag", "vector"] {
+        let sql = format!("DELETE FROM {table} WHERE row IN (SELECT row FROM chunk WHERE document = ?1)");
         transaction.prepare_cached(&sql)?.execute([path])?;
     }
     transaction
@@ -350,73 +399,6 @@ fn delete(transaction: &Transaction, path: &str) -> rusqlite::Result<()> {
 
 fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
-}
-
-impl Sqlite {
-    fn best_words(&self, query: &str, k: usize, only: Only) -> rusqlite::Result<Vec<Hit>> {
-        // bm25() is lower for better matches. Rows come sorted: those that tie with the last one wanted come too.
-        let mut statement = self.connection.prepare_cached(
-            "SELECT chunk.id, words.rank FROM words JOIN chunk ON chunk.row = words.rowid WHERE words MATCH ?1
-             AND (?2 IS NULL OR chunk.document IN (SELECT value FROM json_each(?2))) ORDER BY words.rank",
-        )?;
-        let mut rows = statement.query(params![query, only.map(|only| json(&only))])?;
-        let mut hits: Vec<Hit> = Vec::new();
-        while let Some(row) = rows.next()? {
-            let score = -row.get::<_, f64>(1)?;
-            if hits.len() >= k && hits[k - 1].score > score {
-                break;
-            }
-            hits.push(Hit { id: row.get(0)?, score });
-        }
-        Ok(ranked(hits, k))
-    }
-}
-
-impl Matrix {
-    fn nearest(&self, query: &[f32], k: usize, only: Only) -> Vec<Hit> {
-        let only: Option<HashSet<&str>> = only.map(|only| only.iter().map(String::as_str).collect());
-        let wanted = |row: usize| only.as_ref().is_none_or(|only| only.contains(&*self.documents[row]));
-        let parts = self.values.par_chunks(ROWS_AT_ONCE * self.dimensions).enumerate();
-        let best = parts.map(|(part, vectors)| {
-            let first = part * ROWS_AT_ONCE;
-            let rows = vectors.chunks_exact(self.dimensions).enumerate();
-            let scored = rows.filter(|(row, _)| wanted(first + row));
-            top(
-                scored.map(|(row, vector)| (first + row, dot(vector, query))).collect(),
-                k,
-            )
-        });
-        let best = top(best.flatten().collect(), k);
-        let hit = |(row, score): (usize, f32)| Hit {
-            id: self.ids[row].clone(),
-            score: f64::from(score),
-        };
-        best.into_iter().map(hit).collect()
-    }
-}
-
-/// The `k` highest scores, ties in the order of rows.
-fn top(mut scored: Vec<(usize, f32)>, k: usize) -> Vec<(usize, f32)> {
-    let order = |a: &(usize, f32), b: &(usize, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    if scored.len() > k && k > 0 {
-        scored.select_nth_unstable_by(k - 1, order);
-    }
-    scored.truncate(k);
-    scored.sort_by(order);
-    scored
-}
-
-/// In sixteen sums, so that the compiler may use wide registers.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
-    let mut sums = [0.0f32; 16];
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..16 {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
 }
 
 #[cfg(test)]
@@ -457,11 +439,5 @@ mod tests {
         assert!(reader.dense(&points[0].vector, 1, None).unwrap().is_empty());
         writer.put(&record, &points).unwrap();
         assert_eq!(reader.dense(&points[0].vector, 1, None).unwrap().len(), 1);
-    }
-
-    #[test]
-    fn products_are_summed_whole() {
-        let a: Vec<f32> = (0..37).map(|i| i as f32).collect();
-        assert_eq!(dot(&a, &a), (0..37).map(|i| (i * i) as f32).sum::<f32>());
     }
 }

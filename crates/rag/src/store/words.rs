@@ -1,22 +1,16 @@
 //! The words that BM25 sees: FTS5's own tokenizer, so that every store and every mark agrees with it.
+use super::bm25::Bag;
 use rusqlite::{Connection, Error, params};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
 /// Letters and digits of any script, accents folded, English endings cut (Porter).
-pub(super) const TOKENIZER: &str = "porter unicode61 remove_diacritics 2";
-
-/// A query for FTS5 that any text may be made into: its words, each in quotes, any of which may match. `None` if it has
-/// no words.
-pub(super) fn match_any(text: &str) -> Option<String> {
-    let quoted: Vec<String> = words(text).into_iter().map(|word| format!("\"{word}\"")).collect();
-    (!quoted.is_empty()).then(|| quoted.join(" OR "))
-}
+const TOKENIZER: &str = "porter unicode61 remove_diacritics 2";
 
 /// Each word once, in the order of the text.
 fn words(text: &str) -> Vec<String> {
     let joins = |c: char| c.is_alphanumeric() || ('\u{300}'..='\u{36f}').contains(&c);
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     let words = text
         .split(|c| !joins(c))
         .filter(|word| !word.is_empty())
@@ -24,27 +18,37 @@ fn words(text: &str) -> Vec<String> {
     words.filter(|word| seen.insert(word.clone())).collect()
 }
 
-/// Terms and how often each occurs, of each text.
-pub(super) fn terms(texts: &[String]) -> Result<Vec<HashMap<String, usize>>, Error> {
+/// The terms of each text.
+pub(super) fn bags(texts: &[String]) -> Result<Vec<Bag>, Error> {
     let connection = indexed(texts)?;
     connection.execute_batch("CREATE VIRTUAL TABLE terms USING fts5vocab(seen, instance)")?;
-    let mut counts = vec![HashMap::new(); texts.len()];
+    let mut counts = vec![BTreeMap::new(); texts.len()];
     let mut statement = connection.prepare("SELECT doc, term FROM terms")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let text: i64 = row.get(0)?;
-        *counts[text as usize].entry(row.get(1)?).or_insert(0) += 1;
+        *counts[text as usize].entry(id(row.get_ref(1)?.as_str()?)).or_insert(0) += 1;
     }
-    Ok(counts)
+    Ok(counts.into_iter().map(|counts| counts.into_iter().collect()).collect())
+}
+
+/// The terms of a question, each once.
+pub(super) fn terms(question: &str) -> Result<Vec<u32>, Error> {
+    let bags = bags(&[question.to_string()])?;
+    Ok(bags.iter().flatten().map(|(term, _)| *term).collect())
+}
+
+/// Of 2³²: two words of one text share theirs about once in a million texts.
+fn id(term: &str) -> u32 {
+    let [a, b, c, d, ..] = *blake3::hash(term.as_bytes()).as_bytes();
+    u32::from_le_bytes([a, b, c, d])
 }
 
 /// Where in each text words of the query stand, as BM25 matches them.
 pub fn matches(query: &str, texts: &[&str]) -> Vec<Vec<Range<usize>>> {
     let nothing = vec![Vec::new(); texts.len()];
-    let Some(query) = match_any(query) else {
-        return nothing;
-    };
-    marked(&query, texts).unwrap_or(nothing)
+    let query: Vec<String> = words(query).into_iter().map(|word| format!("\"{word}\"")).collect();
+    marked(&query.join(" OR "), texts).unwrap_or(nothing)
 }
 
 /// Marks that no text holds: noncharacters stand for themselves nowhere.
@@ -109,17 +113,16 @@ mod tests {
 
     #[test]
     fn terms_are_counted_as_stems() {
-        let found = terms(&["Returns, returned; return!".into(), "Costs".into()]).unwrap();
-        assert_eq!(found[0], HashMap::from([("return".to_string(), 3)]));
-        assert_eq!(found[1], HashMap::from([("cost".to_string(), 1)]));
+        let found = bags(&["Returns, returned; return!".into(), "the Costs".into()]).unwrap();
+        assert_eq!(found[0], [(id("return"), 3)]);
+        assert_eq!(found[1].len(), 2);
+        assert_eq!(terms("return RETURNS").unwrap(), [id("return")]);
+        assert!(terms("\"*^ -- () :").unwrap().is_empty());
     }
 
     #[test]
-    fn a_query_of_signs_has_no_words() {
-        assert_eq!(match_any("\"*^ -- () :"), None);
-        assert_eq!(
-            match_any("AND \"or\" NOT-near and").unwrap(),
-            r#""and" OR "or" OR "not" OR "near""#
-        );
+    fn a_query_of_signs_marks_nothing() {
+        assert!(matches("\"*^ -- () :", &["a (b)"])[0].is_empty());
+        assert_eq!(matches("AND \"or\" NOT-near", &["not or"])[0].len(), 2);
     }
 }

@@ -1,4 +1,5 @@
 //! Kernels for `flex`, Burn's pure-Rust CPU backend: f32, contiguous rows, all cores.
+pub(super) mod adamw;
 mod attention;
 mod gelu;
 mod layer_norm;

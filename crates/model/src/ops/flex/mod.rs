@@ -9,7 +9,7 @@ mod lora_linear;
 mod matmul;
 mod rms_norm;
 mod rope;
-mod simd;
+pub(super) mod simd;
 mod swiglu;
 
 use burn::backend::flex::FlexTensor;

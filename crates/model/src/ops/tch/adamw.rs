@@ -27,11 +27,11 @@ impl AdamWOp for LibTorch {
         if p.device() == Device::Cpu {
             let gradient = gradient.tensor.contiguous();
             let (p, m, v) = (
-                host::floats_mut(&mut p),
-                host::floats_mut(&mut m),
-                host::floats_mut(&mut v),
+                host::slice_mut(&mut p),
+                host::slice_mut(&mut m),
+                host::slice_mut(&mut v),
             );
-            update(p, host::floats(&gradient), m, v, &cfg);
+            update(p, host::slice(&gradient), m, v, &cfg);
         } else {
             let ([beta1, beta2], [correction1, correction2]) = (cfg.betas, cfg.corrections());
             let g = gradient.tensor * cfg.scale;

@@ -77,13 +77,13 @@ char *tune_flash_backward(Tensor *dout, Tensor *q, Tensor *k, Tensor *v, Tensor 
   });
 }
 
-// cuDNN's attention, causal, over `batch` sequences of one length. Shapes as above; lse is cuDNN's own.
+// cuDNN's attention, causal, over `batch` sequences of one length. Shapes as above.
 char *tune_cudnn_forward(Tensor *q, Tensor *k, Tensor *v, int64_t batch, double scale, Tensor **out, Tensor **lse) {
   return guarded([&] {
     auto r = at::_scaled_dot_product_cudnn_attention(batched(*q, batch), batched(*k, batch), batched(*v, batch), {}, true, 0.0,
                                                      true, false, optional<double>(scale));
     *out = owned(flat(std::get<0>(r)));
-    *lse = owned(std::get<1>(r));
+    *lse = owned(std::get<1>(r).reshape({batch, q->size(1), -1}).transpose(0, 1).flatten(1));
   });
 }
 
@@ -91,9 +91,10 @@ char *tune_cudnn_backward(Tensor *dout, Tensor *q, Tensor *k, Tensor *v, Tensor 
                           Tensor **dq, Tensor **dk, Tensor **dv) {
   return guarded([&] {
     int64_t length = q->size(0) / batch;
+    Tensor cudnn_lse = lse->unflatten(1, {batch, length}).transpose(0, 1).contiguous();
     auto r = at::_scaled_dot_product_cudnn_attention_backward(
-        batched(*dout, batch), batched(*q, batch), batched(*k, batch), batched(*v, batch), batched(*out, batch), *lse, unused(*q),
-        unused(*q), Tensor(), Tensor(), Tensor(), length, length, 0.0, true, optional<double>(scale));
+        batched(*dout, batch), batched(*q, batch), batched(*k, batch), batched(*v, batch), batched(*out, batch), cudnn_lse,
+        unused(*q), unused(*q), Tensor(), Tensor(), Tensor(), length, length, 0.0, true, optional<double>(scale));
     *dq = owned(flat(std::get<0>(r)));
     *dk = owned(flat(std::get<1>(r)));
     *dv = owned(flat(std::get<2>(r)));

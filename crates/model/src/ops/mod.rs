@@ -26,8 +26,9 @@ pub mod swiglu;
 
 mod autodiff;
 mod flex;
+pub mod switch;
 #[cfg(feature = "tch")]
-mod tch;
+pub(crate) mod tch;
 
 pub use attention::{Segment, attention};
 pub use gelu::gelu;

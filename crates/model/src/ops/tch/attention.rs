@@ -1,6 +1,6 @@
 //! ATen's flash attention, segment by segment on views. Key heads are the batch and their query heads the heads, so that keys
 //! and values are shared by a stride of zero instead of being repeated.
-use super::new;
+use super::{cuda, new};
 use crate::ops::attention::{AttentionCfg, AttentionOp, Segment};
 use burn::backend::{LibTorch, tensor::FloatTensor};
 use std::ops::Range;
@@ -162,6 +162,9 @@ impl AttentionOp for LibTorch {
         cfg: AttentionCfg,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let (q, k, v) = (&q.tensor, &k.tensor, &v.tensor);
+        if let Some((out, lse)) = cuda::attention_forward(q, k, v, &cfg) {
+            return (new(out), new(lse));
+        }
         let lse = Tensor::empty([cfg.heads as i64, q.size()[0]], (Kind::Float, q.device()));
         let outputs: Vec<_> = parts(&cfg, q)
             .iter()
@@ -189,6 +192,9 @@ impl AttentionOp for LibTorch {
         cfg: AttentionCfg,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let (q, k, v) = (&q.tensor, &k.tensor, &v.tensor);
+        if let Some(gradients) = cuda::attention_backward(&dout.tensor, [q, k, v], &out.tensor, &lse.tensor, &cfg) {
+            return gradients.map(new).into();
+        }
         let (dk, dv) = (k.zeros_like(), v.zeros_like());
         let dq: Vec<_> = parts(&cfg, q)
             .iter()

@@ -1,5 +1,5 @@
 //! Logits of a chunk of rows become its gradient in place.
-use super::{dense, new};
+use super::{cuda, dense, new};
 use crate::frozen::Weight;
 use crate::ops::linear_cross_entropy::{LinearCrossEntropyOp, chunk_rows};
 use burn::backend::{LibTorch, tensor::FloatTensor};
@@ -16,7 +16,15 @@ fn run(hidden: &Tensor, weight: &Tensor, targets: &[u32], gradient: Option<&Tens
     for start in (0..rows).step_by(chunk as usize) {
         let part = |t: &Tensor| t.narrow(0, start, chunk.min(rows - start));
         let (targets, hidden) = (part(&targets), part(hidden));
-        let mut logits = hidden.mm(&weight.tr()).to_kind(Kind::Float);
+        let logits = hidden.mm(&weight.tr());
+        if let Some(own) = cuda::cross_entropy(&logits, &targets.squeeze_dim(1), gradient.is_some()) {
+            part(&losses).copy_(&own.unsqueeze(1));
+            if let Some(gradient) = gradient {
+                part(gradient).copy_(&logits.mm(weight));
+            }
+            continue;
+        }
+        let mut logits = logits.to_kind(Kind::Float);
         let own = logits.gather(1, &targets, false);
         let lse = logits.logsumexp([1].as_slice(), true);
         part(&losses).copy_(&(&lse - own));

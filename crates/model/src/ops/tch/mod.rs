@@ -2,6 +2,7 @@
 //!
 //! Nothing here requires a gradient, so LibTorch records none. Inputs are never written to; what a function made itself is.
 mod attention;
+pub(crate) mod cuda;
 mod gelu;
 mod layer_norm;
 mod linear;

@@ -23,7 +23,10 @@ fn kernels_for_tests() {
     }
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(2).file("cuda/host.cpp");
-    build.flag("-fno-strict-aliasing").flag("-ffp-contract=off").cargo_metadata(false);
+    build
+        .flag("-fno-strict-aliasing")
+        .flag("-ffp-contract=off")
+        .cargo_metadata(false);
     build.compile("tune_kernels_for_tests");
     if let Ok(out) = std::env::var("OUT_DIR") {
         println!("cargo:rustc-link-search=native={out}");
@@ -34,7 +37,10 @@ fn kernels_for_tests() {
 fn cuda_headers(libtorch: &Path) -> Result<Vec<PathBuf>, String> {
     println!("cargo:rerun-if-env-changed=CUDA_HOME");
     if !libtorch.join("libtorch_cuda.so").exists() {
-        return Err(format!("the LibTorch in {} was made for the CPU alone", libtorch.display()));
+        return Err(format!(
+            "the LibTorch in {} was made for the CPU alone",
+            libtorch.display()
+        ));
     }
     let toolkit = std::env::var("CUDA_HOME").unwrap_or_else(|_| "/usr/local/cuda".into());
     let packages = libtorch.join("../../nvidia");
@@ -45,7 +51,10 @@ fn cuda_headers(libtorch: &Path) -> Result<Vec<PathBuf>, String> {
         packages.join("cuda_nvcc/include"),
     ];
     let has = |file: &str| folders.iter().any(|folder| folder.join(file).exists());
-    for (file, package) in [("cuda_runtime_api.h", "nvidia-cuda-runtime"), ("crt/host_config.h", "nvidia-cuda-crt")] {
+    for (file, package) in [
+        ("cuda_runtime_api.h", "nvidia-cuda-runtime"),
+        ("crt/host_config.h", "nvidia-cuda-crt"),
+    ] {
         if !has(file) {
             return Err(format!(
                 "at build time no {file} was found in CUDA_HOME, {toolkit} or beside PyTorch (package {package})"
@@ -61,7 +70,10 @@ fn shim(libtorch: &Path, headers: &[PathBuf]) {
     let torch = libtorch.join("../include");
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").warnings(false).file("cuda/shim.cpp");
-    build.include(&torch).include(torch.join("torch/csrc/api/include")).includes(headers);
+    build
+        .include(&torch)
+        .include(torch.join("torch/csrc/api/include"))
+        .includes(headers);
     build.compile("tune_cuda");
     println!("cargo:rustc-link-search=native={}", libtorch.display());
     println!("cargo:rustc-link-lib=c10_cuda");

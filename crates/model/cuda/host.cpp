@@ -16,6 +16,7 @@
 #define DEVICE static inline
 #define DEVICE_MEMBER inline
 #define SHARED static
+#define TABLE static const
 #define UNROLL
 typedef uint8_t u8;
 typedef uint16_t u16;
@@ -109,6 +110,7 @@ template <typename... A> static void call(void (*kernel)(A...), void **args) {
 static const std::map<std::string, void (*)(void **)> KERNELS = {
     ENTRY(rms_norm), ENTRY(rms_norm_backward), ENTRY(rope), ENTRY(swiglu), ENTRY(swiglu_backward),
     ENTRY(cross_entropy), ENTRY(dropout), ENTRY(nf4), ENTRY(int8),
+    {"adamw_f32", [](void **args) { call(adamw_f32, args); }},
 };
 
 // What went wrong, or null. `args` as cuLaunchKernel has them.

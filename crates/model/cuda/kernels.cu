@@ -8,6 +8,7 @@
 #define DEVICE static __device__ __forceinline__
 #define DEVICE_MEMBER __device__ __forceinline__
 #define SHARED __shared__
+#define TABLE static __device__ const
 #define UNROLL _Pragma("unroll")
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -260,33 +261,68 @@ template <typename T> DEVICE void dropout(const T *x, T *y, i64 count, u64 seed,
   store(y + start, n, v);
 }
 
-// bitsandbytes' NF4: two elements a byte, the first in the upper half, blocks of 64; their scales by a code book of 256, in
-// blocks of 256, plus an offset.
+// QLoRA's 16 values.
+TABLE float NF4[16] = {-1.0f,         -0.6961928f,  -0.52507305f, -0.3949175f,  -0.28444138f, -0.18477343f,
+                       -0.091050036f, 0.0f,         0.0795803f,   0.1609302f,   0.2461123f,   0.33791524f,
+                       0.44070983f,   0.562617f,    0.72295684f,  1.0f};
+
+// Two codes a byte, the first in the upper half, in blocks of 64 with a maximum each. Where `codes_of_max` is given the maxima are
+// coded in turn, by a map of 256 in blocks of 256, plus an offset.
 template <typename T>
-DEVICE void nf4(const u8 *packed, const u8 *scales, const float *scale_code, const float *scale_of_scales, float offset,
-                const float *code, T *y, i64 count) {
+DEVICE void nf4(const u8 *codes, const float *max, const u8 *codes_of_max, const float *map, float offset, T *y, i64 count) {
   i64 start = ((i64)blockIdx.x * blockDim.x + threadIdx.x) * EACH;
   if (start >= count) return;
   int n = here(start, count);
   i64 block = start / 64;
-  float scale = rounded_sum(rounded_product(scale_code[scales[block]], scale_of_scales[block / 256]), offset);
+  float scale = codes_of_max ? rounded_sum(rounded_product(map[codes_of_max[block]], max[block / 256]), offset) : max[block];
   float v[EACH];
   for (int i = 0; i < EACH; i++) {
-    u8 pair = i < n ? packed[(start + i) / 2] : 0;
-    v[i] = rounded_product(code[i % 2 == 0 ? pair >> 4 : pair & 15], scale);
+    u8 pair = i < n ? codes[(start + i) / 2] : 0;
+    v[i] = rounded_product(NF4[i % 2 == 0 ? pair >> 4 : pair & 15], scale);
   }
   store(y + start, n, v);
 }
 
-// values · scale of their row.
-template <typename T> DEVICE void int8(const signed char *values, const float *scales, T *y, i64 rows, i64 cols) {
+// codes · scale of their row · step.
+template <typename T> DEVICE void int8(const signed char *codes, const float *scales, float step, T *y, i64 rows, i64 cols) {
   i64 parts = (cols + EACH - 1) / EACH, item = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   i64 row = item / parts, c = item % parts * EACH;
   if (row >= rows) return;
   int n = here(c, cols);
   float v[EACH];
-  for (int i = 0; i < EACH; i++) v[i] = i < n ? rounded_product((float)values[row * cols + c + i], scales[row]) : 0.0f;
+  for (int i = 0; i < EACH; i++) {
+    float code = i < n ? (float)codes[row * cols + c + i] : 0.0f;
+    v[i] = rounded_product(rounded_product(code, scales[row]), step);
+  }
   store(y + row * cols + c, n, v);
+}
+
+// What AdamW reads from memory, so that a captured step sees new values.
+struct Rates {
+  float scale, mean_share, beta2, variance_share, eps, decay, step, correction;
+};
+
+// With x = g · scale: m ← m + mean_share · (x − m), v ← beta2 · v + variance_share · x²,
+// p ← p · decay − step · m / (sqrt(v) / correction + eps).
+KERNEL adamw_f32(float *p, const float *g, float *m, float *v, const Rates *rates, i64 count) {
+  i64 start = ((i64)blockIdx.x * blockDim.x + threadIdx.x) * EACH;
+  if (start >= count) return;
+  int n = here(start, count);
+  Rates r = *rates;
+  float parameter[EACH], gradient[EACH], mean[EACH], variance[EACH];
+  load(p + start, n, parameter);
+  load(g + start, n, gradient);
+  load(m + start, n, mean);
+  load(v + start, n, variance);
+  for (int i = 0; i < EACH; i++) {
+    float x = gradient[i] * r.scale;
+    mean[i] += r.mean_share * (x - mean[i]);
+    variance[i] = r.beta2 * variance[i] + r.variance_share * x * x;
+    parameter[i] = parameter[i] * r.decay - r.step * mean[i] / (sqrtf(variance[i]) / r.correction + r.eps);
+  }
+  store(p + start, n, parameter);
+  store(m + start, n, mean);
+  store(v + start, n, variance);
 }
 
 #define FOR(T, NAME)                                                                                                           \
@@ -311,12 +347,12 @@ template <typename T> DEVICE void int8(const signed char *values, const float *s
   KERNEL dropout_##NAME(const T *x, T *y, i64 count, u64 seed, u64 threshold, float factor) {                                  \
     dropout(x, y, count, seed, threshold, factor);                                                                             \
   }                                                                                                                            \
-  KERNEL nf4_##NAME(const u8 *packed, const u8 *scales, const float *scale_code, const float *scale_of_scales, float offset,   \
-                    const float *code, T *y, i64 count) {                                                                      \
-    nf4(packed, scales, scale_code, scale_of_scales, offset, code, y, count);                                                  \
+  KERNEL nf4_##NAME(const u8 *codes, const float *max, const u8 *codes_of_max, const float *map, float offset, T *y,           \
+                    i64 count) {                                                                                               \
+    nf4(codes, max, codes_of_max, map, offset, y, count);                                                                      \
   }                                                                                                                            \
-  KERNEL int8_##NAME(const signed char *values, const float *scales, T *y, i64 rows, i64 cols) {                               \
-    int8(values, scales, y, rows, cols);                                                                                       \
+  KERNEL int8_##NAME(const signed char *codes, const float *scales, float step, T *y, i64 rows, i64 cols) {                    \
+    int8(codes, scales, step, y, rows, cols);                                                                                  \
   }
 
 FOR(float, f32)

@@ -101,9 +101,15 @@ char *tune_cudnn_backward(Tensor *dout, Tensor *q, Tensor *k, Tensor *v, Tensor 
   });
 }
 
-// This thread computes on a stream of its own from here on: the default one cannot be captured.
-char *tune_side_stream(int device) {
-  return guarded([&] { c10::cuda::setCurrentCUDAStream(c10::cuda::getStreamFromPool(false, device)); });
+// This thread computes on a stream of its own from here on: the default one cannot be recorded. What is under way there is
+// waited for.
+char *tune_leave_default_stream(int device) {
+  return guarded([&] {
+    auto old = c10::cuda::getDefaultCUDAStream(device);
+    if (c10::cuda::getCurrentCUDAStream(device) != old) return;
+    old.synchronize();
+    c10::cuda::setCurrentCUDAStream(c10::cuda::getStreamFromPool(false, device));
+  });
 }
 
 char *tune_graph_begin(at::cuda::CUDAGraph **graph) {
@@ -123,14 +129,13 @@ char *tune_graph_free(at::cuda::CUDAGraph *graph) {
   return guarded([&] { delete graph; });
 }
 
-// Bytes in tensors now, their peak, and bytes the allocator holds.
-char *tune_allocated(int device, int64_t *allocated, int64_t *peak, int64_t *reserved) {
+// Bytes in tensors, and their peak.
+char *tune_allocated(int device, int64_t *now, int64_t *peak) {
   return guarded([&] {
     at::globalContext().lazyInitDevice(at::kCUDA);
     auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device);
-    *allocated = stats.allocated_bytes[0].current;
+    *now = stats.allocated_bytes[0].current;
     *peak = stats.allocated_bytes[0].peak;
-    *reserved = stats.reserved_bytes[0].current;
   });
 }
 char *tune_reset_peak(int device) {

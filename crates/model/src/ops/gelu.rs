@@ -15,7 +15,7 @@ pub trait GeluOp: Backend {
 /// # Shapes
 /// - `x`, result: `[tokens, d]`
 pub fn gelu(x: Tensor<2>) -> Tensor<2> {
-    if !has_kernels(&x) {
+    if !has_kernels("gelu", &x) {
         return reference(x);
     }
     Tensor::from_dispatch(<Dispatch as GeluOp>::gelu_tanh(x.into_dispatch()))

@@ -20,11 +20,13 @@ pub fn attention_forward(q: &Tensor, k: &Tensor, v: &Tensor, cfg: &AttentionCfg)
     let packed = Packed::new(cfg, q.size()[0], k.size()[0])?;
     let heads = [q, k, v].map(|t| packed.heads(t));
     let qkv = heads.each_ref();
-    let made = packed.cudnn(|batch| shim::cudnn_forward(qkv, batch, cfg.scale)).or_else(|| {
-        packed.flash(q.device(), |queries, keys, window| {
-            shim::flash_forward(qkv, queries, keys, cfg.scale, window)
-        })
-    });
+    let made = packed
+        .cudnn(|batch| shim::cudnn_forward(qkv, batch, cfg.scale))
+        .or_else(|| {
+            packed.flash(q.device(), |queries, keys, window| {
+                shim::flash_forward(qkv, queries, keys, cfg.scale, window)
+            })
+        });
     made.map(|[out, lse]| (out.reshape(q.size()), lse))
 }
 
@@ -44,11 +46,13 @@ pub fn attention_backward(
     let heads = [&dout.contiguous(), q, k, v, &out.contiguous()].map(|t| packed.heads(t));
     let [dout, q4, k4, v4, out] = heads.each_ref();
     let saved = [dout, q4, k4, v4, out, lse];
-    let made = packed.cudnn(|batch| shim::cudnn_backward(saved, batch, cfg.scale)).or_else(|| {
-        packed.flash(q.device(), |queries, keys, window| {
-            shim::flash_backward(saved, queries, keys, cfg.scale, window)
-        })
-    });
+    let made = packed
+        .cudnn(|batch| shim::cudnn_backward(saved, batch, cfg.scale))
+        .or_else(|| {
+            packed.flash(q.device(), |queries, keys, window| {
+                shim::flash_backward(saved, queries, keys, cfg.scale, window)
+            })
+        });
     made.map(|[dq, dk, dv]| [dq.reshape(q.size()), dk.reshape(k.size()), dv.reshape(v.size())])
 }
 
@@ -95,7 +99,8 @@ impl Packed {
     fn batch(&self) -> Option<i64> {
         let length = self.queries[1] as usize;
         let equal = self.queries == self.keys && self.queries.windows(2).all(|w| (w[1] - w[0]) as usize == length);
-        let served = equal && length.is_multiple_of(CUDNN_STEP) && self.head_dim <= CUDNN_HEAD_DIM && self.window.is_none();
+        let served =
+            equal && length.is_multiple_of(CUDNN_STEP) && self.head_dim <= CUDNN_HEAD_DIM && self.window.is_none();
         served.then_some(self.queries.len() as i64 - 1)
     }
 
@@ -104,11 +109,7 @@ impl Packed {
         attempt("attention.cudnn", || call(batch))
     }
 
-    fn flash<T>(
-        &self,
-        device: Device,
-        call: impl FnOnce(&Lengths, &Lengths, i64) -> Result<T, String>,
-    ) -> Option<T> {
+    fn flash<T>(&self, device: Device, call: impl FnOnce(&Lengths, &Lengths, i64) -> Result<T, String>) -> Option<T> {
         attempt("attention.flash", || {
             let (queries, keys) = (lengths(&self.queries, device), lengths(&self.keys, device));
             call(&queries, &keys, self.window.map_or(-1, |window| window as i64))
@@ -159,7 +160,12 @@ mod tests {
     use super::*;
     use crate::ops::Segment;
 
-    fn packed(segments: &[(Range<usize>, Range<usize>)], window: Option<usize>, tokens: i64, keys: i64) -> Option<Packed> {
+    fn packed(
+        segments: &[(Range<usize>, Range<usize>)],
+        window: Option<usize>,
+        tokens: i64,
+        keys: i64,
+    ) -> Option<Packed> {
         let segment = |(q, k): &(Range<usize>, Range<usize>)| Segment {
             queries: q.clone(),
             keys: k.clone(),
@@ -178,8 +184,14 @@ mod tests {
     #[test]
     fn segments_without_gaps_are_served() {
         let p = packed(&[(0..5, 0..5), (5..12, 5..12)], Some(7), 12, 12).unwrap();
-        assert_eq!((p.queries.as_slice(), p.window, p.batch()), ([0, 5, 12].as_slice(), None, None));
-        assert_eq!(packed(&[(0..5, 0..5), (5..12, 5..12)], Some(6), 12, 12).unwrap().window, Some(6));
+        assert_eq!(
+            (p.queries.as_slice(), p.window, p.batch()),
+            ([0, 5, 12].as_slice(), None, None)
+        );
+        assert_eq!(
+            packed(&[(0..5, 0..5), (5..12, 5..12)], Some(6), 12, 12).unwrap().window,
+            Some(6)
+        );
         // A cache: the query sees the first 9 of 20 rows.
         assert_eq!(packed(&[(0..1, 0..9)], None, 1, 20).unwrap().keys_used, 9);
         assert_eq!(packed(&[(0..5, 0..5), (6..12, 5..12)], None, 12, 12), None);

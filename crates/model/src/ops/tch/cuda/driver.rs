@@ -55,7 +55,9 @@ impl Driver {
             let library = Library::new("libcuda.so.1").map_err(|e| format!("no NVIDIA driver: {e}"))?;
             macro_rules! get {
                 ($name:literal) => {
-                    *library.get(concat!($name, "\0").as_bytes()).map_err(|e| e.to_string())?
+                    *library
+                        .get(concat!($name, "\0").as_bytes())
+                        .map_err(|e| e.to_string())?
                 };
             }
             let init: unsafe extern "C" fn(c_uint) -> Status = get!("cuInit");
@@ -193,7 +195,11 @@ impl Card {
     }
 
     fn function(&self, driver: &Driver, name: &str) -> Result<Ptr, String> {
-        let functions = self.functions.get_or_init(|| self.compile()).as_ref().map_err(Clone::clone)?;
+        let functions = self
+            .functions
+            .get_or_init(|| self.compile())
+            .as_ref()
+            .map_err(Clone::clone)?;
         let mut functions = functions.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(function) = functions.by_name.get(name) {
             return Ok(*function as Ptr);
@@ -215,7 +221,19 @@ impl Launcher for Card {
             let args = addresses.as_mut_ptr();
             // SAFETY: the caller's promise.
             driver.check(unsafe {
-                (driver.launch)(function, grid.blocks, 1, 1, grid.threads, 1, 1, 0, stream, args, null_mut())
+                (driver.launch)(
+                    function,
+                    grid.blocks,
+                    1,
+                    1,
+                    grid.threads,
+                    1,
+                    1,
+                    0,
+                    stream,
+                    args,
+                    null_mut(),
+                )
             })
         })
     }

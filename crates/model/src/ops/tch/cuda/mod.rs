@@ -20,13 +20,11 @@ use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 /// Runs `f` where `kernel` serves `tensors`, of which the first decides device and dtype.
-fn run<T>(
-    kernel: &'static str,
-    tensors: &[&Tensor],
-    f: impl FnOnce(&dyn Launcher) -> Result<T, String>,
-) -> Option<T> {
+fn run<T>(kernel: &'static str, tensors: &[&Tensor], f: impl FnOnce(&dyn Launcher) -> Result<T, String>) -> Option<T> {
     let first = tensors.first()?;
-    let alike = tensors.iter().all(|t| (t.device(), t.kind()) == (first.device(), first.kind()));
+    let alike = tensors
+        .iter()
+        .all(|t| (t.device(), t.kind()) == (first.device(), first.kind()));
     if !alike || !matches!(first.kind(), Kind::Float | Kind::BFloat16) {
         return None;
     }
@@ -34,11 +32,7 @@ fn run<T>(
 }
 
 /// Switches `kernel` off if it fails.
-fn attempt<T>(
-    kernel: &'static str,
-    device: Device,
-    f: impl FnOnce(&dyn Launcher) -> Result<T, String>,
-) -> Option<T> {
+fn attempt<T>(kernel: &'static str, device: Device, f: impl FnOnce(&dyn Launcher) -> Result<T, String>) -> Option<T> {
     if !switch::is_on(kernel) {
         return None;
     }
@@ -72,7 +66,13 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Option<Tensor> {
         let (x, weight) = (x.contiguous(), weight.contiguous());
         let (rows, cols) = rows_and_cols(&x);
         let y = x.empty_like();
-        let args = [Arg::from(&x), (&weight).into(), (&y).into(), cols.into(), (eps as f32).into()];
+        let args = [
+            Arg::from(&x),
+            (&weight).into(),
+            (&y).into(),
+            cols.into(),
+            (eps as f32).into(),
+        ];
         // SAFETY: the shapes above; this holds for every launch below.
         unsafe { launch(on, "rms_norm", x.kind(), Grid::of_rows(rows, cols)?, args) }?;
         Ok(y)
@@ -100,7 +100,9 @@ pub fn rms_norm_backward(x: &Tensor, weight: &Tensor, dy: &Tensor, eps: f64) -> 
 
 /// As [`crate::ops::rope`]; the angles are f32.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: i64, inverse: bool) -> Option<Tensor> {
-    let angles = [cos, sin].iter().all(|t| t.kind() == Kind::Float && t.device() == x.device());
+    let angles = [cos, sin]
+        .iter()
+        .all(|t| t.kind() == Kind::Float && t.device() == x.device());
     if !angles {
         return None;
     }
@@ -223,38 +225,44 @@ pub fn dropout(x: &Tensor, dropout: f64, seed: u64) -> Option<Tensor> {
     })
 }
 
-/// NF4 with double quantization, as bitsandbytes stores it: blocks of 64 elements, their scales in blocks of 256.
+/// A matrix in NF4, all but `codes` and `offset` f32.
 pub struct Nf4<'a> {
-    /// u8, two elements each, the first in the upper half.
-    pub packed: &'a Tensor,
+    /// u8, two a byte, the first in the upper half.
+    pub codes: &'a Tensor,
+    /// One a block of 64, or one for each 256 of them where they are coded.
+    pub max: &'a Tensor,
+    pub coded: Option<CodedMax<'a>>,
+}
+
+/// Block maxima `map[codes] · max + offset`.
+pub struct CodedMax<'a> {
     /// u8, one a block.
-    pub scales: &'a Tensor,
-    /// f32 `[256]`, what the scales' bytes stand for.
-    pub scale_code: &'a Tensor,
-    /// f32, one for each 256 scales.
-    pub scale_of_scales: &'a Tensor,
+    pub codes: &'a Tensor,
+    /// `[256]`
+    pub map: &'a Tensor,
     pub offset: f32,
-    /// f32 `[16]`
-    pub code: &'a Tensor,
 }
 
 /// Dequantizes into `y`, dense, f32 or bf16.
 pub fn nf4(matrix: &Nf4<'_>, y: &Tensor) -> Option<()> {
-    let bytes = [matrix.packed, matrix.scales].map(|t| (t, Kind::Uint8));
-    let floats = [matrix.scale_code, matrix.scale_of_scales, matrix.code].map(|t| (t, Kind::Float));
-    let fits = |(t, kind): (&Tensor, Kind)| t.kind() == kind && t.device() == y.device() && t.is_contiguous();
-    if !bytes.into_iter().chain(floats).all(fits) || !y.is_contiguous() {
+    let fits = |t: &Tensor, kind| t.kind() == kind && t.device() == y.device() && t.is_contiguous();
+    let coded = matrix.coded.as_ref();
+    let served = y.is_contiguous()
+        && fits(matrix.codes, Kind::Uint8)
+        && fits(matrix.max, Kind::Float)
+        && coded.is_none_or(|c| fits(c.codes, Kind::Uint8) && fits(c.map, Kind::Float));
+    if !served {
         return None;
     }
     run("nf4.cuda", &[y], |on| {
         let count = y.numel() as i64;
+        let null = Arg::from(0i64);
         let args = [
-            Arg::from(matrix.packed),
-            matrix.scales.into(),
-            matrix.scale_code.into(),
-            matrix.scale_of_scales.into(),
-            matrix.offset.into(),
-            matrix.code.into(),
+            Arg::from(matrix.codes),
+            matrix.max.into(),
+            coded.map_or(null, |coded| coded.codes.into()),
+            coded.map_or(null, |coded| coded.map.into()),
+            coded.map_or(0.0, |coded| coded.offset).into(),
             y.into(),
             count.into(),
         ];
@@ -262,15 +270,44 @@ pub fn nf4(matrix: &Nf4<'_>, y: &Tensor) -> Option<()> {
     })
 }
 
-/// `y = values · scales`, a scale a row. `values`: i8 `[rows, cols]`, `scales`: f32 `[rows]`, `y`: f32 or bf16.
-pub fn int8(values: &Tensor, scales: &Tensor, y: &Tensor) -> Option<()> {
+/// `y = codes · scales · step`, a scale a row. `codes`: i8 `[rows, cols]`, `scales`: f32 `[rows]`, `y`: f32 or bf16.
+pub fn int8(codes: &Tensor, scales: &Tensor, step: f32, y: &Tensor) -> Option<()> {
     let fits = |t: &Tensor, kind| t.kind() == kind && t.device() == y.device() && t.is_contiguous();
-    if !fits(values, Kind::Int8) || !fits(scales, Kind::Float) || !y.is_contiguous() {
+    if !fits(codes, Kind::Int8) || !fits(scales, Kind::Float) || !y.is_contiguous() {
         return None;
     }
     run("int8.cuda", &[y], |on| {
-        let (rows, cols) = rows_and_cols(values);
-        let args = [Arg::from(values), scales.into(), y.into(), rows.into(), cols.into()];
+        let rows = scales.numel() as i64;
+        let cols = y.numel() as i64 / rows.max(1);
+        let args = [
+            Arg::from(codes),
+            scales.into(),
+            step.into(),
+            y.into(),
+            rows.into(),
+            cols.into(),
+        ];
         unsafe { launch(on, "int8", y.kind(), Grid::of_elements(rows, cols)?, args) }
+    })
+}
+
+/// One AdamW update of f32 vectors, in place: `[parameter, gradient, mean, variance]`.
+///
+/// # Shapes
+/// - `rates`: f32 `[8]` on the device: gradient scale, `1 − beta1`, beta2, `1 − beta2`, eps, `1 − rate · decay`,
+///   `rate / correction1`, `sqrt(correction2)`
+pub fn adamw(tensors: [&Tensor; 4], rates: &Tensor) -> Option<()> {
+    let [parameter, ..] = tensors;
+    let dense = tensors
+        .iter()
+        .all(|t| t.is_contiguous() && t.numel() == parameter.numel());
+    if !dense || parameter.kind() != Kind::Float || rates.size() != [8] {
+        return None;
+    }
+    let [p, g, m, v] = tensors;
+    run("adamw.cuda", &[p, g, m, v, rates], |on| {
+        let count = p.numel() as i64;
+        let args = [Arg::from(p), g.into(), m.into(), v.into(), rates.into(), count.into()];
+        unsafe { launch(on, "adamw", Kind::Float, Grid::of_elements(1, count)?, args) }
     })
 }

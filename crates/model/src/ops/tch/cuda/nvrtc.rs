@@ -38,7 +38,10 @@ impl Nvrtc {
         });
         found.ok_or_else(|| {
             let tried: Vec<_> = candidates.iter().map(|path| path.display().to_string()).collect();
-            format!("NVRTC (package nvidia-cuda-nvrtc) was not found as {}", tried.join(", "))
+            format!(
+                "NVRTC (package nvidia-cuda-nvrtc) was not found as {}",
+                tried.join(", ")
+            )
         })
     }
 
@@ -53,7 +56,14 @@ impl Nvrtc {
             let create: Symbol<Create> = self.symbol(c"nvrtcCreateProgram")?;
             let compile: Symbol<Compile> = self.symbol(c"nvrtcCompileProgram")?;
             let destroy: Symbol<Destroy> = self.symbol(c"nvrtcDestroyProgram")?;
-            self.check(create(&mut program, source.as_ptr(), c"kernels.cu".as_ptr(), 0, null(), null()))?;
+            self.check(create(
+                &mut program,
+                source.as_ptr(),
+                c"kernels.cu".as_ptr(),
+                0,
+                null(),
+                null(),
+            ))?;
             let (size, read) = match form {
                 Form::Cubin => (c"nvrtcGetCUBINSize", c"nvrtcGetCUBIN"),
                 Form::Ptx => (c"nvrtcGetPTXSize", c"nvrtcGetPTX"),
@@ -62,7 +72,10 @@ impl Nvrtc {
                 Ok(()) => self.text(program, size, read),
                 Err(problem) => {
                     let log = self.text(program, c"nvrtcGetProgramLogSize", c"nvrtcGetProgramLog")?;
-                    Err(format!("{problem}: {}", String::from_utf8_lossy(&log).trim_end_matches('\0')))
+                    Err(format!(
+                        "{problem}: {}",
+                        String::from_utf8_lossy(&log).trim_end_matches('\0')
+                    ))
                 }
             };
             destroy(&mut program);
@@ -132,7 +145,10 @@ fn first(folder: &Path, prefix: &str) -> Option<PathBuf> {
         .ok()?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| {
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let name = path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default();
             name.starts_with(prefix) && name.contains(".so") && !name.contains(".alt.")
         })
         .filter(|path| prefix.contains("builtins") || !is_builtins(path))

@@ -12,13 +12,11 @@ pub struct Lengths {
     pub longest: i64,
 }
 
-/// Bytes in LibTorch's allocator on a card.
+/// Bytes in tensors on a card.
 #[derive(Debug, Clone, Copy)]
 pub struct Allocated {
     pub now: i64,
     pub peak: i64,
-    /// Taken from the driver.
-    pub reserved: i64,
 }
 
 #[cfg(tune_cuda)]
@@ -85,12 +83,12 @@ mod with {
             dk: *mut New,
             dv: *mut New,
         ) -> Message;
-        fn tune_side_stream(device: c_int) -> Message;
+        fn tune_leave_default_stream(device: c_int) -> Message;
         fn tune_graph_begin(graph: *mut Handle) -> Message;
         fn tune_graph_end(graph: Handle) -> Message;
         fn tune_graph_replay(graph: Handle) -> Message;
         fn tune_graph_free(graph: Handle) -> Message;
-        fn tune_allocated(device: c_int, now: *mut i64, peak: *mut i64, reserved: *mut i64) -> Message;
+        fn tune_allocated(device: c_int, now: *mut i64, peak: *mut i64) -> Message;
         fn tune_reset_peak(device: c_int) -> Message;
         fn tune_empty_cache() -> Message;
         fn tune_event_record(device: c_int, event: *mut Handle) -> Message;
@@ -192,14 +190,14 @@ mod with {
     }
 
     /// This thread computes on a stream of its own from here on.
-    pub fn side_stream(device: i32) -> Result<(), String> {
-        check(unsafe { tune_side_stream(device) })
+    pub fn leave_default_stream(device: i32) -> Result<(), String> {
+        check(unsafe { tune_leave_default_stream(device) })
     }
 
     pub fn allocated(device: i32) -> Result<Allocated, String> {
-        let (mut now, mut peak, mut reserved) = (0, 0, 0);
-        check(unsafe { tune_allocated(device, &mut now, &mut peak, &mut reserved) })?;
-        Ok(Allocated { now, peak, reserved })
+        let (mut now, mut peak) = (0, 0);
+        check(unsafe { tune_allocated(device, &mut now, &mut peak) })?;
+        Ok(Allocated { now, peak })
     }
 
     pub fn reset_peak(device: i32) -> Result<(), String> {
@@ -283,7 +281,7 @@ mod without {
     pub fn cudnn_backward(_: [&Tensor; 6], _: i64, _: f64) -> Result<[Tensor; 3], String> {
         none()
     }
-    pub fn side_stream(_: i32) -> Result<(), String> {
+    pub fn leave_default_stream(_: i32) -> Result<(), String> {
         none()
     }
     pub fn allocated(_: i32) -> Result<Allocated, String> {

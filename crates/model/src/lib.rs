@@ -9,6 +9,8 @@ pub mod frozen;
 pub mod generate;
 pub mod gguf;
 #[cfg(feature = "tch")]
+pub mod graph;
+#[cfg(feature = "tch")]
 pub mod libtorch;
 pub mod load;
 pub mod lora;
@@ -20,6 +22,8 @@ pub mod peft;
 pub mod precision;
 pub mod safetensors_file;
 pub mod sampler;
+#[cfg(feature = "tch")]
+pub mod selfcheck;
 pub mod staging;
 
 pub use causal_lm::{CausalLm, Input, Keep, Loss, Noise};

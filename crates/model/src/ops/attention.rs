@@ -71,7 +71,7 @@ pub trait AttentionOp: Backend {
 /// # Shapes
 /// - `q`: `[tokens, heads * head_dim]`, `k`, `v`: `[key tokens, kv_heads * head_dim]`, result as `q`
 pub fn attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, cfg: AttentionCfg) -> Tensor<2> {
-    if !has_kernels(&q) {
+    if !has_kernels("attention", &q) {
         return reference(q, k, v, cfg);
     }
     Tensor::from_dispatch(<Dispatch as AttentionOp>::packed_attention(

@@ -23,7 +23,7 @@ pub trait GeluOp: Backend {
 /// # Shapes
 /// - `x`, result: `[tokens, d]`
 pub fn gelu(x: Tensor<2>, form: Gelu) -> Tensor<2> {
-    if !has_kernels(&x) {
+    if !has_kernels("gelu", &x) {
         return reference(x, form);
     }
     Tensor::from_dispatch(<Dispatch as GeluOp>::gelu_of(x.into_dispatch(), form))

@@ -16,7 +16,7 @@ pub trait LinearOp: Backend {
 /// # Shapes
 /// - `x`: `[tokens, in]`, `weight`: `[out, in]`, result: `[tokens, out]`
 pub fn linear(x: Tensor<2>, weight: &Frozen) -> Tensor<2> {
-    if !has_kernels(&x) {
+    if !has_kernels("linear", &x) {
         return reference(x, weight);
     }
     Tensor::from_dispatch(<Dispatch as LinearOp>::frozen_linear(

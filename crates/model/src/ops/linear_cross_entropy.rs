@@ -41,7 +41,7 @@ pub fn linear_cross_entropy(
     gradient: bool,
 ) -> (Tensor<1>, Option<Tensor<2>>) {
     assert_eq!(hidden.dims()[0], targets.len());
-    if !has_kernels(&hidden) {
+    if !has_kernels("linear_cross_entropy", &hidden) {
         let (loss, dh) = reference(hidden, weight, &targets);
         return (loss, gradient.then_some(dh));
     }

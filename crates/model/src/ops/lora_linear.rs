@@ -50,7 +50,7 @@ pub trait LoraLinearOp: Backend {
 /// # Shapes
 /// - `x`: `[tokens, in]`, `weight`: `[out, in]`, `a`: `[r, in]`, `b`: `[out, r]`, result: `[tokens, out]`
 pub fn lora_linear(x: Tensor<2>, weight: &Frozen, a: Tensor<2>, b: Tensor<2>, cfg: LoraCfg) -> Tensor<2> {
-    if !has_kernels(&x) {
+    if !has_kernels("lora_linear", &x) {
         return reference(x, weight, a, b, cfg);
     }
     Tensor::from_dispatch(<Dispatch as LoraLinearOp>::lora_linear(

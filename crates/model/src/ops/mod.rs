@@ -28,8 +28,9 @@ pub mod swiglu;
 
 mod autodiff;
 mod flex;
+pub mod switch;
 #[cfg(feature = "tch")]
-mod tch;
+pub(crate) mod tch;
 
 pub use adamw::adamw;
 pub use attention::{Segment, attention};
@@ -45,8 +46,11 @@ pub use swiglu::swiglu;
 use crate::precision::is_flex;
 use burn::tensor::{DType, Tensor};
 
-/// Whether hand-written kernels serve tensors like `x`.
-fn has_kernels<const D: usize>(x: &Tensor<D>) -> bool {
+/// Whether hand-written kernels serve `op` on tensors like `x`.
+fn has_kernels<const D: usize>(op: &str, x: &Tensor<D>) -> bool {
+    if !switch::is_on(op) {
+        return false;
+    }
     match x.dtype() {
         DType::F32 => true,
         DType::BF16 => !is_flex(&x.device()),

@@ -3,7 +3,7 @@
 //!
 //! Scores have the dtype of the activations, as in transformers' eager attention; softmax sums in f32. Probabilities are made
 //! again for the backward pass. (ATen's own attention on the CPU multiplies bf16 as f32, and takes twice the time.)
-use super::new;
+use super::{cuda, new};
 use crate::ops::attention::{AttentionCfg, AttentionOp, Segment};
 use burn::backend::{LibTorch, tensor::FloatTensor};
 use std::ops::Range;
@@ -105,6 +105,9 @@ impl AttentionOp for LibTorch {
         cfg: AttentionCfg,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let (q, k, v) = (&q.tensor, &k.tensor, &v.tensor);
+        if let Some((out, lse)) = cuda::attention_forward(q, k, v, &cfg) {
+            return (new(out), new(lse));
+        }
         let out = q.empty_like();
         for block in blocks(&cfg, q) {
             let (k, v) = (stacked(k, &block.keys, &cfg), stacked(v, &block.keys, &cfg));
@@ -122,11 +125,17 @@ impl AttentionOp for LibTorch {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
-        _: FloatTensor<Self>,
-        _: FloatTensor<Self>,
+        out: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
         cfg: AttentionCfg,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let (q, k, v) = (&q.tensor, &k.tensor, &v.tensor);
+        // Empty where the forward pass went without the kernel.
+        if lse.tensor.numel() > 0
+            && let Some(gradients) = cuda::attention_backward(&dout.tensor, [q, k, v], &out.tensor, &lse.tensor, &cfg)
+        {
+            return gradients.map(new).into();
+        }
         let (dq, dk, dv) = (q.empty_like(), k.zeros_like(), v.zeros_like());
         for block in blocks(&cfg, q) {
             let (k, v) = (stacked(k, &block.keys, &cfg), stacked(v, &block.keys, &cfg));

@@ -1,5 +1,5 @@
 //! Logits of a chunk of rows become their gradient in place.
-use super::{dense, host, new};
+use super::{cuda, dense, host, new};
 use crate::frozen::Weight;
 use crate::ops::linear_cross_entropy::{LinearCrossEntropyOp, chunk_rows};
 use burn::backend::{LibTorch, tensor::FloatTensor};
@@ -16,8 +16,10 @@ fn run(hidden: &Tensor, weight: &Tensor, targets: &[u32], gradient: Option<&Tens
         let part = |t: &Tensor| t.narrow(0, (chunk * step) as i64, targets.len() as i64);
         let mut logits = scratch.narrow(0, 0, targets.len() as i64);
         let _ = part(hidden).mm_out(&logits, &weight.tr());
-        let found = host::cross_entropy(&mut logits, targets, gradient.is_some());
-        part(&losses).copy_(&found.unwrap_or_else(|| cross_entropy(&mut logits, targets, gradient.is_some())));
+        let found = cuda::cross_entropy(&logits, &indices(targets, &logits), gradient.is_some())
+            .or_else(|| host::cross_entropy(&mut logits, targets, gradient.is_some()))
+            .unwrap_or_else(|| cross_entropy(&mut logits, targets, gradient.is_some()));
+        part(&losses).copy_(&found);
         if let Some(gradient) = gradient {
             let _ = logits.mm_out(&part(gradient), weight);
         }
@@ -25,10 +27,14 @@ fn run(hidden: &Tensor, weight: &Tensor, targets: &[u32], gradient: Option<&Tens
     losses
 }
 
+fn indices(targets: &[u32], like: &Tensor) -> Tensor {
+    let targets: Vec<i64> = targets.iter().map(|target| i64::from(*target)).collect();
+    Tensor::from_slice(&targets).to_device(like.device())
+}
+
 /// As [`host::cross_entropy`] by ATen's calls.
 fn cross_entropy(logits: &mut Tensor, targets: &[u32], gradient: bool) -> Tensor {
-    let targets: Vec<i64> = targets.iter().map(|target| i64::from(*target)).collect();
-    let targets = Tensor::from_slice(&targets).to_device(logits.device()).unsqueeze(1);
+    let targets = indices(targets, logits).unsqueeze(1);
     let mut exact = logits.to_kind(Kind::Float);
     let lse = exact.logsumexp([1].as_slice(), true);
     let losses = (&lse - exact.gather(1, &targets, false)).squeeze_dim(1);

@@ -3,6 +3,7 @@
 //! Nothing here requires a gradient, so LibTorch records none. Inputs are never written to; what a function made itself is.
 mod adamw;
 mod attention;
+pub(crate) mod cuda;
 mod gelu;
 mod host;
 mod layer_norm;

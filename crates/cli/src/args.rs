@@ -172,6 +172,9 @@ pub struct Model {
     /// Of the base: auto, f32 or bf16
     #[arg(long, default_value = "auto")]
     pub dtype: BaseDtype,
+    /// Hold the linear layers of the base in 4 or 8 bits
+    #[arg(long, value_name = "FORM", default_value = "none")]
+    pub quantize: Quantize,
     /// auto, or one that `tune doctor` lists (cpu, cuda:0)
     #[arg(long, default_value = "auto", env = "TUNE_DEVICE")]
     pub device: String,
@@ -315,6 +318,24 @@ pub enum BaseDtype {
     Auto,
     F32,
     Bf16,
+}
+
+/// What the linears of the base are held in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Quantize {
+    None,
+    Nf4,
+    Int8,
+}
+
+impl From<Quantize> for tune_model::precision::Quantize {
+    fn from(quantize: Quantize) -> Self {
+        match quantize {
+            Quantize::None => Self::None,
+            Quantize::Nf4 => Self::Nf4,
+            Quantize::Int8 => Self::Int8,
+        }
+    }
 }
 
 impl From<BaseDtype> for tune_model::precision::Dtype {

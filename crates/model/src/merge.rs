@@ -212,6 +212,7 @@ impl Merge<'_> {
             (StoredType::Other(_), _) => dtype,
             (_, Some(wanted)) => wanted,
             (StoredType::Ggml(_), None) => StoredType::F32,
+            (StoredType::Nf4 | StoredType::Int8, None) => self.base.export_dtype(),
             (_, None) => dtype,
         }
     }

@@ -28,7 +28,7 @@ pub fn prepare(start: &Start<'_>, kept_before: Option<usize>, watch: &mut dyn Wa
     let warnings = settings.validate()?;
     let (base, codec) = open_base(settings, &start.hub)?;
     let lora = settings.lora_spec();
-    let precision = Precision::resolve(settings.model.dtype, &start.device)?;
+    let precision = Precision::resolve(settings.model.dtype, settings.model.quantize, &start.device)?;
     let sizes = sizes(&base, Some(&lora), precision)?;
 
     let corpus = load_data(start, &codec, watch)?;

@@ -282,6 +282,10 @@ pub struct Export {
     /// Store the merged model in this type instead of the base's
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<Dtype>,
+    /// Which base a merged model of a run with model.quantize is made of: the one it was trained on, written out, or the
+    /// one before it was quantized
+    #[arg(long, value_name = "BASE", default_value = "dequantized")]
+    pub onto: Onto,
     /// Largest safetensors file of the merged model
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = bytes)]
     pub max_shard: u64,
@@ -318,6 +322,13 @@ pub enum BaseDtype {
     Auto,
     F32,
     Bf16,
+}
+
+/// What a merged model is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Onto {
+    Dequantized,
+    Original,
 }
 
 /// What the linears of the base are held in.

@@ -136,6 +136,13 @@ pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>, precision: Precision) -
     })
 }
 
+/// Module paths of the linears of the blocks, which is what a base is quantized by; from the headers alone.
+pub fn linear_paths(base: &Checkpoint) -> Result<Vec<Arc<str>>> {
+    let device = Device::flex();
+    let family = family::load(base, Weights::new(base, &device, Precision::F32, false, &mut |_, _| ()))?;
+    Ok(family.linears().iter().map(|linear| linear.path.clone()).collect())
+}
+
 pub struct CausalLm {
     family: Box<dyn Family>,
     device: Device,

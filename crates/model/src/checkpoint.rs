@@ -4,6 +4,7 @@ mod folder;
 mod hub;
 
 use crate::gguf::llama::LlamaGguf;
+use crate::precision::Stored;
 use crate::quant::Quantized;
 use crate::{ModelError, Result, staging};
 use folder::Shards;
@@ -201,12 +202,23 @@ impl Checkpoint {
         }
     }
 
-    /// A matrix as bitsandbytes stored it; `None` for any other tensor.
-    pub fn read_quantized(&self, name: &str) -> Result<Option<Quantized<'_>>> {
-        match &self.weights {
-            Weights::Safetensors(shards) => shards.read_quantized(name),
-            Weights::Gguf(_) => Ok(None),
+    /// A matrix of `rows` in the form `held`, quantized now unless it is stored so; `None` for a form that is not quantized.
+    pub fn read_quantized(&self, name: &str, rows: usize, held: Stored) -> Result<Option<Quantized<'_>>> {
+        let stored = match &self.weights {
+            Weights::Safetensors(shards) => shards.read_quantized(name)?,
+            Weights::Gguf(_) => None,
+        };
+        match stored.filter(|matrix| matrix.stored() == held) {
+            Some(matrix) => Ok(Some(matrix)),
+            None if held.is_quantized() => Ok(Quantized::new(&self.read_f32(name)?, rows, held)),
+            None => Ok(None),
         }
+    }
+
+    /// Whether bitsandbytes quantized it.
+    pub fn is_quantized(&self) -> bool {
+        let quantized = |info: &TensorInfo| matches!(info.dtype, StoredType::Nf4 | StoredType::Int8);
+        self.tensors().values().any(quantized)
     }
 
     /// The bytes as they are stored; in a GGUF q and k are still permuted.

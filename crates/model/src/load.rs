@@ -1,7 +1,6 @@
 //! Checkpoint tensors into model fields, strictly: every missing, unexpected or misshapen tensor in one error.
 use crate::checkpoint::{Checkpoint, StoredType};
 use crate::precision::{Precision, Stored};
-use crate::quant::Quantized;
 use crate::{Frozen, ModelError, Result};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::cell::RefCell;
@@ -190,13 +189,7 @@ impl<'w, 'a> At<'w, 'a> {
     /// As the checkpoint has it, or quantized on the host: the dense matrix never reaches the device.
     fn quantized(&self, name: &str, rows: usize, columns: usize, stored: Stored) -> Frozen {
         let Weights { source, device, .. } = self.weights;
-        let read = |name: &str| {
-            let found = source.read_quantized(name)?.filter(|found| found.stored() == stored);
-            match found {
-                Some(found) => Ok(Some(found)),
-                None => Ok(Quantized::new(&source.read_f32(name)?, rows, stored)),
-            }
-        };
+        let read = |name: &str| source.read_quantized(name, rows, stored);
         match self.weights.take(self.join(name), &[rows, columns], read).flatten() {
             Some(matrix) => Frozen::quantized(&matrix, [rows, columns], device),
             None => Tensor::zeros([1, 1], (*device, self.weights.precision.compute)).into(),

@@ -42,6 +42,12 @@ impl Quantize {
         }
     }
 
+    /// What has this name; `None` where nothing does.
+    pub fn named(name: Option<&str>) -> Self {
+        let all = [Self::Nf4, Self::Int8];
+        all.into_iter().find(|form| form.name() == name).unwrap_or_default()
+    }
+
     pub fn stored(self) -> Stored {
         match self {
             Self::None => Stored::Dense,

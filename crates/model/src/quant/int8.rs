@@ -33,14 +33,14 @@ impl Int8<'_> {
     }
 
     /// Into a buffer of exactly as many values, on all cores.
-    pub fn dequantize(&self, out: &mut [f32]) {
+    pub fn dequantize<T: Copy + Send>(&self, out: &mut [T], round: impl Fn(f32) -> T + Sync) {
         let columns = (self.codes.len() / self.scales.len().max(1)).max(1);
         out.par_chunks_mut(columns)
             .zip(self.codes.par_chunks(columns))
             .zip(&self.scales[..])
             .for_each(|((out, codes), scale)| {
                 for (out, code) in out.iter_mut().zip(codes) {
-                    *out = f32::from(*code) * scale * STEP;
+                    *out = round(f32::from(*code) * scale * STEP);
                 }
             });
     }

@@ -32,9 +32,14 @@ impl Quantized<'_> {
 
     /// Into a buffer of exactly the matrix's elements, on all cores.
     pub fn dequantize(&self, out: &mut [f32]) {
+        self.dequantize_as(out, |value| value);
+    }
+
+    /// As above, each value rounded to another type.
+    pub fn dequantize_as<T: Copy + Send>(&self, out: &mut [T], round: impl Fn(f32) -> T + Sync) {
         match self {
-            Self::Nf4(matrix) => matrix.dequantize(out),
-            Self::Int8(matrix) => matrix.dequantize(out),
+            Self::Nf4(matrix) => matrix.dequantize(out, round),
+            Self::Int8(matrix) => matrix.dequantize(out, round),
         }
     }
 }
@@ -42,7 +47,11 @@ impl Quantized<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::{StoredType, TensorInfo};
+    use crate::peft::{Adapter, AdapterConfig, LoraPair};
     use crate::safetensors_file::SafetensorsFile;
+    use crate::{CausalLm, Checkpoint, Input, Keep, Noise, OpenOptions, Precision};
+    use burn::tensor::{Device, Tensor};
     use std::path::Path;
 
     fn goldens() -> SafetensorsFile {
@@ -52,6 +61,128 @@ mod tests {
 
     fn bits(values: &[f32]) -> Vec<u32> {
         values.iter().map(|v| v.to_bits()).collect()
+    }
+
+    fn checkpoint(case: &str) -> Checkpoint {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../tests/goldens/quant")
+            .join(case);
+        Checkpoint::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap()
+    }
+
+    fn load(base: &Checkpoint, stored: Stored, device: &Device) -> CausalLm {
+        let precision = Precision {
+            linears: stored,
+            ..Precision::F32
+        };
+        CausalLm::load(base, None, device, precision, &mut |_, _| ()).unwrap()
+    }
+
+    fn devices() -> Vec<Device> {
+        vec![
+            Device::flex(),
+            #[cfg(feature = "tch")]
+            crate::libtorch::cpu(),
+        ]
+    }
+
+    /// Norm of the difference over norm of the second.
+    fn relative(a: &[f32], b: &[f32]) -> f64 {
+        let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|x| f64::from(x * x)).sum::<f64>().sqrt();
+        norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied()).max(1e-30)
+    }
+
+    const SAVED: [(&str, Stored); 3] = [
+        ("llama-nf4", Stored::Nf4),
+        ("llama-nf4-plain", Stored::Nf4),
+        ("llama-int8", Stored::Int8),
+    ];
+
+    #[test]
+    fn a_checkpoint_of_bitsandbytes_answers_as_in_transformers_kept_or_made_dense() {
+        for (case, stored) in SAVED {
+            let base = checkpoint(case);
+            let golden = SafetensorsFile::open(&base.path().join("golden.safetensors")).unwrap();
+            let ids: Vec<u32> = golden
+                .bytes("ids")
+                .unwrap()
+                .as_chunks()
+                .0
+                .iter()
+                .map(|b| u32::from_le_bytes(*b))
+                .collect();
+            let wanted = golden.read_f32("logits").unwrap();
+            for (device, stored) in devices()
+                .into_iter()
+                .flat_map(|d| [(d.clone(), stored), (d, Stored::Dense)])
+            {
+                let logits = load(&base, stored, &device).logits(&Input::sequence(&ids)).unwrap();
+                let error = relative(&logits, &wanted);
+                assert!(error < 1e-5, "{case} {stored:?} on {device:?}: {error}");
+            }
+        }
+    }
+
+    /// A pair on every linear, A and B from a formula.
+    fn adapter(base: &Checkpoint) -> Adapter {
+        let values = |n: usize| (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 500.0).collect();
+        let quantized = base
+            .tensors()
+            .iter()
+            .filter(|(_, info)| matches!(info.dtype, StoredType::Nf4 | StoredType::Int8));
+        let pair = |(name, info): (&String, &TensorInfo)| {
+            let (outputs, inputs) = (info.shape[0], info.shape[1]);
+            let pair = LoraPair {
+                r: 4,
+                inputs,
+                outputs,
+                scale: 2.0,
+                a: values(4 * inputs),
+                b: values(4 * outputs),
+            };
+            (name.trim_end_matches(".weight").to_string(), pair)
+        };
+        Adapter {
+            config: AdapterConfig::default(),
+            pairs: quantized.map(pair).collect(),
+        }
+    }
+
+    #[test]
+    fn gradients_are_those_on_the_same_base_made_dense() {
+        let input = Input::sequence(&(0..24).map(|i| i * 7 % 64).collect::<Vec<_>>());
+        for (case, stored) in SAVED {
+            let base = checkpoint(case);
+            for device in devices() {
+                let gradients = |stored| {
+                    let mut model = load(&base, stored, &device);
+                    model.attach(&adapter(&base)).unwrap();
+                    // One block kept, one recomputed.
+                    let found = model
+                        .loss_and_gradients(&input, Keep { blocks: 1 }, Noise::default())
+                        .unwrap();
+                    let host = |t: Tensor<2>| t.into_data().iter::<f32>().collect::<Vec<_>>();
+                    (
+                        found.0.sum,
+                        found
+                            .1
+                            .into_iter()
+                            .flat_map(|(a, b)| [host(a), host(b)])
+                            .collect::<Vec<_>>(),
+                    )
+                };
+                let ((loss, kept), (dense_loss, dense)) = (gradients(stored), gradients(Stored::Dense));
+                assert!(
+                    (loss / dense_loss - 1.0).abs() < 1e-6,
+                    "{case}: {loss} and {dense_loss}"
+                );
+                assert!(kept.len() == 28 && kept.iter().flatten().any(|g| *g != 0.0));
+                for (kept, dense) in kept.iter().zip(&dense) {
+                    let error = relative(kept, dense);
+                    assert!(error < 1e-6, "{case} on {device:?}: {error}");
+                }
+            }
+        }
     }
 
     const CASES: [&str; 4] = ["even", "odd", "nested", "zeros"];
@@ -77,7 +208,7 @@ mod tests {
             assert_eq!(bits(absmax), bits(&floats(format!("{case}.nested_absmax"))), "{case}");
             assert_eq!(bits(&[*offset]), bits(&floats(format!("{case}.offset"))), "{case}");
             let mut dense = vec![f32::NAN; weight.len()];
-            found.dequantize(&mut dense);
+            found.dequantize(&mut dense, |value| value);
             assert_eq!(bits(&dense), bits(&floats(format!("{case}.nf4_dense"))), "{case}");
             assert_eq!(
                 bits(&nf4::block_maxima(&weight)),
@@ -104,7 +235,7 @@ mod tests {
             assert!(*found.codes == *wanted, "{case}");
             assert_eq!(bits(&found.scales), bits(&floats(format!("{case}.scales"))), "{case}");
             let mut dense = vec![f32::NAN; weight.len()];
-            found.dequantize(&mut dense);
+            found.dequantize(&mut dense, |value| value);
             assert_eq!(bits(&dense), bits(&floats(format!("{case}.int8_dense"))), "{case}");
         }
     }

@@ -91,7 +91,7 @@ impl Nf4<'_> {
     }
 
     /// Into a buffer of exactly as many values, on all cores.
-    pub fn dequantize(&self, out: &mut [f32]) {
+    pub fn dequantize<T: Copy + Send>(&self, out: &mut [T], round: impl Fn(f32) -> T + Sync) {
         out.par_chunks_mut(CHUNK)
             .zip(self.codes.par_chunks(CHUNK / 2))
             .enumerate()
@@ -99,7 +99,7 @@ impl Nf4<'_> {
                 let absmax = self.absmax.of_chunk(chunk);
                 let blocks = out.chunks_mut(BLOCK).zip(codes.chunks(BLOCK / 2));
                 for ((out, codes), absmax) in blocks.zip(absmax) {
-                    dequantize_block(codes, absmax, out);
+                    dequantize_block(codes, CODE.map(|code| round(code * absmax)), out);
                 }
             });
     }
@@ -148,8 +148,7 @@ fn nearest(value: f32) -> u8 {
     MIDPOINTS.iter().map(|midpoint| u8::from(value > *midpoint)).sum()
 }
 
-fn dequantize_block(codes: &[u8], absmax: f32, out: &mut [f32]) {
-    let values = CODE.map(|code| code * absmax);
+fn dequantize_block<T: Copy>(codes: &[u8], values: [T; 16], out: &mut [T]) {
     let (pairs, last) = out.as_chunks_mut::<2>();
     for (pair, code) in pairs.iter_mut().zip(codes) {
         *pair = [values[usize::from(code >> 4)], values[usize::from(code & 15)]];
@@ -230,7 +229,7 @@ mod tests {
         let mut codes = [0; BLOCK / 2];
         let absmax = quantize_block(&values, &mut codes);
         let mut back = vec![0.0; BLOCK];
-        dequantize_block(&codes, absmax, &mut back);
+        dequantize_block(&codes, CODE.map(|code| code * absmax), &mut back);
         assert_eq!(back, values);
     }
 
@@ -241,7 +240,7 @@ mod tests {
             let quantized = Nf4::quantize(&values);
             assert_eq!(quantized.codes.len(), n.div_ceil(2));
             let mut back = vec![f32::NAN; n];
-            quantized.dequantize(&mut back);
+            quantized.dequantize(&mut back, |value| value);
             let worst = values.iter().zip(&back).map(|(v, b)| (v - b).abs()).fold(0.0, f32::max);
             // Half the widest gap of the code book, and what the maxima lost.
             assert!(worst < 0.18, "{n}: {worst}");

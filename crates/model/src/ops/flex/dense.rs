@@ -86,3 +86,48 @@ impl Drop for Dense {
 fn slice<T: bytemuck::Pod + burn::tensor::Element>(tensor: &FlexTensor) -> Cow<'_, [T]> {
     Cow::Borrowed(tensor.as_slice().unwrap_or(&[]))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::testing::{assert_parity, random};
+    use crate::ops::{LoraCfg, linear, lora_linear};
+    use crate::precision::Stored;
+    use crate::{Frozen, ops};
+    use burn::tensor::DType;
+
+    #[test]
+    fn products_with_a_quantized_weight_are_those_with_what_it_dequantizes_to() {
+        for stored in [Stored::Nf4, Stored::Int8] {
+            let weight = random::<2>(2, [21, 37]);
+            let dense: Frozen = Frozen::new(weight.clone(), stored).dense(DType::F32).into();
+            // Few rows, as while decoding, have a path of their own.
+            for rows in [1, 11, 40] {
+                assert_parity(
+                    &[random(1, [rows, 37])],
+                    |p, i| linear(i[0].clone(), &Frozen::new(p.put(&weight), stored)),
+                    |i| ops::linear::reference(i[0].clone(), &dense),
+                    1e-5,
+                );
+                let cfg = LoraCfg {
+                    scale: 1.7,
+                    dropout: 0.3,
+                    seed: 5,
+                };
+                assert_parity(
+                    &[random(1, [rows, 37]), random(3, [4, 37]), random(4, [21, 4])],
+                    |p, i| {
+                        lora_linear(
+                            i[0].clone(),
+                            &Frozen::new(p.put(&weight), stored),
+                            i[1].clone(),
+                            i[2].clone(),
+                            cfg,
+                        )
+                    },
+                    |i| ops::lora_linear::reference(i[0].clone(), &dense, i[1].clone(), i[2].clone(), cfg),
+                    5e-5,
+                );
+            }
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! A causal LM of any family: load, loss, gradients, logits.
 use crate::backprop;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::family::{self, Family};
 use crate::load::Weights;
 use crate::lora::LoraSpec;
@@ -107,6 +107,10 @@ pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>, precision: Precision) -
         .map(|info| info.shape.iter().product::<usize>())
         .sum();
     let bytes = precision.compute.size();
+    let in_blocks: usize = linears.iter().map(|l| l.inputs * l.outputs).sum();
+    let head = shape.vocab * shape.hidden;
+    let is_table = |info: &&TensorInfo| info.shape == [shape.vocab, shape.hidden];
+    let tables = head * base.tensors().values().filter(is_table).count();
     let u_columns: usize = planned.iter().map(|p| p.r).sum::<usize>() / shape.layers.max(1);
     Ok(Sizes {
         family: family.name().to_string(),
@@ -114,7 +118,7 @@ pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>, precision: Precision) -
         hidden: shape.hidden,
         vocab: shape.vocab,
         context: shape.context,
-        matmul_params: linears.iter().map(|l| l.inputs * l.outputs).sum::<usize>() + shape.vocab * shape.hidden,
+        matmul_params: in_blocks + head,
         total_params,
         lora_params: planned
             .iter()
@@ -123,7 +127,9 @@ pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>, precision: Precision) -
         adapted_modules: planned.len(),
         kept_bytes_per_token: (shape.kept_per_token + u_columns) * bytes,
         recomputed_bytes_per_token: shape.hidden * bytes,
-        weight_bytes: total_params * bytes,
+        weight_bytes: precision.linears.bytes(in_blocks, precision.compute)
+            + precision.head.bytes(tables, precision.compute)
+            + (total_params - in_blocks - tables) * bytes,
     })
 }
 

@@ -1,4 +1,5 @@
 //! Which dtype stores, computes and accumulates. Nowhere else is one chosen.
+use crate::ops::has_dpbf16;
 use crate::{ModelError, Result};
 use burn::tensor::{DType, Device};
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,18 @@ pub enum Dtype {
 pub enum Stored {
     /// In the dtype of the activations.
     Dense,
+    /// In bf16, packed for products with f32 sums (flex on processors that multiply bf16).
+    PackedBf16,
+}
+
+impl Stored {
+    /// Bytes `params` take beside activations of `compute`.
+    pub fn bytes(self, params: usize, compute: DType) -> usize {
+        match self {
+            Self::Dense => params * compute.size(),
+            Self::PackedBf16 => params * 2,
+        }
+    }
 }
 
 /// What was asked for, resolved for a device.
@@ -50,9 +63,14 @@ impl Precision {
         let cpu = is_flex(device);
         match dtype {
             Dtype::F32 => Ok(Self::F32),
+            Dtype::Auto | Dtype::Bf16 if cpu && has_dpbf16() => Ok(Self {
+                compute: DType::F32,
+                linears: Stored::PackedBf16,
+                head: Stored::PackedBf16,
+            }),
             Dtype::Auto if cpu => Ok(Self::F32),
             Dtype::Bf16 if cpu => Err(ModelError::Precision {
-                problem: "flex computes in f32 alone".into(),
+                problem: "this processor cannot multiply bf16 (it lacks AVX512-BF16)".into(),
             }),
             Dtype::Auto | Dtype::Bf16 => Ok(Self {
                 compute: DType::BF16,

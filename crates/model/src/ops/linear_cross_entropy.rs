@@ -81,17 +81,21 @@ pub fn reference(hidden: Tensor<2>, weight: &Frozen, targets: &[u32]) -> (Tensor
 mod tests {
     use super::*;
     use crate::ops::testing::*;
+    use crate::precision::Stored;
 
     #[test]
     fn equals_the_reference_in_value_and_gradient() {
         let hidden = random::<2>(1, [50, 24]);
-        let weight = Frozen::from(random::<2>(2, [101, 24]) * 3.0);
+        let weight = random::<2>(2, [101, 24]) * 3.0;
         let targets: Arc<[u32]> = (0..50).map(|i| (i * 37 % 101) as u32).collect();
-        let (loss, dh) = linear_cross_entropy(hidden.clone(), &weight, targets.clone(), true);
-        let (loss_ref, dh_ref) = reference(hidden.clone(), &weight, &targets);
-        assert!(max_difference(&loss, &loss_ref) < 1e-5);
-        assert!(max_difference(&dh.unwrap(), &dh_ref) < 1e-5);
-        let (loss, none) = linear_cross_entropy(hidden, &weight, targets, false);
-        assert!(max_difference(&loss, &loss_ref) < 1e-5 && none.is_none());
+        for (stored, tolerance) in [(Stored::Dense, 1e-5), (Stored::PackedBf16, 5e-2)] {
+            let (hidden, weight) = (hidden.clone(), Frozen::new(weight.clone(), stored));
+            let (loss, dh) = linear_cross_entropy(hidden.clone(), &weight, targets.clone(), true);
+            let (loss_ref, dh_ref) = reference(hidden.clone(), &weight, &targets);
+            assert!(max_difference(&loss, &loss_ref) < tolerance);
+            assert!(max_difference(&dh.unwrap(), &dh_ref) < tolerance);
+            let (loss, none) = linear_cross_entropy(hidden, &weight, targets.clone(), false);
+            assert!(max_difference(&loss, &loss_ref) < tolerance && none.is_none());
+        }
     }
 }

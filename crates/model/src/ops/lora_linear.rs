@@ -83,11 +83,17 @@ pub fn reference(x: Tensor<2>, weight: &Frozen, a: Tensor<2>, b: Tensor<2>, cfg:
 mod tests {
     use super::*;
     use crate::ops::testing::*;
+    use crate::precision::Stored;
 
     #[test]
     fn equals_the_reference_in_value_and_gradient() {
-        let weight = Frozen::from(random::<2>(2, [21, 37]));
-        for (rows, dropout) in [(11, 0.0), (11, 0.3), (40, 0.0), (40, 0.3)] {
+        let weight = || random::<2>(2, [21, 37]);
+        let forms = [
+            (Frozen::from(weight()), 5e-5),
+            (Frozen::new(weight(), Stored::PackedBf16), 5e-2),
+        ];
+        let cases = [(11, 0.0), (11, 0.3), (40, 0.0), (40, 0.3)];
+        for ((weight, tolerance), (rows, dropout)) in forms.iter().flat_map(|form| cases.map(|case| (form, case))) {
             let cfg = LoraCfg {
                 scale: 1.7,
                 dropout,
@@ -95,9 +101,9 @@ mod tests {
             };
             assert_parity(
                 &[random(1, [rows, 37]), random(3, [4, 37]), random(4, [21, 4])],
-                |i| lora_linear(i[0].clone(), &weight, i[1].clone(), i[2].clone(), cfg),
-                |i| reference(i[0].clone(), &weight, i[1].clone(), i[2].clone(), cfg),
-                5e-5,
+                |i| lora_linear(i[0].clone(), weight, i[1].clone(), i[2].clone(), cfg),
+                |i| reference(i[0].clone(), weight, i[1].clone(), i[2].clone(), cfg),
+                *tolerance,
             );
         }
     }

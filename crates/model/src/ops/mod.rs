@@ -26,6 +26,7 @@ mod autodiff;
 mod flex;
 
 pub use attention::{Segment, attention};
+pub use flex::{PackedBf16, has_dpbf16};
 pub use gelu::gelu;
 pub use layer_norm::layer_norm;
 pub use linear::linear;

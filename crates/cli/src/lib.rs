@@ -1,14 +1,18 @@
-//! `tune`: parse, run, print the error with its hint, and choose the exit code.
+//! The program: parse, run, print the error with its hint, and choose the exit code.
 mod args;
 mod command;
 mod device;
 mod environment;
 mod errors;
 mod interrupt;
+#[cfg(feature = "tch")]
+mod libtorch_version;
 mod options;
 mod printer;
 mod resolve;
 mod self_test;
+#[cfg(feature = "tch")]
+pub mod startup;
 mod toml_file;
 mod watch;
 
@@ -30,7 +34,7 @@ pub enum End {
     Interrupted,
 }
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let started = std::time::Instant::now();
     let cli = Cli::parse();
     let printer = Printer::new(&cli.talk);

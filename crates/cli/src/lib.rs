@@ -11,6 +11,7 @@ mod options;
 mod printer;
 mod resolve;
 mod self_test;
+mod shapes;
 #[cfg(feature = "tch")]
 pub mod startup;
 mod toml_file;
@@ -57,6 +58,7 @@ fn run(command: Command, printer: &Printer, started: std::time::Instant) -> anyh
         Command::Generate(args) => command::generate::run(&args, printer),
         Command::Chat(args) => command::chat::run(&args, printer),
         Command::Export(args) => command::export::run(&args, printer),
+        Command::Bench(args) => command::bench::run(&args, printer, started),
         Command::Doctor(args) => command::doctor::run(&args, printer),
         Command::Init(args) => command::init::run(&args, printer),
         Command::Completions { shell } => command::manual::completions(shell, printer),

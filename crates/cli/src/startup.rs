@@ -26,7 +26,11 @@ struct Place {
 impl Place {
     /// Why the program cannot be started from here; `path`: `LD_LIBRARY_PATH` with this place in front.
     fn problem(&self, program: &Path, path: Option<&OsString>) -> Option<String> {
-        if self.folder.as_ref().is_some_and(|folder| !folder.join(LIBRARY).exists()) {
+        if self
+            .folder
+            .as_ref()
+            .is_some_and(|folder| !folder.join(LIBRARY).exists())
+        {
             return Some(format!("there is no {LIBRARY}"));
         }
         let loaded = trace(program, path);

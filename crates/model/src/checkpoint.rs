@@ -1,10 +1,13 @@
 //! A base model's files, whatever they come as: folder, hub id or GGUF. Plain numbers, no tensors.
 mod folder;
 mod hub;
+mod random;
 
 use crate::gguf::llama::LlamaGguf;
 use crate::{ModelError, Result, staging};
 use folder::Shards;
+use half::slice::HalfFloatSliceExt;
+use random::Random;
 use rayon::prelude::*;
 use serde_json::Value;
 use std::borrow::Cow;
@@ -98,7 +101,7 @@ pub struct Checkpoint {
     /// What the user wrote: path or hub id.
     pub name: String,
     pub revision: Option<String>,
-    /// `folder`, `hub`, `gguf`.
+    /// `folder`, `hub`, `gguf`, `random`.
     pub kind: &'static str,
     /// `config.json` (rebuilt from metadata for GGUF).
     pub config: Value,
@@ -112,6 +115,7 @@ pub struct Checkpoint {
 enum Weights {
     Safetensors(Shards),
     Gguf(Box<LlamaGguf>),
+    Random(Random),
 }
 
 impl Checkpoint {
@@ -164,11 +168,27 @@ impl Checkpoint {
         })
     }
 
+    /// A base without files: these tensors with made-up values (see [`crate::random`]).
+    pub(crate) fn made_up(name: &str, config: Value, shapes: BTreeMap<String, Vec<usize>>) -> Self {
+        Self {
+            name: name.to_string(),
+            revision: None,
+            kind: "random",
+            config,
+            generation_config: None,
+            text: TextFiles::default(),
+            path: PathBuf::new(),
+            files: Vec::new(),
+            weights: Weights::Random(Random::new(shapes)),
+        }
+    }
+
     /// Names as in Hugging Face checkpoints.
     pub fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
         match &self.weights {
             Weights::Safetensors(shards) => shards.tensors(),
             Weights::Gguf(model) => model.tensors(),
+            Weights::Random(random) => random.tensors(),
         }
     }
 
@@ -190,6 +210,12 @@ impl Checkpoint {
         match &self.weights {
             Weights::Safetensors(shards) => shards.file(name)?.read_f32_into(name, out),
             Weights::Gguf(model) => model.read_f32_into(name, out),
+            Weights::Random(random) => {
+                let info = self.info(name)?;
+                info.check_buffer(name, out.len())?;
+                random.values(info).convert_to_f32_slice(out);
+                Ok(())
+            }
         }
     }
 
@@ -198,6 +224,7 @@ impl Checkpoint {
         match &self.weights {
             Weights::Safetensors(shards) => shards.file(name)?.bytes(name),
             Weights::Gguf(model) => model.stored_bytes(name),
+            Weights::Random(random) => Ok(bytemuck::cast_slice(random.values(self.info(name)?))),
         }
     }
 
@@ -246,6 +273,7 @@ impl Checkpoint {
         match &self.weights {
             Weights::Safetensors(shards) => shards.release(),
             Weights::Gguf(model) => model.release(),
+            Weights::Random(_) => (),
         }
     }
 

@@ -1,4 +1,5 @@
 //! AdamW over the adapter pairs: `torch.optim.AdamW`'s update on f32 tensors, on whatever device they are.
+use crate::settings::Train;
 use burn::tensor::{DType, Tensor};
 use tune_model::causal_lm::AdapterTensors;
 
@@ -13,6 +14,17 @@ pub struct Options {
     pub weight_decay: f64,
     /// LoRA+: the factor on the learning rate of B.
     pub b_ratio: f64,
+}
+
+impl Options {
+    pub fn of(train: &Train) -> Self {
+        Self {
+            betas: train.betas,
+            eps: train.eps,
+            weight_decay: train.weight_decay,
+            b_ratio: train.loraplus_ratio,
+        }
+    }
 }
 
 /// First and second moment of one tensor, in its shape.

@@ -1,5 +1,6 @@
 //! One verb a file.
 pub mod answering;
+pub mod bench;
 pub mod chat;
 pub mod data;
 pub mod doctor;

@@ -1,5 +1,5 @@
 //! GELU by its tanh approximation (Hendrycks & Gimpel 2016, arXiv:1606.08415), `gelu_new` in Hugging Face configs.
-use super::has_kernels;
+use super::{clock, has_kernels};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
@@ -15,6 +15,7 @@ pub trait GeluOp: Backend {
 /// # Shapes
 /// - `x`, result: `[tokens, d]`
 pub fn gelu(x: Tensor<2>) -> Tensor<2> {
+    let _running = clock::op("gelu");
     if !has_kernels(&x) {
         return reference(x);
     }

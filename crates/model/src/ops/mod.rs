@@ -13,6 +13,7 @@
 //! A kernel serves f32 on the backends it is written for; anything else runs the reference, which is made of Burn's own
 //! differentiable operations. A new backend adds a folder here and its name to the `#[backend_extension]` lists.
 pub mod attention;
+pub mod clock;
 pub mod gelu;
 pub mod layer_norm;
 pub mod linear;

@@ -71,8 +71,12 @@ shaped() {
     bench "$name" --shape "$shape" --batch "$batch" --seq "$seq" "$@"
 }
 
-if ! python3 -c 'import transformers, peft, liger_kernel' 2>/dev/null; then
-    python3 -m pip install --quiet --disable-pip-version-check transformers peft liger-kernel 2>&1 | tail -n 1
+# The peers, where there is a network; without them their rows say so.
+missing=$(python3 -c 'from importlib.util import find_spec as found
+print(*(name for name in ("transformers", "peft", "liger-kernel") if not found(name.replace("-", "_"))))')
+if [[ -n $missing ]]; then
+    # shellcheck disable=SC2086 # a list of names
+    timeout 60 python3 -m pip install --quiet --disable-pip-version-check --retries 1 --timeout 10 $missing 2>&1 | tail -n 1
 fi
 
 part machine sh -c 'nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader || true; nproc

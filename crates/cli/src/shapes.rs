@@ -59,14 +59,14 @@ pub fn config(shape: Shape) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tune_model::{Precision, causal_lm::sizes, random::random_base};
+    use tune_model::{Checkpoint, Precision, causal_lm::sizes};
 
     /// Parameters as the models' pages state them.
     #[test]
     fn shapes_have_the_sizes_of_their_models() {
         let shapes = [(Shape::Llama1b, 1_235_814_400), (Shape::SmolLm2, 134_515_008)];
         for (shape, parameters) in shapes {
-            let base = random_base("shape", config(shape)).unwrap();
+            let base = Checkpoint::outline("shape", config(shape)).unwrap();
             assert_eq!(
                 sizes(&base, None, Precision::F32).unwrap().total_params,
                 parameters,

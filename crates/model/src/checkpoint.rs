@@ -4,7 +4,7 @@ mod hub;
 mod random;
 
 use crate::gguf::llama::LlamaGguf;
-use crate::{ModelError, Result, staging};
+use crate::{ModelError, Result, load, staging};
 use folder::Shards;
 use half::slice::HalfFloatSliceExt;
 use random::Random;
@@ -101,7 +101,7 @@ pub struct Checkpoint {
     /// What the user wrote: path or hub id.
     pub name: String,
     pub revision: Option<String>,
-    /// `folder`, `hub`, `gguf`, `random`.
+    /// `folder`, `hub`, `gguf`, `outline`.
     pub kind: &'static str,
     /// `config.json` (rebuilt from metadata for GGUF).
     pub config: Value,
@@ -168,19 +168,20 @@ impl Checkpoint {
         })
     }
 
-    /// A base without files: these tensors with made-up values (see [`crate::random`]).
-    pub(crate) fn made_up(name: &str, config: Value, shapes: BTreeMap<String, Vec<usize>>) -> Self {
-        Self {
+    /// What a base of this `config.json` would be. Its weights are made up when they are asked for: for measuring alone.
+    pub fn outline(name: &str, config: Value) -> Result<Self> {
+        let outline = |tensors| Self {
             name: name.to_string(),
             revision: None,
-            kind: "random",
-            config,
+            kind: "outline",
+            config: config.clone(),
             generation_config: None,
             text: TextFiles::default(),
             path: PathBuf::new(),
             files: Vec::new(),
-            weights: Weights::Random(Random::new(shapes)),
-        }
+            weights: Weights::Random(Random::new(tensors)),
+        };
+        Ok(outline(load::wanted(&outline(BTreeMap::new()))?))
     }
 
     /// Names as in Hugging Face checkpoints.

@@ -17,7 +17,6 @@ pub mod noise;
 pub mod ops;
 pub mod peft;
 pub mod precision;
-pub mod random;
 pub mod safetensors_file;
 pub mod sampler;
 pub mod staging;

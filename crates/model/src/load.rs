@@ -1,7 +1,7 @@
 //! Checkpoint tensors into model fields, strictly: every missing, unexpected or misshapen tensor in one error.
-use crate::checkpoint::{Checkpoint, StoredType};
+use crate::checkpoint::{Checkpoint, StoredType, TensorInfo};
 use crate::precision::{Precision, Stored};
-use crate::{Frozen, ModelError, Result};
+use crate::{Frozen, ModelError, Result, family};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,9 +13,22 @@ pub struct Weights<'a> {
     device: &'a Device,
     precision: Precision,
     read: bool,
-    /// Name and shape of what is asked for, instead of looking whether it is there.
-    recorded: Option<&'a RefCell<BTreeMap<String, Vec<usize>>>>,
+    /// Where every tensor that is asked for is written down instead of looked up.
+    wanted: Option<&'a RefCell<BTreeMap<String, TensorInfo>>>,
     account: RefCell<Account<'a>>,
+}
+
+/// The tensors that the family of `base` asks for, as its config has it, whatever tensors `base` has.
+pub fn wanted(base: &Checkpoint) -> Result<BTreeMap<String, TensorInfo>> {
+    let (device, wanted) = (Device::flex(), RefCell::default());
+    family::load(
+        base,
+        Weights {
+            wanted: Some(&wanted),
+            ..Weights::new(base, &device, Precision::F32, false, &mut |_, _| ())
+        },
+    )?;
+    Ok(wanted.into_inner())
 }
 
 struct Account<'a> {
@@ -44,16 +57,8 @@ impl<'a> Weights<'a> {
             device,
             precision,
             read,
-            recorded: None,
+            wanted: None,
             account: RefCell::new(account),
-        }
-    }
-
-    /// Every tensor counts as there, and is written down.
-    pub(crate) fn recorded_in(self, asked: &'a RefCell<BTreeMap<String, Vec<usize>>>) -> Self {
-        Self {
-            recorded: Some(asked),
-            ..self
         }
     }
 
@@ -112,8 +117,12 @@ impl<'a> Weights<'a> {
     }
 
     fn values(&self, name: String, shape: &[usize]) -> Option<Vec<f32>> {
-        if let Some(recorded) = self.recorded {
-            recorded.borrow_mut().insert(name, shape.to_vec());
+        if let Some(wanted) = self.wanted {
+            let info = TensorInfo {
+                dtype: StoredType::F32,
+                shape: shape.to_vec(),
+            };
+            wanted.borrow_mut().insert(name, info);
             return None;
         }
         let mut account = self.account.borrow_mut();

@@ -296,11 +296,10 @@ mod tests {
     use super::*;
     use serde_json::json;
     use tune_model::lora::Targets;
-    use tune_model::random::random_base;
 
     #[test]
     fn a_step_of_a_made_up_model_is_measured_whole() {
-        let base = random_base(
+        let base = Checkpoint::outline(
             "tiny",
             json!({
                 "model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,

@@ -10,8 +10,7 @@ use std::path::Path;
 use std::time::Instant;
 use tune_data::Batch;
 use tune_model::lora::{LoraSpec, Targets};
-use tune_model::random::random_base;
-use tune_model::{Precision, noise, staging};
+use tune_model::{Checkpoint, Precision, noise, staging};
 use tune_trainer::bench::{self, Decoding, DecodingReport, Spread, Steps, Subject, Training, TrainingReport};
 use tune_trainer::optim::Options;
 use tune_trainer::train::Start;
@@ -69,7 +68,7 @@ fn of_shape(args: &Bench, shape: Shape, printer: &Printer, started: Instant) -> 
     let chosen = device::choose(&with.device)?;
     let precision = Precision::resolve(with.dtype.into(), &chosen.device)?;
     let config = shapes::config(shape);
-    let base = random_base(&name, config.clone())?;
+    let base = Checkpoint::outline(&name, config.clone())?;
     let lora = lora(with.lora);
     let subject = Subject {
         base: &base,

@@ -41,6 +41,11 @@ fi
 
 say() { printf '\n[%d:%02d] %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$*"; }
 
+# Keeps the line that says why part NAME failed.
+why() {
+    { grep -m1 -E '^error|panicked' "$out/$1.txt" || tail -n 1 "$out/$1.txt"; } | cut -c1-150 >"$out/$1.failed"
+}
+
 # part NAME command...: runs it if there is time; what it says goes to NAME.txt and to the screen.
 part() {
     local name=$1
@@ -52,7 +57,7 @@ part() {
     fi
     say "$name"
     if ! timeout 120 "$@" >"$out/$name.txt" 2>&1; then
-        tail -n 1 "$out/$name.txt" >"$out/$name.failed"
+        why "$name"
     fi
     cat "$out/$name.txt"
 }
@@ -135,7 +140,7 @@ TOML
 # A function cannot run under timeout.
 if [[ -f $out/8b.json ]] && ((SECONDS <= limit)); then
     say start
-    start_from_files >"$out/start.txt" 2>&1 || tail -n 1 "$out/start.txt" >"$out/start.failed"
+    start_from_files >"$out/start.txt" 2>&1 || why start
     cat "$out/start.txt"
     rm -rf "$scratch/base"
 fi

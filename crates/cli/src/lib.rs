@@ -4,6 +4,7 @@ mod command;
 mod device;
 mod environment;
 mod errors;
+mod gpu;
 mod interrupt;
 #[cfg(feature = "tch")]
 mod libtorch_version;

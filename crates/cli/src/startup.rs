@@ -190,6 +190,19 @@ fn explain(seen: &[(Place, String)]) -> String {
     )
 }
 
+/// Where the LibTorch that this process runs with lies, and its version. For the program; the launcher has none.
+#[allow(dead_code)]
+pub fn loaded() -> (Option<PathBuf>, Option<String>) {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let path = maps
+        .lines()
+        .filter_map(|line| line.find('/').map(|at| Path::new(&line[at..])));
+    let mut ours = path.filter(|path| path.ends_with(LIBRARY));
+    let folder = ours.next().and_then(Path::parent).map(Path::to_path_buf);
+    let version = folder.as_deref().and_then(version_in);
+    (folder, version)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,6 +220,15 @@ mod tests {
         let old_system =
             "./tune-libtorch: /lib/libc.so.6: version `GLIBC_2.38' not found (required by ./tune-libtorch)\n";
         assert!(problem(&parse(GOOD, old_system), None).unwrap().contains("GLIBC_2.38"));
+    }
+
+    #[test]
+    fn the_libtorch_of_this_process_is_found() {
+        let (folder, version) = loaded();
+        assert!(
+            folder.is_some() && version.as_deref() == Some(BUILT_AGAINST),
+            "{folder:?} {version:?}"
+        );
     }
 
     #[test]

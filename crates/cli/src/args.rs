@@ -387,7 +387,7 @@ pub struct Synthetic {
     /// Share of each document that is learned, its end
     #[arg(long, value_name = "SHARE", default_value_t = 1.0, conflicts_with = "config", value_parser = share)]
     pub learned: f64,
-    /// Fill the rows with documents of LOW to HIGH tokens
+    /// Fill the rows with documents of LOW to HIGH tokens, their logarithms spread evenly
     #[arg(long, value_name = "LOW-HIGH", conflicts_with = "config", value_parser = lengths)]
     pub packed: Option<Lengths>,
     /// The same documents, each padded to HIGH tokens, in as many micro-batches as they take

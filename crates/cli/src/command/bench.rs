@@ -157,9 +157,10 @@ fn window(with: &Synthetic, vocab: usize) -> Vec<Batch> {
 /// Documents, `(number, length)`, as many as each row of `seq` tokens takes.
 fn rows(rows: usize, seq: usize, lengths: Lengths) -> Vec<Vec<(u64, usize)>> {
     let mut next = 0;
+    // Lengths of documents spread by orders of magnitude.
     let length = |number: u64| {
-        let span = (lengths.high - lengths.low + 1) as f64;
-        (lengths.low + (noise::uniform(7, number) * span) as usize).min(seq)
+        let (low, high) = (lengths.low as f64, lengths.high as f64);
+        ((low * (high / low).powf(noise::uniform(7, number))).round() as usize).min(seq)
     };
     let fill = |_| {
         let (mut row, mut room) = (Vec::new(), seq);

@@ -17,6 +17,7 @@ pub mod noise;
 pub mod ops;
 pub mod peft;
 pub mod precision;
+pub mod quant;
 pub mod safetensors_file;
 pub mod sampler;
 pub mod staging;

@@ -2,7 +2,7 @@
 use crate::checkpoint::{Checkpoint, StoredType, TensorInfo};
 use crate::precision::{Precision, Stored};
 use crate::{Frozen, ModelError, Result, family};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -116,7 +116,19 @@ impl<'a> Weights<'a> {
         })
     }
 
-    fn values(&self, name: String, shape: &[usize]) -> Option<Vec<f32>> {
+    /// What is stored in bf16 and computed in bf16 goes as it is: half the bytes, and no conversion.
+    fn values(&self, name: String, shape: &[usize]) -> Option<TensorData> {
+        let bf16 = self.precision.compute == DType::BF16;
+        self.take(name, shape, |name| {
+            match self.source.bf16_bytes(name).filter(|_| bf16) {
+                Some(bytes) => Ok(TensorData::from_bytes_vec(bytes.to_vec(), shape.to_vec(), DType::BF16)),
+                None => Ok(TensorData::new(self.source.read_f32(name)?, shape.to_vec())),
+            }
+        })
+    }
+
+    /// A tensor of the wanted shape as `read` reads it, if it is to be read.
+    fn take<T>(&self, name: String, shape: &[usize], read: impl FnOnce(&str) -> Result<T>) -> Option<T> {
         if let Some(wanted) = self.wanted {
             let info = TensorInfo {
                 dtype: StoredType::F32,
@@ -137,7 +149,7 @@ impl<'a> Weights<'a> {
         }
         let usable = self.read && account.problems.is_empty() && account.failed.is_none();
         let values = if usable {
-            self.source.read_f32(&name).map_err(|e| account.failed = Some(e)).ok()
+            read(&name).map_err(|e| account.failed = Some(e)).ok()
         } else {
             None
         };
@@ -176,11 +188,8 @@ impl<'w, 'a> At<'w, 'a> {
 
     pub fn matrix(&self, name: &str, rows: usize, columns: usize) -> Tensor<2> {
         let values = self.weights.values(self.join(name), &[rows, columns]);
-        let (data, shape) = values.map_or((vec![0.0], [1, 1]), |v| (v, [rows, columns]));
-        Tensor::from_data(
-            TensorData::new(data, shape),
-            (self.weights.device, self.weights.precision.compute),
-        )
+        let data = values.unwrap_or_else(|| TensorData::new(vec![0.0f32], [1, 1]));
+        Tensor::from_data(data, (self.weights.device, self.weights.precision.compute))
     }
 
     /// The weight of a linear of the blocks, in the form those are stored in.
@@ -194,6 +203,9 @@ impl<'w, 'a> At<'w, 'a> {
     }
 
     fn frozen(&self, name: &str, rows: usize, columns: usize, stored: Stored) -> Frozen {
+        if stored.is_quantized() {
+            return self.quantized(name, rows, columns, stored);
+        }
         let dense = self.matrix(name, rows, columns);
         if self.weights.read {
             Frozen::new(dense, stored)
@@ -202,15 +214,19 @@ impl<'w, 'a> At<'w, 'a> {
         }
     }
 
+    /// As the checkpoint has it, or quantized on the host: the dense matrix never reaches the device.
+    fn quantized(&self, name: &str, rows: usize, columns: usize, stored: Stored) -> Frozen {
+        let Weights { source, device, .. } = self.weights;
+        let read = |name: &str| source.read_quantized(name, rows, stored);
+        match self.weights.take(self.join(name), &[rows, columns], read).flatten() {
+            Some(matrix) => Frozen::quantized(&matrix, [rows, columns], device),
+            None => Tensor::zeros([1, 1], (*device, self.weights.precision.compute)).into(),
+        }
+    }
+
     pub fn vector(&self, name: &str, length: usize) -> Tensor<1> {
-        let data = self
-            .weights
-            .values(self.join(name), &[length])
-            .unwrap_or_else(|| vec![0.0]);
-        let shape = [data.len()];
-        Tensor::from_data(
-            TensorData::new(data, shape),
-            (self.weights.device, self.weights.precision.compute),
-        )
+        let values = self.weights.values(self.join(name), &[length]);
+        let data = values.unwrap_or_else(|| TensorData::new(vec![0.0f32], [1]));
+        Tensor::from_data(data, (self.weights.device, self.weights.precision.compute))
     }
 }

@@ -226,6 +226,9 @@ pub(crate) fn fit(
         part("one block's backward", longest * sizes.kept_bytes_per_token),
         part("logits, in chunks", logits),
     ];
+    let scratch = Some(sizes.scratch_bytes).filter(|bytes| *bytes > 0);
+    let scratch = scratch.map(|bytes| part("one matrix, dequantized", bytes));
+    let fixed: Vec<_> = fixed.into_iter().chain(scratch).collect();
     let of_blocks = |kept: usize| {
         let recomputed = sizes.layers - kept;
         longest * (kept * sizes.kept_bytes_per_token + recomputed * sizes.recomputed_bytes_per_token)
@@ -302,6 +305,7 @@ mod tests {
             kept_bytes_per_token: 1,
             recomputed_bytes_per_token: 1,
             weight_bytes: 1,
+            scratch_bytes: 0,
         }
     }
 

@@ -66,7 +66,7 @@ fn of_shape(args: &Bench, shape: Shape, printer: &Printer, started: Instant) -> 
         .to_possible_value()
         .map_or_else(String::new, |value| value.get_name().to_string());
     let chosen = device::choose(&with.device)?;
-    let precision = Precision::resolve(with.dtype.into(), &chosen.device)?;
+    let precision = Precision::resolve(with.dtype.into(), with.quantize.into(), &chosen.device)?;
     let config = shapes::config(shape);
     let base = Checkpoint::outline(&name, config.clone())?;
     let lora = lora(with.lora);
@@ -338,6 +338,7 @@ mod tests {
             seq: 128,
             lora: 4,
             dtype: crate::args::BaseDtype::Auto,
+            quantize: crate::args::Quantize::None,
             learned: 0.5,
             packed,
             padded,

@@ -34,7 +34,7 @@ impl AttentionCfg {
     }
 }
 
-#[backend_extension(Autodiff, Flex)]
+#[backend_extension(Autodiff, Flex, LibTorch: cfg(feature = "tch"))]
 pub trait AttentionOp: Backend {
     fn packed_attention(
         q: FloatTensor<Self>,
@@ -136,7 +136,7 @@ mod tests {
                 let cfg = cfg(window, segments);
                 assert_parity(
                     &[random(1, [200, 32]), random(2, [keys, 16]), random(3, [keys, 16])],
-                    |i| attention(i[0].clone(), i[1].clone(), i[2].clone(), cfg.clone()),
+                    |_, i| attention(i[0].clone(), i[1].clone(), i[2].clone(), cfg.clone()),
                     |i| reference(i[0].clone(), i[1].clone(), i[2].clone(), cfg.clone()),
                     2e-5,
                 );

@@ -4,7 +4,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
-#[backend_extension(Autodiff, Flex)]
+#[backend_extension(Autodiff, Flex, LibTorch: cfg(feature = "tch"))]
 pub trait LayerNormOp: Backend {
     fn frozen_layer_norm(
         x: FloatTensor<Self>,
@@ -54,7 +54,7 @@ mod tests {
         let (weight, bias) = (random::<1>(2, [37]), random::<1>(3, [37]));
         assert_parity(
             &[random(1, [11, 37])],
-            |i| layer_norm(i[0].clone(), &weight, &bias, 1e-5),
+            |p, i| layer_norm(i[0].clone(), &p.put(&weight), &p.put(&bias), 1e-5),
             |i| reference(i[0].clone(), &weight, &bias, 1e-5),
             1e-5,
         );

@@ -16,7 +16,7 @@ pub struct LoraCfg {
     pub seed: u64,
 }
 
-#[backend_extension(Autodiff, Flex)]
+#[backend_extension(Autodiff, Flex, LibTorch: cfg(feature = "tch"))]
 pub trait LoraLinearOp: Backend {
     fn lora_linear(
         x: FloatTensor<Self>,
@@ -25,7 +25,7 @@ pub trait LoraLinearOp: Backend {
         b: FloatTensor<Self>,
         cfg: LoraCfg,
     ) -> FloatTensor<Self>;
-    /// `(y, u)` with `u = dropout(x) · aᵀ`, kept for the backward pass.
+    /// `(y, u)` with `u = dropout(x) · aᵀ`, scaled or not, kept for the same backend's backward pass.
     fn lora_linear_forward(
         x: FloatTensor<Self>,
         #[extension_type] weight: Weight<Self>,
@@ -84,10 +84,11 @@ pub fn reference(x: Tensor<2>, weight: &Frozen, a: Tensor<2>, b: Tensor<2>, cfg:
 mod tests {
     use super::*;
     use crate::ops::testing::*;
+    use crate::precision::ADAPTER;
 
     #[test]
     fn equals_the_reference_in_value_and_gradient() {
-        let weight = Frozen::from(random::<2>(2, [21, 37]));
+        let weight = random::<2>(2, [21, 37]);
         for (rows, dropout) in [(11, 0.0), (11, 0.3), (40, 0.0), (40, 0.3)] {
             let cfg = LoraCfg {
                 scale: 1.7,
@@ -96,8 +97,11 @@ mod tests {
             };
             assert_parity(
                 &[random(1, [rows, 37]), random(3, [4, 37]), random(4, [21, 4])],
-                |i| lora_linear(i[0].clone(), &weight, i[1].clone(), i[2].clone(), cfg),
-                |i| reference(i[0].clone(), &weight, i[1].clone(), i[2].clone(), cfg),
+                |p, i| {
+                    let [a, b] = [&i[1], &i[2]].map(|adapter| adapter.clone().cast(ADAPTER));
+                    lora_linear(i[0].clone(), &p.put(&weight).into(), a, b, cfg)
+                },
+                |i| reference(i[0].clone(), &weight.clone().into(), i[1].clone(), i[2].clone(), cfg),
                 5e-5,
             );
         }

@@ -4,7 +4,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
-#[backend_extension(Autodiff, Flex)]
+#[backend_extension(Autodiff, Flex, LibTorch: cfg(feature = "tch"))]
 pub trait RmsNormOp: Backend {
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self>;
     fn rms_norm_backward(
@@ -47,7 +47,7 @@ mod tests {
         let weight = random::<1>(2, [37]);
         assert_parity(
             &[random(1, [11, 37])],
-            |i| rms_norm(i[0].clone(), &weight, 1e-5),
+            |p, i| rms_norm(i[0].clone(), &p.put(&weight), 1e-5),
             |i| reference(i[0].clone(), &weight, 1e-5),
             1e-5,
         );

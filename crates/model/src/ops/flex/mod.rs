@@ -1,5 +1,6 @@
 //! Kernels for `flex`, Burn's pure-Rust CPU backend: f32, contiguous rows, all cores.
 mod attention;
+mod dense;
 mod gelu;
 mod layer_norm;
 mod linear;

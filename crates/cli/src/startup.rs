@@ -34,7 +34,7 @@ impl Place {
             return Some(format!("there is no {LIBRARY}"));
         }
         let loaded = trace(program, path);
-        let version = loaded.folder.as_deref().and_then(version_in);
+        let version = loaded.folder.as_deref().or(self.folder.as_deref()).and_then(version_in);
         problem(&loaded, version.as_deref())
     }
 }
@@ -44,7 +44,7 @@ impl Place {
 struct Loaded {
     /// Where LibTorch would come from.
     folder: Option<PathBuf>,
-    /// Libraries it does not find, and versions of symbols.
+    /// Libraries it does not find or cannot read, and versions of symbols.
     missing: Vec<String>,
 }
 
@@ -132,7 +132,8 @@ fn trace(program: &Path, library_path: Option<&OsString>) -> Loaded {
     }
 }
 
-/// `NAME => PATH (0x…)` or `NAME => not found` on stdout; `FILE: version `X' not found (required by Y)` on stderr.
+/// `NAME => PATH (0x…)` or `NAME => not found` on stdout; `FILE: version `X' not found (required by Y)` and `error while
+/// loading shared libraries: …` on stderr.
 fn parse(stdout: &str, stderr: &str) -> Loaded {
     let mut loaded = Loaded::default();
     for (name, place) in stdout.lines().filter_map(|line| line.trim().split_once(" => ")) {
@@ -143,7 +144,9 @@ fn parse(stdout: &str, stderr: &str) -> Loaded {
             loaded.folder = Path::new(path).parent().map(Path::to_path_buf);
         }
     }
-    let complaints = stderr.lines().filter(|line| line.contains("not found"));
+    let complaints = stderr
+        .lines()
+        .filter(|line| line.contains("not found") || line.contains("error while loading"));
     loaded.missing.extend(complaints.map(|line| line.trim().to_string()));
     loaded
 }

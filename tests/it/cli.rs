@@ -361,10 +361,86 @@ fn doctor_and_help() {
         out.status.success() && text.contains("torchtune") && text.contains("flex"),
         "{text}"
     );
-    for command in ["", "train", "data", "generate", "chat", "export", "doctor", "init"] {
+    for command in [
+        "", "train", "data", "generate", "chat", "export", "bench", "doctor", "init",
+    ] {
         let args: Vec<&str> = [command, "--help"].into_iter().filter(|a| !a.is_empty()).collect();
         assert!(output(dir.path(), &args).status.success(), "{command}");
     }
+}
+
+#[test]
+fn what_is_measured_is_told_and_left_as_json() {
+    let dir = workplace();
+    let shape = &[
+        "bench", "--shape", "tiny", "--batch", "2", "--seq", "24", "--steps", "2", "--device", "cpu",
+    ][..];
+    let told = |args: &[&str]| -> (String, serde_json::Value) {
+        let out = output(dir.path(), args);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let json = std::fs::read(dir.path().join("bench.json")).unwrap();
+        (
+            String::from_utf8_lossy(&out.stdout).to_string(),
+            serde_json::from_slice(&json).unwrap(),
+        )
+    };
+    let (text, json) = told(&[shape, &["--json", "bench.json"]].concat());
+    for part in ["speed", "floor", "planned", "by op", "linear with adapter, backward"] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    let report = &json["report"];
+    assert_eq!(
+        (&json["shape"], &report["tokens_per_step"]),
+        (&"tiny".into(), &48.into())
+    );
+    assert_eq!(report["step_seconds"].as_array().unwrap().len(), 2);
+    assert!(report["tokens_per_second"]["median"].as_f64().unwrap() > 0.0);
+
+    let generate = ["--generate", "--new-tokens", "3", "--json", "bench.json"];
+    let (text, json) = told(&[shape, &generate].concat());
+    assert!(
+        text.contains("first token") && json["report"]["new_tokens"] == 3,
+        "{text}"
+    );
+    let (text, json) = told(&[
+        "bench",
+        "config.toml",
+        "--steps",
+        "1",
+        "--by-op",
+        "0",
+        "--json",
+        "bench.json",
+    ]);
+    assert!(text.contains("speed") && !text.contains("by op"), "{text}");
+    assert_eq!(json["base"], "base");
+}
+
+/// What the dynamic loader would say helps nobody who did not build the program.
+#[cfg(feature = "tch")]
+#[test]
+fn a_libtorch_that_is_missing_or_wrong_is_explained() {
+    let dir = workplace();
+    let refused = |libtorch: &str| {
+        let out = tune(dir.path(), &["doctor"])
+            .env("TUNE_LIBTORCH", libtorch)
+            .output()
+            .unwrap();
+        assert_eq!(out.status.code(), Some(1));
+        String::from_utf8_lossy(&out.stderr).to_string()
+    };
+    let text = refused("nowhere");
+    assert!(
+        text.contains("there is no libtorch_cpu.so") && text.contains("hint: pip install torch=="),
+        "{text}"
+    );
+
+    let lib = dir.path().join("old/lib");
+    std::fs::create_dir_all(&lib).unwrap();
+    std::fs::write(lib.join("libtorch_cpu.so"), "not a library").unwrap();
+    std::fs::write(dir.path().join("old/build-version"), "1.13.1+cpu").unwrap();
+    let text = refused(&lib.to_string_lossy());
+    assert!(text.contains("version 1.13.1+cpu, wanted 2."), "{text}");
 }
 
 #[test]

@@ -67,6 +67,8 @@ pub enum Command {
     Chat(Chat),
     /// Write an adapter or a merged model for others to load, and prove that it is the same model
     Export(Export),
+    /// Measure training steps or decoding: speed, memory against the plan, time by op
+    Bench(Bench),
     /// Say what this binary is, what it finds here, and whether training works
     Doctor(Doctor),
     /// Write a commented config for a base model and a data file
@@ -527,6 +529,108 @@ impl From<BaseDtype> for tune_model::precision::Dtype {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tune bench configs/lora.toml
+  tune bench --shape llama-8b --batch 2 --seq 4096 --dtype bf16 --device cuda:0
+  tune bench --shape llama-8b --packed 200-2000 --batch 2 --seq 4096 --json packed.json
+  tune bench --shape llama-1b --generate --batch 16 --seq 256 --new-tokens 128
+
+A shape has the sizes of a published model and made-up weights. scripts/bench_peers.py runs PEFT on what --json left.")]
+pub struct Bench {
+    /// The config of a run: its base, its rows, its plan
+    #[arg(required_unless_present = "shape", conflicts_with = "shape")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub set: Set,
+    /// The sizes of a model instead, with made-up weights and tokens
+    #[arg(long)]
+    pub shape: Option<Shape>,
+    #[command(flatten)]
+    pub synthetic: Synthetic,
+    /// Steps to measure
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = positive)]
+    pub steps: usize,
+    /// Steps before them
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = positive)]
+    pub warm_up: usize,
+    /// Steps after them that wait for every op and say what each takes; 0 leaves that out
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub by_op: usize,
+    /// Measure decoding: --batch prompts of --seq tokens together
+    #[arg(long, requires = "shape")]
+    pub generate: bool,
+    /// Tokens of each answer
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "generate", value_parser = positive)]
+    pub new_tokens: usize,
+    /// Leave everything measured here, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// What a shape is measured with.
+#[derive(Debug, Args)]
+pub struct Synthetic {
+    /// Rows of a step
+    #[arg(long, value_name = "ROWS", default_value_t = 1, conflicts_with = "config", value_parser = positive)]
+    pub batch: usize,
+    /// Tokens of a row
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, conflicts_with = "config", value_parser = positive)]
+    pub seq: usize,
+    /// Rank of the adapters, on all linears; alpha is twice that
+    #[arg(long, value_name = "R", default_value_t = 16, conflicts_with = "config", value_parser = positive)]
+    pub lora: usize,
+    /// Of the base: auto, f32 or bf16
+    #[arg(long, default_value = "auto", conflicts_with = "config")]
+    pub dtype: BaseDtype,
+    /// Hold the linear layers of the base in 4 or 8 bits
+    #[arg(long, value_name = "FORM", default_value = "none", conflicts_with = "config")]
+    pub quantize: Quantize,
+    /// Share of each document that is learned, its end
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0, conflicts_with = "config", value_parser = share)]
+    pub learned: f64,
+    /// Fill the rows with documents of LOW to HIGH tokens, their logarithms spread evenly
+    #[arg(long, value_name = "LOW-HIGH", conflicts_with = "config", value_parser = lengths)]
+    pub packed: Option<Lengths>,
+    /// The same documents, each padded to HIGH tokens, in as many micro-batches as they take
+    #[arg(long, value_name = "LOW-HIGH", conflicts_with_all = ["config", "packed"], value_parser = lengths)]
+    pub padded: Option<Lengths>,
+    /// Memory the plan may use, e.g. 24GiB; what is free unless given
+    #[arg(long, value_name = "SIZE", conflicts_with = "config", value_parser = bytes)]
+    pub memory: Option<u64>,
+    /// Blocks that keep their activations; as many as fit unless given
+    #[arg(long, value_name = "N", conflicts_with = "config")]
+    pub keep_blocks: Option<usize>,
+    /// auto, or one that `tune doctor` lists (cpu, cuda:0)
+    #[arg(long, default_value = "auto", env = "TUNE_DEVICE")]
+    pub device: String,
+}
+
+/// Models whose sizes can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shape {
+    /// Llama 3.1 8B
+    #[value(name = "llama-8b")]
+    Llama8b,
+    /// Llama 3.2 1B
+    #[value(name = "llama-1b")]
+    Llama1b,
+    /// SmolLM2 135M
+    #[value(name = "smollm2-135m")]
+    SmolLm2,
+    /// Two blocks of 64, which any machine runs in a second
+    #[value(name = "tiny")]
+    Tiny,
+}
+
+/// Of documents, in tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lengths {
+    pub low: usize,
+    pub high: usize,
+}
+
+#[derive(Debug, Args)]
 pub struct Doctor {
     /// auto, or one that `tune doctor` lists (cpu, cuda:0)
     #[arg(long, default_value = "auto", env = "TUNE_DEVICE")]
@@ -579,8 +683,9 @@ fn share(text: &str) -> Result<f64, String> {
     number(text, |x| x > 0.0 && x <= 1.0, "a number above 0 and at most 1")
 }
 
-/// `5GB`, `500MB`, `1000000`: powers of ten, as the hub counts.
+/// `5GB`, `500MB`, `1000000`: powers of ten, as the hub counts; `24GiB`: powers of two, as memory is counted.
 fn bytes(text: &str) -> Result<u64, String> {
+    const WANTED: &str = "a size such as 5GB, 500MB or 24GiB";
     let upper = text.trim().to_ascii_uppercase();
     let digits = upper.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match upper[digits.len()..].trim_end_matches('B') {
@@ -588,10 +693,30 @@ fn bytes(text: &str) -> Result<u64, String> {
         "K" => 1_000,
         "M" => 1_000_000,
         "G" => 1_000_000_000,
-        _ => return Err("wanted a size such as 5GB or 500MB".into()),
+        "KI" => 1 << 10,
+        "MI" => 1 << 20,
+        "GI" => 1 << 30,
+        _ => return Err(format!("wanted {WANTED}")),
     };
-    let count = number(digits.trim(), |x| x > 0.0, "a size such as 5GB or 500MB")?;
+    let count = number(digits.trim(), |x| x > 0.0, WANTED)?;
     Ok((count * unit as f64) as u64)
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| *count > 0);
+    count.ok_or_else(|| "wanted a whole number above 0".into())
+}
+
+/// `200-2000`
+fn lengths(text: &str) -> Result<Lengths, String> {
+    let pair = text.split_once('-').and_then(|(low, high)| {
+        Some(Lengths {
+            low: low.parse().ok()?,
+            high: high.parse().ok()?,
+        })
+    });
+    pair.filter(|lengths| lengths.low >= 2 && lengths.low <= lengths.high)
+        .ok_or_else(|| "wanted the shortest and the longest, at least 2, such as 200-2000".into())
 }
 
 #[cfg(test)]
@@ -605,10 +730,11 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_read_in_powers_of_ten() {
+    fn sizes_are_read_in_powers_of_ten_or_two() {
         assert_eq!(bytes("5GB"), Ok(5_000_000_000));
         assert_eq!(bytes("1.5 mb"), Ok(1_500_000));
         assert_eq!(bytes("700"), Ok(700));
+        assert_eq!(bytes("24GiB"), Ok(24 << 30));
         assert!(bytes("5 apples").is_err());
         assert!(bytes("-1GB").is_err());
     }

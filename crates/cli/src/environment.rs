@@ -114,9 +114,11 @@ pub fn on_path(name: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The running program's own file.
+/// The file that is called as `tune`.
 pub fn this_binary() -> Option<PathBuf> {
-    env::current_exe().ok().and_then(|path| path.canonicalize().ok())
+    let running = env::current_exe().ok().and_then(|path| path.canonicalize().ok())?;
+    let launcher = running.with_file_name("tune");
+    Some(if launcher.is_file() { launcher } else { running })
 }
 
 /// A folder of our own for scratch files.

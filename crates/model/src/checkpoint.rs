@@ -2,12 +2,15 @@
 mod bnb;
 mod folder;
 mod hub;
+mod random;
 
 use crate::gguf::llama::LlamaGguf;
 use crate::precision::Stored;
 use crate::quant::Quantized;
-use crate::{ModelError, Result, staging};
+use crate::{ModelError, Result, load, staging};
 use folder::Shards;
+use half::slice::HalfFloatSliceExt;
+use random::Random;
 use rayon::prelude::*;
 use serde_json::Value;
 use std::borrow::Cow;
@@ -107,7 +110,7 @@ pub struct Checkpoint {
     /// What the user wrote: path or hub id.
     pub name: String,
     pub revision: Option<String>,
-    /// `folder`, `hub`, `gguf`.
+    /// `folder`, `hub`, `gguf`, `outline`.
     pub kind: &'static str,
     /// `config.json` (rebuilt from metadata for GGUF).
     pub config: Value,
@@ -121,6 +124,7 @@ pub struct Checkpoint {
 enum Weights {
     Safetensors(Shards),
     Gguf(Box<LlamaGguf>),
+    Random(Random),
 }
 
 impl Checkpoint {
@@ -177,8 +181,24 @@ impl Checkpoint {
     pub fn companion(&self, name: &str) -> Result<Option<Value>> {
         match &self.weights {
             Weights::Safetensors(_) => folder::read_json(&self.path.join(name)),
-            Weights::Gguf(_) => Ok(None),
+            Weights::Gguf(_) | Weights::Random(_) => Ok(None),
         }
+    }
+
+    /// What a base of this `config.json` would be. Its weights are made up when they are asked for: for measuring alone.
+    pub fn outline(name: &str, config: Value) -> Result<Self> {
+        let outline = |tensors| Self {
+            name: name.to_string(),
+            revision: None,
+            kind: "outline",
+            config: config.clone(),
+            generation_config: None,
+            text: TextFiles::default(),
+            path: PathBuf::new(),
+            files: Vec::new(),
+            weights: Weights::Random(Random::new(tensors)),
+        };
+        Ok(outline(load::wanted(&outline(BTreeMap::new()))?))
     }
 
     /// Names as in Hugging Face checkpoints.
@@ -186,6 +206,7 @@ impl Checkpoint {
         match &self.weights {
             Weights::Safetensors(shards) => shards.tensors(),
             Weights::Gguf(model) => model.tensors(),
+            Weights::Random(random) => random.tensors(),
         }
     }
 
@@ -207,6 +228,12 @@ impl Checkpoint {
         match &self.weights {
             Weights::Safetensors(shards) => shards.read_f32_into(name, out),
             Weights::Gguf(model) => model.read_f32_into(name, out),
+            Weights::Random(random) => {
+                let info = self.info(name)?;
+                info.check_buffer(name, out.len())?;
+                random.values(info).convert_to_f32_slice(out);
+                Ok(())
+            }
         }
     }
 
@@ -214,7 +241,7 @@ impl Checkpoint {
     pub fn read_quantized(&self, name: &str, rows: usize, held: Stored) -> Result<Option<Quantized<'_>>> {
         let stored = match &self.weights {
             Weights::Safetensors(shards) => shards.read_quantized(name)?,
-            Weights::Gguf(_) => None,
+            Weights::Gguf(_) | Weights::Random(_) => None,
         };
         match stored.filter(|matrix| matrix.stored() == held) {
             Some(matrix) => Ok(Some(matrix)),
@@ -229,11 +256,20 @@ impl Checkpoint {
         self.tensors().values().any(quantized)
     }
 
+    /// The values of a tensor that is stored in bf16, row-major in the checkpoint's shape.
+    pub(crate) fn bf16_bytes(&self, name: &str) -> Option<&[u8]> {
+        match (&self.weights, self.tensors().get(name)?.dtype) {
+            (Weights::Safetensors(_) | Weights::Random(_), StoredType::BF16) => self.stored_bytes(name).ok(),
+            _ => None,
+        }
+    }
+
     /// The bytes as they are stored; in a GGUF q and k are still permuted.
     pub(crate) fn stored_bytes(&self, name: &str) -> Result<&[u8]> {
         match &self.weights {
             Weights::Safetensors(shards) => shards.file(name)?.bytes(name),
             Weights::Gguf(model) => model.stored_bytes(name),
+            Weights::Random(random) => Ok(bytemuck::cast_slice(random.values(self.info(name)?))),
         }
     }
 
@@ -294,6 +330,7 @@ impl Checkpoint {
         match &self.weights {
             Weights::Safetensors(shards) => shards.release(),
             Weights::Gguf(model) => model.release(),
+            Weights::Random(_) => (),
         }
     }
 

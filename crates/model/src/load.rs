@@ -1,10 +1,10 @@
 //! Checkpoint tensors into model fields, strictly: every missing, unexpected or misshapen tensor in one error.
-use crate::checkpoint::{Checkpoint, StoredType};
+use crate::checkpoint::{Checkpoint, StoredType, TensorInfo};
 use crate::precision::{Precision, Stored};
-use crate::{Frozen, ModelError, Result};
-use burn::tensor::{Device, Tensor, TensorData};
+use crate::{Frozen, ModelError, Result, family};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Hands out tensors by name and keeps account of them. With `read` false it only keeps account, and what it hands out is
 /// empty: the same code that loads a family then says what it would load.
@@ -13,7 +13,22 @@ pub struct Weights<'a> {
     device: &'a Device,
     precision: Precision,
     read: bool,
+    /// Where every tensor that is asked for is written down instead of looked up.
+    wanted: Option<&'a RefCell<BTreeMap<String, TensorInfo>>>,
     account: RefCell<Account<'a>>,
+}
+
+/// The tensors that the family of `base` asks for, as its config has it, whatever tensors `base` has.
+pub fn wanted(base: &Checkpoint) -> Result<BTreeMap<String, TensorInfo>> {
+    let (device, wanted) = (Device::flex(), RefCell::default());
+    family::load(
+        base,
+        Weights {
+            wanted: Some(&wanted),
+            ..Weights::new(base, &device, Precision::F32, false, &mut |_, _| ())
+        },
+    )?;
+    Ok(wanted.into_inner())
 }
 
 struct Account<'a> {
@@ -42,6 +57,7 @@ impl<'a> Weights<'a> {
             device,
             precision,
             read,
+            wanted: None,
             account: RefCell::new(account),
         }
     }
@@ -94,12 +110,27 @@ impl<'a> Weights<'a> {
         })
     }
 
-    fn values(&self, name: String, shape: &[usize]) -> Option<Vec<f32>> {
-        self.take(name, shape, |name| self.source.read_f32(name))
+    /// What is stored in bf16 and computed in bf16 goes as it is: half the bytes, and no conversion.
+    fn values(&self, name: String, shape: &[usize]) -> Option<TensorData> {
+        let bf16 = self.precision.compute == DType::BF16;
+        self.take(name, shape, |name| {
+            match self.source.bf16_bytes(name).filter(|_| bf16) {
+                Some(bytes) => Ok(TensorData::from_bytes_vec(bytes.to_vec(), shape.to_vec(), DType::BF16)),
+                None => Ok(TensorData::new(self.source.read_f32(name)?, shape.to_vec())),
+            }
+        })
     }
 
     /// A tensor of the wanted shape as `read` reads it, if it is to be read.
     fn take<T>(&self, name: String, shape: &[usize], read: impl FnOnce(&str) -> Result<T>) -> Option<T> {
+        if let Some(wanted) = self.wanted {
+            let info = TensorInfo {
+                dtype: StoredType::F32,
+                shape: shape.to_vec(),
+            };
+            wanted.borrow_mut().insert(name, info);
+            return None;
+        }
         let mut account = self.account.borrow_mut();
         let found = self.source.tensors().get(&name).map(|info| info.shape.clone());
         let problem = match &found {
@@ -151,11 +182,8 @@ impl<'w, 'a> At<'w, 'a> {
 
     pub fn matrix(&self, name: &str, rows: usize, columns: usize) -> Tensor<2> {
         let values = self.weights.values(self.join(name), &[rows, columns]);
-        let (data, shape) = values.map_or((vec![0.0], [1, 1]), |v| (v, [rows, columns]));
-        Tensor::from_data(
-            TensorData::new(data, shape),
-            (self.weights.device, self.weights.precision.compute),
-        )
+        let data = values.unwrap_or_else(|| TensorData::new(vec![0.0f32], [1, 1]));
+        Tensor::from_data(data, (self.weights.device, self.weights.precision.compute))
     }
 
     /// The weight of a linear of the blocks, in the form those are stored in.
@@ -191,14 +219,8 @@ impl<'w, 'a> At<'w, 'a> {
     }
 
     pub fn vector(&self, name: &str, length: usize) -> Tensor<1> {
-        let data = self
-            .weights
-            .values(self.join(name), &[length])
-            .unwrap_or_else(|| vec![0.0]);
-        let shape = [data.len()];
-        Tensor::from_data(
-            TensorData::new(data, shape),
-            (self.weights.device, self.weights.precision.compute),
-        )
+        let values = self.weights.values(self.join(name), &[length]);
+        let data = values.unwrap_or_else(|| TensorData::new(vec![0.0f32], [1]));
+        Tensor::from_data(data, (self.weights.device, self.weights.precision.compute))
     }
 }

@@ -3,6 +3,7 @@
 //! [`train::train`] is the main path, in chapters; [`export::export`] is the other door. What a run leaves on disk is
 //! in `run_dir`, `checkpoint`, `metrics`, `tensorboard`, `svg`, `receipt`, `adapter_out`: one file each.
 mod adapter_out;
+pub mod bench;
 pub mod checkpoint;
 pub mod error;
 mod evaluate;

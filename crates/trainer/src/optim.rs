@@ -1,4 +1,5 @@
 //! AdamW over the adapter pairs: all A, laid end to end, are one tensor to update, all B another.
+use crate::settings::Train;
 use burn::tensor::{DType, Tensor};
 use tune_model::causal_lm::AdapterTensors;
 use tune_model::ops::adamw::{AdamWCfg, State, adamw};
@@ -14,6 +15,17 @@ pub struct Options {
     pub weight_decay: f64,
     /// LoRA+: the factor on the learning rate of B.
     pub b_ratio: f64,
+}
+
+impl Options {
+    pub fn of(train: &Train) -> Self {
+        Self {
+            betas: train.betas,
+            eps: train.eps,
+            weight_decay: train.weight_decay,
+            b_ratio: train.loraplus_ratio,
+        }
+    }
 }
 
 /// First and second moment of one tensor, in its shape.

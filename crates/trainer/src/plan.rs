@@ -136,13 +136,13 @@ pub fn plan(sources: Sources<'_>) -> Result<Plan> {
 }
 
 /// What the rows add up to, in tokens.
-struct Lengths {
-    tokens: usize,
-    learned: usize,
+pub(crate) struct Lengths {
+    pub tokens: usize,
+    pub learned: usize,
     /// At most in one micro-batch.
-    longest: usize,
+    pub longest: usize,
     /// Tokens a token shares its segment with, on average over tokens.
-    segment: f64,
+    pub segment: f64,
 }
 
 impl Lengths {
@@ -161,7 +161,7 @@ impl Lengths {
     }
 }
 
-fn floor_flops(sizes: &Sizes, lengths: &Lengths) -> f64 {
+pub(crate) fn floor_flops(sizes: &Sizes, lengths: &Lengths) -> f64 {
     let head = sizes.hidden * sizes.vocab;
     let blocks = sizes.matmul_params.saturating_sub(head) as f64;
     let learned = share(lengths.learned, lengths.tokens);
@@ -170,7 +170,7 @@ fn floor_flops(sizes: &Sizes, lengths: &Lengths) -> f64 {
         + 6.0 * (sizes.layers * sizes.hidden) as f64 * lengths.segment
 }
 
-/// The parts, and how many blocks may keep their activations: as many as fit.
+/// The parts, and how many blocks may keep their activations.
 fn memory_plan(
     sources: &Sources<'_>,
     lengths: &Lengths,
@@ -179,31 +179,7 @@ fn memory_plan(
     let Sources {
         settings, base, sizes, ..
     } = sources;
-    let part = |name: &str, bytes: usize| MemoryPart {
-        name: name.into(),
-        bytes: bytes as u64,
-    };
-    let adapters = 4 * sizes.lora_params;
-    let logits = chunk_rows(sizes.vocab).min(lengths.longest) * sizes.vocab * 4;
-    let scratch = Some(sizes.scratch_bytes).filter(|bytes| *bytes > 0);
-    let scratch = scratch.map(|bytes| part("one matrix, dequantized", bytes));
-    let fixed = [
-        part("weights", sizes.weight_bytes),
-        part("adapters", adapters),
-        part("gradients", 2 * adapters),
-        part("optimizer moments", 2 * adapters),
-        part("one block's backward", lengths.longest * sizes.kept_bytes_per_token),
-        part("logits, in chunks", logits),
-    ];
-    let fixed: Vec<_> = fixed.into_iter().chain(scratch).collect();
-    let of_blocks = |kept: usize| {
-        let recomputed = sizes.layers - kept;
-        lengths.longest * (kept * sizes.kept_bytes_per_token + recomputed * sizes.recomputed_bytes_per_token)
-    };
-    let total = |kept: usize| fixed.iter().map(|part| part.bytes).sum::<u64>() + of_blocks(kept) as u64;
-    let available = memory::available();
-    let usable = available.map_or(u64::MAX, |bytes| (bytes as f64 * USABLE) as u64);
-    let kept = match (&settings.train.keep_blocks, sources.kept_before) {
+    let keep = match (&settings.train.keep_blocks, sources.kept_before) {
         (KeepBlocks::Count(count), _) if *count > sizes.layers => {
             return Err(TrainError::TooManyKept {
                 found: *count,
@@ -211,38 +187,88 @@ fn memory_plan(
                 base: base.name.clone(),
             });
         }
-        (KeepBlocks::Count(count), _) => *count,
-        (KeepBlocks::Word(_), Some(before)) => before.min(sizes.layers),
-        (KeepBlocks::Word(_), None) => (0..=sizes.layers)
-            .rev()
-            .find(|kept| total(*kept) <= usable)
-            .unwrap_or(0),
+        (KeepBlocks::Count(count), _) => Some(*count),
+        (KeepBlocks::Word(_), before) => before.map(|before| before.min(sizes.layers)),
     };
-    if let Some(available) = available.filter(|bytes| total(kept) > *bytes) {
+    let available = memory::available();
+    let (parts, kept) = fit(sizes, lengths.longest, keep, available);
+    let total: u64 = parts.iter().map(|part| part.bytes).sum();
+    if let Some(available) = available.filter(|bytes| total > *bytes) {
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
         warnings.push(format!(
             "this run needs about {:.1} GiB of memory and {:.1} GiB are free: lower data.max_length or train.batch_size",
-            gib(total(kept)),
+            gib(total),
             gib(available)
         ));
     }
-    let kept_part = MemoryPart {
-        name: format!("activations, {kept} of {} blocks kept", sizes.layers),
-        bytes: of_blocks(kept) as u64,
-    };
-    Ok((fixed.into_iter().chain([kept_part]).collect(), kept))
+    Ok((parts, kept))
 }
 
-/// FLOP/s of a frozen linear layer on `device`, by the operation the model uses: the best of a tenth of a second.
+/// Memory by part for micro-batches of at most `longest` tokens, and the blocks kept: `keep`, or as many as fit into what is
+/// `available`.
+pub(crate) fn fit(
+    sizes: &Sizes,
+    longest: usize,
+    keep: Option<usize>,
+    available: Option<u64>,
+) -> (Vec<MemoryPart>, usize) {
+    let part = |name: &str, bytes: usize| MemoryPart {
+        name: name.into(),
+        bytes: bytes as u64,
+    };
+    let adapters = 4 * sizes.lora_params;
+    let logits = chunk_rows(sizes.vocab).min(longest) * sizes.vocab * 4;
+    let fixed = [
+        part("weights", sizes.weight_bytes),
+        part("adapters", adapters),
+        part("gradients", 2 * adapters),
+        part("optimizer moments", 2 * adapters),
+        part("one block's backward", longest * sizes.kept_bytes_per_token),
+        part("logits, in chunks", logits),
+    ];
+    let scratch = Some(sizes.scratch_bytes).filter(|bytes| *bytes > 0);
+    let scratch = scratch.map(|bytes| part("one matrix, dequantized", bytes));
+    let fixed: Vec<_> = fixed.into_iter().chain(scratch).collect();
+    let of_blocks = |kept: usize| {
+        let recomputed = sizes.layers - kept;
+        longest * (kept * sizes.kept_bytes_per_token + recomputed * sizes.recomputed_bytes_per_token)
+    };
+    let usable = available.map_or(u64::MAX, |bytes| (bytes as f64 * USABLE) as u64);
+    let total = |kept: usize| fixed.iter().map(|part| part.bytes).sum::<u64>() + of_blocks(kept) as u64;
+    let most = || {
+        (0..=sizes.layers)
+            .rev()
+            .find(|kept| total(*kept) <= usable)
+            .unwrap_or(0)
+    };
+    let kept = keep.unwrap_or_else(most);
+    let kept_part = part(
+        &format!("activations, {kept} of {} blocks kept", sizes.layers),
+        of_blocks(kept),
+    );
+    (fixed.into_iter().chain([kept_part]).collect(), kept)
+}
+
+/// FLOP/s of a frozen linear layer on `device`, by the operation the model uses: the best of a tenth of a second. A device
+/// that is fast at small products is tried with larger ones, which alone fill a GPU.
 pub fn measure_peak(device: &Device, precision: Precision) -> f64 {
-    const ROWS: usize = 512;
-    const N: usize = 1024;
-    let matrix = |rows| Tensor::<2>::ones([rows, N], (device, precision.compute));
-    let (x, weight) = (matrix(ROWS), Frozen::new(matrix(N), precision.linears));
-    let flops = 2.0 * (ROWS * N * N) as f64;
+    const SMALL: Duration = Duration::from_millis(100);
+    let small = best_flops(device, precision, 512, 1024, SMALL);
+    let (rows, n) = (8192, 4096);
+    if 2.0 * (rows * n * n) as f64 / small > SMALL.as_secs_f64() {
+        return small;
+    }
+    small.max(best_flops(device, precision, rows, n, SMALL))
+}
+
+/// The best of `time`, for `[rows, n] · [n, n]ᵀ`.
+fn best_flops(device: &Device, precision: Precision, rows: usize, n: usize, time: Duration) -> f64 {
+    let matrix = |rows| Tensor::<2>::ones([rows, n], (device, precision.compute));
+    let (x, weight) = (matrix(rows), Frozen::new(matrix(n), precision.linears));
+    let flops = 2.0 * (rows * n * n) as f64;
     let begun = Instant::now();
     let mut best = f64::MIN_POSITIVE;
-    while begun.elapsed() < Duration::from_millis(100) {
+    while begun.elapsed() < time {
         let run = Instant::now();
         let product = linear(x.clone(), &weight);
         // A device that fails here fails in the first step too, with a better message.
@@ -253,7 +279,7 @@ pub fn measure_peak(device: &Device, precision: Precision) -> f64 {
     best
 }
 
-fn device_name(device: &Device) -> String {
+pub(crate) fn device_name(device: &Device) -> String {
     format!("{device:?}").trim_matches(['<', '>']).to_string()
 }
 

@@ -2,6 +2,7 @@
 use crate::optim::{AdamW, Pairs, clip_factor, global_norm};
 use crate::{Result, TrainError, tensors};
 use tune_data::Batch;
+use tune_model::ops::clock;
 use tune_model::{CausalLm, Keep, Loss, Noise, noise};
 
 /// What one step did. `loss` is the mean over the learned tokens of the whole window.
@@ -29,6 +30,7 @@ pub struct StepOptions {
 /// Errors leave model and optimizer as they were: nothing is updated by a loss or gradient that is not finite.
 pub fn step(model: &mut CausalLm, adamw: &mut AdamW, window: &[Batch], options: &StepOptions) -> Result<StepResult> {
     let (loss, gradients) = accumulate(model, window, options)?;
+    let _running = clock::op("optimizer");
     let divisor = loss.learned as f64;
     let grad_norm = global_norm(&gradients) / divisor;
     if !grad_norm.is_finite() {

@@ -205,12 +205,7 @@ impl<'a> Run<'a> {
         )?;
         let train = &settings.train;
         let mut loader = Loader::new(self.prepared.packed.rows.len(), train.batch_size, train.seed);
-        let options = Options {
-            betas: train.betas,
-            eps: train.eps,
-            weight_decay: train.weight_decay,
-            b_ratio: train.loraplus_ratio,
-        };
+        let options = Options::of(train);
         let Some(saved) = saved else {
             let adamw = AdamW::new(options, &model.adapters());
             return Ok(Trained { model, adamw, loader });

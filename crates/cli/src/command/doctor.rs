@@ -3,7 +3,7 @@ use crate::args::{Doctor, VERSION};
 use crate::device::BACKENDS;
 use crate::errors::Failure;
 use crate::printer::{Printer, Style, bytes, duration, plural, row};
-use crate::{End, device, environment, self_test};
+use crate::{End, device, environment, gpu, self_test};
 use std::path::Path;
 use std::time::Instant;
 use tune_model::Precision;
@@ -15,7 +15,9 @@ pub fn run(args: &Doctor, printer: &Printer) -> anyhow::Result<End> {
     show("program", program())?;
     show("other tune", others())?;
     show("backends", backends())?;
-    show("GPU", gpu().to_string())?;
+    #[cfg(feature = "tch")]
+    show("LibTorch", libtorch())?;
+    show("GPU", gpu::report())?;
     show("CPU", cpu())?;
     show("memory", memory())?;
     show("disk", disk())?;
@@ -27,6 +29,7 @@ pub fn run(args: &Doctor, printer: &Printer) -> anyhow::Result<End> {
     }
     let chosen = device::choose(&args.device)?;
     let began = Instant::now();
+    show("device", chosen.why.clone())?;
     match self_test::run(&chosen.device, Precision::F32) {
         Ok(outcome) => {
             printer.data(&row(style, "self-test", &passed(style, &outcome, began)))?;
@@ -81,12 +84,13 @@ fn backends() -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
-fn gpu() -> &'static str {
-    if Path::new("/proc/driver/nvidia/version").exists() || Path::new("/dev/nvidia0").exists() {
-        "an NVIDIA driver is loaded, but this build computes on the CPU"
-    } else {
-        "none found"
-    }
+/// The one this process runs with.
+#[cfg(feature = "tch")]
+fn libtorch() -> String {
+    let (folder, version) = crate::startup::loaded();
+    let version = version.unwrap_or_else(|| "of unknown version".into());
+    let folder = folder.map_or_else(String::new, |folder| format!("\n{}", environment::short(&folder)));
+    format!("{version}{folder}")
 }
 
 fn cpu() -> String {

@@ -2,6 +2,7 @@
 pub mod advise;
 pub mod answering;
 pub mod ask;
+pub mod bench;
 pub mod chat;
 pub mod data;
 pub mod doctor;

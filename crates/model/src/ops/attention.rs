@@ -1,5 +1,5 @@
 //! Attention over packed segments, causal or not: grouped queries, sliding window, keys from a cache.
-use super::has_kernels;
+use super::{clock, has_kernels};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{DType, Tensor, TensorData, activation};
@@ -71,6 +71,7 @@ pub trait AttentionOp: Backend {
 /// # Shapes
 /// - `q`: `[tokens, heads * head_dim]`, `k`, `v`: `[key tokens, kv_heads * head_dim]`, result as `q`
 pub fn attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, cfg: AttentionCfg) -> Tensor<2> {
+    let _running = clock::op("attention");
     if !has_kernels("attention", &q) {
         return reference(q, k, v, cfg);
     }

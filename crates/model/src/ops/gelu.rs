@@ -1,5 +1,5 @@
 //! GELU (Hendrycks & Gimpel 2016, arXiv:1606.08415), exact or by its tanh approximation.
-use super::has_kernels;
+use super::{clock, has_kernels};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{Tensor, activation};
@@ -22,6 +22,7 @@ pub trait GeluOp: Backend {
 ///
 /// # Shapes
 /// - `x`, result: `[tokens, d]`
+    let _running = clock::op("gelu");
 pub fn gelu(x: Tensor<2>, form: Gelu) -> Tensor<2> {
     if !has_kernels("gelu", &x) {
         return reference(x, form);

@@ -1,5 +1,5 @@
 //! Layer normalization (Ba et al. 2016, arXiv:1607.06450), weight and bias frozen.
-use super::has_kernels;
+use super::{clock, has_kernels};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
@@ -25,6 +25,7 @@ pub trait LayerNormOp: Backend {
 /// # Shapes
 /// - `x`: `[tokens, d]`, `weight`, `bias`: `[d]`, result: `[tokens, d]`
 pub fn layer_norm(x: Tensor<2>, weight: &Tensor<1>, bias: &Tensor<1>, eps: f64) -> Tensor<2> {
+    let _running = clock::op("layer norm");
     if !has_kernels("layer_norm", &x) {
         return reference(x, weight, bias, eps);
     }

@@ -1,5 +1,5 @@
 //! Frozen linear: the weight gets no gradient.
-use super::has_kernels;
+use super::{clock, has_kernels};
 use crate::frozen::{Frozen, Weight};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
@@ -16,6 +16,7 @@ pub trait LinearOp: Backend {
 /// # Shapes
 /// - `x`: `[tokens, in]`, `weight`: `[out, in]`, result: `[tokens, out]`
 pub fn linear(x: Tensor<2>, weight: &Frozen) -> Tensor<2> {
+    let _running = clock::op("linear");
     if !has_kernels("linear", &x) {
         return reference(x, weight);
     }

@@ -1,5 +1,5 @@
 //! The head and its loss in one: logits exist for a chunk of rows at a time, never `[tokens, vocabulary]`.
-use super::has_kernels;
+use super::{clock, has_kernels};
 use crate::frozen::{Frozen, Weight};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
@@ -40,6 +40,7 @@ pub fn linear_cross_entropy(
     targets: Arc<[u32]>,
     gradient: bool,
 ) -> (Tensor<1>, Option<Tensor<2>>) {
+    let _running = clock::op("head and loss");
     assert_eq!(hidden.dims()[0], targets.len());
     if !has_kernels("linear_cross_entropy", &hidden) {
         let (loss, dh) = reference(hidden, weight, &targets);

@@ -1,5 +1,5 @@
 //! Linear with a low-rank update (Hu et al. 2021, arXiv:2106.09685), the update never composed into a dense weight.
-use super::has_kernels;
+use super::{clock, has_kernels};
 use crate::frozen::{Frozen, Weight};
 use crate::noise;
 use burn::backend::tensor::FloatTensor;
@@ -50,6 +50,7 @@ pub trait LoraLinearOp: Backend {
 /// # Shapes
 /// - `x`: `[tokens, in]`, `weight`: `[out, in]`, `a`: `[r, in]`, `b`: `[out, r]`, result: `[tokens, out]`
 pub fn lora_linear(x: Tensor<2>, weight: &Frozen, a: Tensor<2>, b: Tensor<2>, cfg: LoraCfg) -> Tensor<2> {
+    let _running = clock::op("linear with adapter");
     if !has_kernels("lora_linear", &x) {
         return reference(x, weight, a, b, cfg);
     }

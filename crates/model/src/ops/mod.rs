@@ -17,6 +17,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod clock;
 pub mod gelu;
 pub mod layer_norm;
 pub mod linear;

@@ -1,5 +1,5 @@
 //! Root-mean-square normalization (Zhang & Sennrich 2019, arXiv:1910.07467), weight frozen.
-use super::has_kernels;
+use super::{clock, has_kernels};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
@@ -20,6 +20,7 @@ pub trait RmsNormOp: Backend {
 /// # Shapes
 /// - `x`: `[tokens, d]`, `weight`: `[d]`, result: `[tokens, d]`
 pub fn rms_norm(x: Tensor<2>, weight: &Tensor<1>, eps: f64) -> Tensor<2> {
+    let _running = clock::op("RMS norm");
     if !has_kernels("rms_norm", &x) {
         return reference(x, weight, eps);
     }

@@ -1,5 +1,5 @@
 //! Rotary position embedding (Su et al. 2021, arXiv:2104.09864), halves rotated as in Hugging Face Llama.
-use super::has_kernels;
+use super::{clock, has_kernels};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
@@ -21,6 +21,7 @@ pub trait RopeOp: Backend {
 /// # Shapes
 /// - `x`: `[tokens, heads * head_dim]`, `cos`, `sin`: `[tokens, rotated / 2]`, result as `x`
 pub fn rope(x: Tensor<2>, cos: &Tensor<2>, sin: &Tensor<2>, head_dim: usize, inverse: bool) -> Tensor<2> {
+    let _running = clock::op("rotary");
     if !has_kernels("rope", &x) {
         return reference(x, cos, sin, head_dim, inverse);
     }

@@ -1,5 +1,5 @@
 //! SwiGLU's gate (Shazeer 2020, arXiv:2002.05202).
-use super::has_kernels;
+use super::{clock, has_kernels};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{Tensor, activation};
@@ -20,6 +20,7 @@ pub trait SwigluOp: Backend {
 /// # Shapes
 /// - `gate`, `up`, result: `[tokens, d]`
 pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+    let _running = clock::op("SwiGLU");
     if !has_kernels("swiglu", &gate) {
         return reference(gate, up);
     }

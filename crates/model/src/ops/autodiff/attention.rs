@@ -1,5 +1,6 @@
 //! Saves q, k, v, the output and one number a query; scores are recomputed block by block (Dao et al. 2022, arXiv:2205.14135).
 use crate::ops::attention::{AttentionCfg, AttentionOp};
+use crate::ops::clock;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -21,6 +22,7 @@ struct AttentionBackward;
 impl<B: AttentionOp> Backward<B, 3> for AttentionBackward {
     type State = Saved<FloatTensor<B>>;
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let _running = clock::op("attention, backward");
         let dout = grads.consume::<B>(&ops.node);
         let Saved { q, k, v, out, lse, cfg } = ops.state;
         let (dq, dk, dv) = B::packed_attention_backward(dout, q, k, v, out, lse, cfg);

@@ -1,4 +1,5 @@
 //! Saves `x`.
+use crate::ops::clock;
 use crate::ops::gelu::{Gelu, GeluOp};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -11,6 +12,7 @@ struct GeluBackward;
 impl<B: GeluOp> Backward<B, 1> for GeluBackward {
     type State = (FloatTensor<B>, Gelu);
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let _running = clock::op("gelu, backward");
         let dy = grads.consume::<B>(&ops.node);
         let [parent] = ops.parents;
         if let Some(node) = parent {

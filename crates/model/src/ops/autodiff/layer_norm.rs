@@ -1,4 +1,5 @@
 //! Saves `x`; mean and variance are recomputed.
+use crate::ops::clock;
 use crate::ops::layer_norm::LayerNormOp;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -11,6 +12,7 @@ struct LayerNormBackward;
 impl<B: LayerNormOp> Backward<B, 1> for LayerNormBackward {
     type State = (FloatTensor<B>, FloatTensor<B>, f64);
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let _running = clock::op("layer norm, backward");
         let dy = grads.consume::<B>(&ops.node);
         let ([parent], (x, weight, eps)) = (ops.parents, ops.state);
         if let Some(node) = parent {

@@ -1,5 +1,6 @@
 //! Saves nothing but a handle to the frozen weight.
 use crate::frozen::Weight;
+use crate::ops::clock;
 use crate::ops::linear::LinearOp;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -12,6 +13,7 @@ struct LinearBackward;
 impl<B: LinearOp> Backward<B, 1> for LinearBackward {
     type State = Weight<B>;
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let _running = clock::op("linear, backward");
         let dy = grads.consume::<B>(&ops.node);
         let [parent] = ops.parents;
         if let Some(node) = parent {

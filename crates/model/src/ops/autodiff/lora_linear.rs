@@ -1,5 +1,6 @@
 //! Saves `x` and the `r` columns of `u`, and handles to the weights.
 use crate::frozen::Weight;
+use crate::ops::clock;
 use crate::ops::lora_linear::{LoraCfg, LoraLinearOp};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -22,6 +23,7 @@ struct LoraLinearBackward;
 impl<B: LoraLinearOp> Backward<B, 3> for LoraLinearBackward {
     type State = Saved<FloatTensor<B>, Weight<B>>;
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let _running = clock::op("linear with adapter, backward");
         let dy = grads.consume::<B>(&ops.node);
         let Saved {
             x,

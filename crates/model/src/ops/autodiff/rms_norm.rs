@@ -1,4 +1,5 @@
 //! Saves `x`; the root mean square is recomputed.
+use crate::ops::clock;
 use crate::ops::rms_norm::RmsNormOp;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -11,6 +12,7 @@ struct RmsNormBackward;
 impl<B: RmsNormOp> Backward<B, 1> for RmsNormBackward {
     type State = (FloatTensor<B>, FloatTensor<B>, f64);
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let _running = clock::op("RMS norm, backward");
         let dy = grads.consume::<B>(&ops.node);
         let ([parent], (x, weight, eps)) = (ops.parents, ops.state);
         if let Some(node) = parent {

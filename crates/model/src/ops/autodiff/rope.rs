@@ -1,4 +1,5 @@
 //! Saves the angles; the gradient is the rotation back.
+use crate::ops::clock;
 use crate::ops::rope::RopeOp;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -11,6 +12,7 @@ struct RopeBackward;
 impl<B: RopeOp> Backward<B, 1> for RopeBackward {
     type State = (FloatTensor<B>, FloatTensor<B>, usize, bool);
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let _running = clock::op("rotary, backward");
         let dy = grads.consume::<B>(&ops.node);
         let ([parent], (cos, sin, head_dim, inverse)) = (ops.parents, ops.state);
         if let Some(node) = parent {

@@ -1,4 +1,5 @@
 //! Saves gate and up.
+use crate::ops::clock;
 use crate::ops::swiglu::SwigluOp;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -11,6 +12,7 @@ struct SwigluBackward;
 impl<B: SwigluOp> Backward<B, 2> for SwigluBackward {
     type State = (FloatTensor<B>, FloatTensor<B>);
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let _running = clock::op("SwiGLU, backward");
         let dy = grads.consume::<B>(&ops.node);
         let (dgate, dup) = B::swiglu_backward(ops.state.0, ops.state.1, dy);
         for (parent, gradient) in ops.parents.into_iter().zip([dgate, dup]) {

@@ -1,4 +1,4 @@
-//! `tune`: parse, run, print the error with its hint, and choose the exit code.
+//! The program: parse, run, print the error with its hint, and choose the exit code.
 mod answerer;
 mod args;
 mod command;
@@ -7,12 +7,18 @@ mod device;
 mod embedder;
 mod environment;
 mod errors;
+mod gpu;
 mod interrupt;
 mod library;
+#[cfg(feature = "tch")]
+mod libtorch_version;
 mod options;
 mod printer;
 mod resolve;
 mod self_test;
+mod shapes;
+#[cfg(feature = "tch")]
+pub mod startup;
 mod toml_file;
 mod watch;
 
@@ -36,7 +42,7 @@ pub enum End {
     Interrupted,
 }
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let started = std::time::Instant::now();
     let cli = Cli::parse();
     let printer = Printer::new(&cli.talk);
@@ -72,6 +78,7 @@ fn run(command: Command, printer: &Printer, started: std::time::Instant) -> anyh
         Command::Generate(args) => command::generate::run(&args, printer),
         Command::Chat(args) => command::chat::run(&args, printer),
         Command::Export(args) => command::export::run(&args, printer),
+        Command::Bench(args) => command::bench::run(&args, printer, started),
         Command::Doctor(args) => command::doctor::run(&args, printer),
         Command::Init(args) => command::init::run(&args, printer),
         Command::Completions { shell } => command::manual::completions(shell, printer),

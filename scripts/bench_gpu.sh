@@ -1,0 +1,166 @@
+#!/usr/bin/env bash
+# Everything a GPU has to show, in under 8 minutes: the self-check, the table of bounds beside PEFT, time by op.
+#
+#   scripts/bench_gpu.sh FOLDER [OUT] [--tiny]
+#
+# FOLDER holds a build with the feature tch: `tune` and `tune-libtorch` (target/release). The machine needs an NVIDIA driver
+# and a Python with PyTorch 2.11, no Rust. Results go to OUT, else to $OUT, else to bench-gpu/: results.md, results.json,
+# and what each part said. SMOLLM2=DIR, a folder with SmolLM2-135M-Instruct, adds the loss curve.
+# --tiny runs every line on the CPU with a model of no use, to try this script itself.
+# A part that would begin after $LIMIT seconds (420) is left out and told as not measured.
+set -uo pipefail
+
+tiny=false arguments=()
+for argument in "$@"; do
+    if [[ $argument == --tiny ]]; then tiny=true; else arguments+=("$argument"); fi
+done
+if ((${#arguments[@]} < 1)); then
+    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+fi
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+tune=$(cd "${arguments[0]}" && pwd)/tune
+out=${arguments[1]:-${OUT:-bench-gpu}}
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+export HF_HUB_OFFLINE=1 TUNE_CACHE=$scratch/tokens
+limit=${LIMIT:-420}
+
+# What is measured; --tiny puts the same through on a CPU.
+device=cuda:0 big=llama-8b middle=llama-1b small=smollm2-135m steps=10 peer_steps=6 curve_steps=200
+big_rows=(2 4096) middle_rows=(4 2048) small_rows=(8 512) nf4_rows=(1 2048) long=78000 documents=200-2000
+big_blocks=32 middle_blocks=16 small_blocks=30
+ten_gib=10GiB twenty_four_gib=24GiB
+if $tiny; then
+    device=libtorch big=tiny middle=tiny small=tiny steps=2 peer_steps=2 curve_steps=4
+    big_rows=(2 64) middle_rows=(2 64) small_rows=(2 64) nf4_rows=(1 64) long=256 documents=8-40
+    big_blocks=2 middle_blocks=2 small_blocks=2
+fi
+
+say() { printf '\n[%d:%02d] %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$*"; }
+
+# Keeps the line that says why part NAME failed.
+why() {
+    { grep -m1 -E '^error|panicked' "$out/$1.txt" || tail -n 1 "$out/$1.txt"; } | cut -c1-150 >"$out/$1.failed"
+}
+
+# part NAME command...: runs it if there is time; what it says goes to NAME.txt and to the screen.
+part() {
+    local name=$1
+    shift
+    if ((SECONDS > limit)); then
+        say "$name: no time left"
+        echo "not measured: no time left" >"$out/$name.failed"
+        return
+    fi
+    say "$name"
+    if ! timeout 120 "$@" >"$out/$name.txt" 2>&1; then
+        why "$name"
+    fi
+    cat "$out/$name.txt"
+}
+
+# bench NAME arguments...: `tune bench` into NAME.json.
+bench() {
+    local name=$1
+    shift
+    part "$name" "$tune" bench --device "$device" --dtype bf16 --json "$out/$name.json" "$@"
+}
+
+# shaped NAME SHAPE BATCH SEQ arguments...
+shaped() {
+    local name=$1 shape=$2 batch=$3 seq=$4
+    shift 4
+    bench "$name" --shape "$shape" --batch "$batch" --seq "$seq" "$@"
+}
+
+# The peers, where there is a network; without them their rows say so.
+missing=$(python3 -c 'from importlib.util import find_spec as found
+print(*(name for name in ("transformers", "peft", "liger-kernel") if not found(name.replace("-", "_"))))')
+if [[ -n $missing ]]; then
+    # shellcheck disable=SC2086 # a list of names
+    timeout 60 python3 -m pip install --quiet --disable-pip-version-check --retries 1 --timeout 10 $missing 2>&1 | tail -n 1
+fi
+
+part machine sh -c 'nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader || true; nproc
+    python3 -c "import torch; print(\"torch\", torch.__version__)"'
+part doctor "$tune" doctor --device "$device"
+
+# The three shapes, nothing recomputed, and the peers on the same.
+shaped 8b "$big" "${big_rows[@]}" --steps "$steps" --keep-blocks "$big_blocks"
+shaped 1b "$middle" "${middle_rows[@]}" --steps "$steps" --keep-blocks "$middle_blocks"
+shaped 135m "$small" "${small_rows[@]}" --steps "$((3 * steps))" --keep-blocks "$small_blocks"
+peers=()
+for name in 8b 1b 135m; do
+    if [[ -f $out/$name.json ]]; then peers+=("$out/$name.json"); fi
+done
+# peers NAME JSON-FILES...: at most two minutes in all for training.
+compare() {
+    local name=$1
+    shift
+    say "$name"
+    python3 "$here/bench_peers.py" "$@" --steps "$peer_steps" --limit 45 --json "$out/$name.json" | tee "$out/$name.txt"
+}
+if ((${#peers[@]})); then compare peers "${peers[@]}"; fi
+
+# NF4: what it costs, and the longest context of a 24 GiB card.
+shaped nf4 "$big" "${nf4_rows[@]}" --steps "$steps" --quantize nf4 --memory "$ten_gib"
+kept=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["report"]["kept_blocks"])' "$out/nf4.json" 2>/dev/null || echo 0)
+shaped nf4-as-bf16 "$big" "${nf4_rows[@]}" --steps "$steps" --keep-blocks "$kept"
+shaped nf4-long "$big" 1 "$long" --steps 1 --warm-up 1 --by-op 0 --quantize nf4 --memory "$twenty_four_gib"
+
+# Packed documents against the same ones padded; one more setting for the planner.
+shaped packed "$middle" "${middle_rows[@]}" --steps "$steps" --by-op 0 --packed "$documents"
+shaped padded "$middle" "${middle_rows[@]}" --steps "$steps" --by-op 0 --padded "$documents"
+shaped recomputed "$middle" "${middle_rows[@]}" --steps "$steps" --by-op 0 --keep-blocks 0
+
+# Decoding.
+shaped decoding "$middle" 16 128 --generate --new-tokens 64
+if [[ -f $out/decoding.json ]]; then compare decoding-peers "$out/decoding.json"; fi
+
+# From the start of the program to the first step, with the weights in the page cache.
+start_from_files() {
+    python3 "$here/make_random_base.py" "$out/8b.json" "$scratch/base" || return
+    cat >"$scratch/start.toml" <<TOML
+device = "$device"
+[model]
+base = "$scratch/base"
+dtype = "bf16"
+[data]
+train = ["$scratch/base/train.jsonl"]
+validation = 0.0
+format = "text"
+[output]
+dir = "$scratch/run"
+TOML
+    "$tune" bench "$scratch/start.toml" --steps 1 --warm-up 1 --by-op 0 --json "$out/start.json"
+}
+# A function cannot run under timeout.
+if [[ -f $out/8b.json ]] && ((SECONDS <= limit)); then
+    say start
+    start_from_files >"$out/start.txt" 2>&1 || why start
+    cat "$out/start.txt"
+    rm -rf "$scratch/base"
+fi
+
+# The same 200 steps on the GPU in bf16 and on the CPU in f32.
+curve() {
+    local name=$1
+    shift
+    part "$name" "$tune" train "$here/../configs/lora.toml" --force --set "model.base=$SMOLLM2" --set "output.dir=$scratch/$name" \
+        --set "train.max_steps=$curve_steps" --set train.eval_every=0 --set train.save_every=0 --set train.samples=0 \
+        --set data.max_length=256 "$@"
+    cp "$scratch/$name/metrics.jsonl" "$out/$name.jsonl"
+}
+if [[ -n ${SMOLLM2:-} ]]; then
+    SMOLLM2=$(cd "$SMOLLM2" && pwd)
+    cd "$here/.." || exit 1
+    curve curve-gpu --set "device=$device" --set model.dtype=bf16
+    curve curve-cpu --set device=cpu --set model.dtype=f32
+fi
+
+say results
+python3 "$here/bench_gpu_report.py" "$out"
+say "all of it is in $out"

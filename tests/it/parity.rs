@@ -21,8 +21,7 @@ fn load(case: &str, device: &Device) -> CausalLm {
 }
 
 fn load_in(case: &str, device: &Device, precision: Precision) -> CausalLm {
-    CausalLm::load(&checkpoint(case), None, device, precision, &mut |_, _| ())
-        .unwrap_or_else(|e| panic!("{case}: {e}"))
+    CausalLm::load(&checkpoint(case), None, device, precision, &mut |_, _| ()).unwrap_or_else(|e| panic!("{case}: {e}"))
 }
 
 /// Matrices packed in bf16, which any processor can multiply by, though only some do so fast.

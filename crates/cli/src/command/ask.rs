@@ -34,7 +34,7 @@ pub fn run(args: &Ask, printer: &Printer) -> anyhow::Result<End> {
         .map(|opened| opened.retrieve(&args.question))
         .transpose()?;
 
-    let precision = Precision::resolve(settings.model.dtype, &device)?;
+    let precision = Precision::resolve(settings.model.dtype, settings.model.quantize, &device)?;
     let mut models = Models::load(&Wanted::of(settings, eval, arm.weights), &device, precision, printer)?;
     if models.identity(arm.weights).is_none() {
         let dir = match arm.weights {

@@ -31,7 +31,7 @@ pub fn run(args: &Args, printer: &Printer) -> anyhow::Result<End> {
     let opened = (needs_index && !resolved.rag.documents.is_empty())
         .then(|| Opened::open(&resolved.rag, &chosen.device, false, printer))
         .transpose()?;
-    let precision = Precision::resolve(settings.model.dtype, &chosen.device)?;
+    let precision = Precision::resolve(settings.model.dtype, settings.model.quantize, &chosen.device)?;
     let mut models = Models::load(&Wanted::all(settings, eval), &chosen.device, precision, printer)?;
     let prompting = Prompting::new(&resolved.rag, models.codec());
     let training = training_texts(&resolved);

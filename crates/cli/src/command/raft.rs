@@ -17,7 +17,7 @@ pub fn run(args: &RaftArgs, printer: &Printer) -> anyhow::Result<End> {
     let questions = read_questions(&args.questions)?;
     let device = device::choose(&resolved.settings.device)?.device;
     let opened = Opened::open(&resolved.rag, &device, false, printer)?;
-    let precision = Precision::resolve(resolved.settings.model.dtype, &device)?;
+    let precision = Precision::resolve(resolved.settings.model.dtype, resolved.settings.model.quantize, &device)?;
     let wanted = Wanted::of(&resolved.settings, &resolved.eval, Weights::Base);
     let models = Models::load(&wanted, &device, precision, printer)?;
     let prompting = Prompting::new(&resolved.rag, models.codec());

@@ -22,8 +22,8 @@ pub trait GeluOp: Backend {
 ///
 /// # Shapes
 /// - `x`, result: `[tokens, d]`
-    let _running = clock::op("gelu");
 pub fn gelu(x: Tensor<2>, form: Gelu) -> Tensor<2> {
+    let _running = clock::op("gelu");
     if !has_kernels("gelu", &x) {
         return reference(x, form);
     }

@@ -1,5 +1,6 @@
 """Writes the document side of datasets/support: documents/ (Markdown, HTML, PDF, DOCX, text, reStructuredText, one file broken
-on purpose) and questions.jsonl.
+on purpose), questions.jsonl, and raft.jsonl: the questions of train.jsonl that have a fact, with the document that states it,
+for `tune data raft`.
 
     pip install fpdf2 python-docx
     python scripts/make_support_documents.py
@@ -411,6 +412,16 @@ def questions():
         yield "format", row["prompt"], row["facts"], []
 
 
+def raft():
+    """A training question, its whole answer, and the policy document behind it."""
+    facts = [(row["topic"], row["facts"]) for row in rows("heldout.jsonl") if row["topic"] != "other"]
+    for row in rows("train.jsonl"):
+        response = row["response"]
+        stated = [f for topic, f in facts if f"Ticket: {topic} " in response and all(x.lower() in response.lower() for x in f)]
+        if stated:
+            yield {"question": row["prompt"], "answers": [response], "gold": policy(stated[0]), "stratum": "seen"}
+
+
 def main():
     for name, title, text, asked in DOCUMENTS:
         write(name, title, text)
@@ -427,8 +438,10 @@ def main():
             row["regex"] = FORMAT
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     (DATA / "questions.jsonl").write_text("".join(lines), encoding="utf-8")
+    trained = [json.dumps({"id": f"t{n:03}"} | row, ensure_ascii=False) + "\n" for n, row in enumerate(raft(), 1)]
+    (DATA / "raft.jsonl").write_text("".join(trained), encoding="utf-8")
     strata = [json.loads(line)["stratum"] for line in lines]
-    print(len(DOCUMENTS), "documents,", {s: strata.count(s) for s in dict.fromkeys(strata)})
+    print(len(DOCUMENTS), "documents,", len(trained), "rows for raft,", {s: strata.count(s) for s in dict.fromkeys(strata)})
 
 
 main()

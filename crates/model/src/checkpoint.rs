@@ -3,7 +3,7 @@ mod folder;
 mod hub;
 
 use crate::gguf::llama::LlamaGguf;
-use crate::{ModelError, Result, staging};
+use crate::{ModelError, Result, load, staging};
 use folder::Shards;
 use rayon::prelude::*;
 use serde_json::Value;
@@ -112,6 +112,8 @@ pub struct Checkpoint {
 enum Weights {
     Safetensors(Shards),
     Gguf(Box<LlamaGguf>),
+    /// Names and shapes alone.
+    None(BTreeMap<String, TensorInfo>),
 }
 
 impl Checkpoint {
@@ -164,11 +166,28 @@ impl Checkpoint {
         })
     }
 
+    /// What a base of this `config.json` would be: names and shapes, no weights.
+    pub fn outline(config: Value) -> Result<Self> {
+        let outline = |tensors| Self {
+            name: "a base of this shape".into(),
+            revision: None,
+            kind: "outline",
+            config: config.clone(),
+            generation_config: None,
+            text: TextFiles::default(),
+            path: PathBuf::new(),
+            files: Vec::new(),
+            weights: Weights::None(tensors),
+        };
+        Ok(outline(load::wanted(&outline(BTreeMap::new()))?))
+    }
+
     /// Names as in Hugging Face checkpoints.
     pub fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
         match &self.weights {
             Weights::Safetensors(shards) => shards.tensors(),
             Weights::Gguf(model) => model.tensors(),
+            Weights::None(tensors) => tensors,
         }
     }
 
@@ -190,6 +209,7 @@ impl Checkpoint {
         match &self.weights {
             Weights::Safetensors(shards) => shards.file(name)?.read_f32_into(name, out),
             Weights::Gguf(model) => model.read_f32_into(name, out),
+            Weights::None(_) => Err(ModelError::NoTensor { name: name.to_string() }),
         }
     }
 
@@ -198,6 +218,7 @@ impl Checkpoint {
         match &self.weights {
             Weights::Safetensors(shards) => shards.file(name)?.bytes(name),
             Weights::Gguf(model) => model.stored_bytes(name),
+            Weights::None(_) => Err(ModelError::NoTensor { name: name.to_string() }),
         }
     }
 
@@ -246,6 +267,7 @@ impl Checkpoint {
         match &self.weights {
             Weights::Safetensors(shards) => shards.release(),
             Weights::Gguf(model) => model.release(),
+            Weights::None(_) => (),
         }
     }
 

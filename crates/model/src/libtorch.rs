@@ -17,3 +17,29 @@ pub fn cuda(index: usize) -> Device {
 pub fn cuda_devices() -> usize {
     usize::try_from(tch::Cuda::device_count()).unwrap_or(0)
 }
+
+/// Bytes on a GPU: what its driver has, and what LibTorch's allocator holds in tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GpuMemory {
+    pub free: u64,
+    pub total: u64,
+    pub allocated: u64,
+    pub peak: u64,
+}
+
+/// `None` without CUDA.
+pub fn gpu_memory(_index: usize) -> Option<GpuMemory> {
+    None
+}
+
+/// Forgets the peak so far.
+pub fn reset_peak(_index: usize) {}
+
+/// Gives memory that is in no tensor back to the driver.
+pub fn empty_cache() {}
+
+/// Which GPU `device` is.
+pub fn gpu_index(device: &Device) -> Option<usize> {
+    let device = device.clone().inner();
+    (0..cuda_devices()).find(|index| cuda(*index) == device)
+}

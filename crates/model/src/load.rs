@@ -1,10 +1,10 @@
 //! Checkpoint tensors into model fields, strictly: every missing, unexpected or misshapen tensor in one error.
-use crate::checkpoint::{Checkpoint, StoredType};
+use crate::checkpoint::{Checkpoint, StoredType, TensorInfo};
 use crate::precision::{Precision, Stored};
-use crate::{Frozen, ModelError, Result};
+use crate::{Frozen, ModelError, Result, family};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Hands out tensors by name and keeps account of them. With `read` false it only keeps account, and what it hands out is
 /// empty: the same code that loads a family then says what it would load.
@@ -13,7 +13,22 @@ pub struct Weights<'a> {
     device: &'a Device,
     precision: Precision,
     read: bool,
+    /// Where every tensor that is asked for is written down instead of looked up.
+    wanted: Option<&'a RefCell<BTreeMap<String, TensorInfo>>>,
     account: RefCell<Account<'a>>,
+}
+
+/// The tensors that the family of `base` asks for, as its config has it, whatever tensors `base` has.
+pub fn wanted(base: &Checkpoint) -> Result<BTreeMap<String, TensorInfo>> {
+    let (device, wanted) = (Device::flex(), RefCell::default());
+    family::load(
+        base,
+        Weights {
+            wanted: Some(&wanted),
+            ..Weights::new(base, &device, Precision::F32, false, &mut |_, _| ())
+        },
+    )?;
+    Ok(wanted.into_inner())
 }
 
 struct Account<'a> {
@@ -42,6 +57,7 @@ impl<'a> Weights<'a> {
             device,
             precision,
             read,
+            wanted: None,
             account: RefCell::new(account),
         }
     }
@@ -101,6 +117,14 @@ impl<'a> Weights<'a> {
     }
 
     fn values(&self, name: String, shape: &[usize]) -> Option<Vec<f32>> {
+        if let Some(wanted) = self.wanted {
+            let info = TensorInfo {
+                dtype: StoredType::F32,
+                shape: shape.to_vec(),
+            };
+            wanted.borrow_mut().insert(name, info);
+            return None;
+        }
         let mut account = self.account.borrow_mut();
         let found = self.source.tensors().get(&name).map(|info| info.shape.clone());
         let problem = match &found {

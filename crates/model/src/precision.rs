@@ -26,6 +26,37 @@ pub enum Stored {
     Dense,
 }
 
+impl Stored {
+    /// Bytes a `[rows, columns]` matrix takes on its device, beside activations in `compute`.
+    pub fn bytes(self, rows: usize, columns: usize, compute: DType) -> usize {
+        match self {
+            Self::Dense => rows * columns * compute.size(),
+        }
+    }
+}
+
+/// What a plan has to know of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    Flex,
+    LibTorch,
+    Cuda,
+}
+
+impl DeviceKind {
+    pub fn of(device: &Device) -> Self {
+        if is_flex(device) {
+            return Self::Flex;
+        }
+        #[cfg(feature = "tch")]
+        if device.clone().inner() == crate::libtorch::cpu() {
+            return Self::LibTorch;
+        }
+        Self::Cuda
+    }
+}
+
 /// What was asked for, resolved for a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Precision {
@@ -47,7 +78,12 @@ impl Precision {
     /// # Errors
     /// If `device` cannot compute in what was asked for.
     pub fn resolve(dtype: Dtype, device: &Device) -> Result<Self> {
-        let cpu = is_flex(device);
+        Self::resolve_for(dtype, DeviceKind::of(device))
+    }
+
+    /// As [`Self::resolve`], for a device that need not be there.
+    pub fn resolve_for(dtype: Dtype, kind: DeviceKind) -> Result<Self> {
+        let cpu = kind == DeviceKind::Flex;
         match dtype {
             Dtype::F32 => Ok(Self::F32),
             Dtype::Auto if cpu => Ok(Self::F32),

@@ -12,12 +12,14 @@
 //!
 //! A kernel serves f32 on the backends it is written for; anything else runs the reference, which is made of Burn's own
 //! differentiable operations. A new backend adds a folder here and its name to the `#[backend_extension]` lists.
+pub mod activation;
 pub mod attention;
 pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
 pub mod linear_cross_entropy;
 pub mod lora_linear;
+pub mod offload;
 pub mod rms_norm;
 pub mod rope;
 pub mod swiglu;
@@ -25,12 +27,14 @@ pub mod swiglu;
 mod autodiff;
 mod flex;
 
+pub use activation::Activation;
 pub use attention::{Segment, attention};
 pub use gelu::gelu;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use lora_linear::{LoraCfg, lora_linear};
+pub use offload::{from_host, to_host};
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 pub use swiglu::swiglu;

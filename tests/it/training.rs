@@ -184,7 +184,7 @@ fn out_of_memory_costs_time_and_changes_nothing() {
     for (tokens, recomputed, told) in [(60, false, 1), (30, false, 2), (15, true, 4)] {
         let (found, notes) = steps_within(tokens, recomputed);
         let d = crate::golden::relative(&found, &wanted);
-        assert!(d < 1e-6, "{tokens} tokens at once: adapters differ by {d}");
+        assert!(d < 1e-5, "{tokens} tokens at once: adapters differ by {d}");
         assert_eq!(notes.len(), told, "{notes:#?}");
     }
 }

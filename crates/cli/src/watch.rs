@@ -465,7 +465,7 @@ mod tests {
               26 rows, 98 % full
   tokens      25.7 k an epoch, 10.5 k learned (41 %)
   steps       12 (3 epochs of 4), 6.4 k tokens each
-  memory      1.1 GB of 20 GB; 25 of 30 blocks kept, 5 recomputed
+  memory      1.1 GB of 20.0 GB; 25 of 30 blocks kept, 5 recomputed
               weights 538 MB, activations 600 MB
   length      longest sequence that fits: 78,123 tokens
   time        about 7 min 11 s (560 MFLOP a token, this machine 100 GFLOP/s)";

@@ -129,6 +129,8 @@ pub struct Sizes {
     /// Bytes of the blocks' matrices, and of all other weights.
     pub linear_bytes: usize,
     pub other_bytes: usize,
+    /// The largest quantized matrix, written out for a product.
+    pub scratch_bytes: usize,
 }
 
 /// The adapters of one block, added up.
@@ -171,6 +173,7 @@ pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>, precision: Precision) -
     let other_bytes = match (own_head, precision.head) {
         (true, _) => other_bytes + head_bytes - head_params * compute.size(),
         (false, Stored::Dense) => other_bytes,
+        (false, _) => other_bytes + head_bytes,
     };
     Ok(Sizes {
         family: family.name().to_string(),
@@ -185,12 +188,27 @@ pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>, precision: Precision) -
             .map(|l| precision.linears.bytes(l.outputs, l.inputs, compute))
             .sum(),
         other_bytes,
+        scratch_bytes: match precision.linears.is_quantized() {
+            true => linears
+                .iter()
+                .map(|l| l.inputs * l.outputs * compute.size())
+                .max()
+                .unwrap_or(0),
+            false => 0,
+        },
     })
 }
 
 /// As [`sizes`], of a base of which there is nothing but a `config.json`.
 pub fn sizes_of_shape(config: serde_json::Value, lora: Option<&LoraSpec>, precision: Precision) -> Result<Sizes> {
     sizes(&Checkpoint::outline(config)?, lora, precision)
+}
+
+/// Module paths of the linears of the blocks, which is what a base is quantized by; from the headers alone.
+pub fn linear_paths(base: &Checkpoint) -> Result<Vec<Arc<str>>> {
+    let device = Device::flex();
+    let family = family::load(base, Weights::new(base, &device, Precision::F32, false, &mut |_, _| ()))?;
+    Ok(family.linears().iter().map(|linear| linear.path.clone()).collect())
 }
 
 pub struct CausalLm {

@@ -62,18 +62,12 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// The head where it is tied to the embedding.
-    pub fn tied(&self, embedding: &Tensor<2>) -> Frozen {
-        let embedding = embedding.clone();
-        if self.read {
-            Frozen::new(embedding, self.precision.head)
-        } else {
-            embedding.into()
-        }
-    }
-
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    pub fn device(&self) -> Device {
+        self.device.clone()
     }
 
     pub fn root(&self) -> At<'_, 'a> {
@@ -117,6 +111,11 @@ impl<'a> Weights<'a> {
     }
 
     fn values(&self, name: String, shape: &[usize]) -> Option<Vec<f32>> {
+        self.take(name, shape, |name| self.source.read_f32(name))
+    }
+
+    /// A tensor of the wanted shape as `read` reads it, if it is to be read.
+    fn take<T>(&self, name: String, shape: &[usize], read: impl FnOnce(&str) -> Result<T>) -> Option<T> {
         if let Some(wanted) = self.wanted {
             let info = TensorInfo {
                 dtype: StoredType::F32,
@@ -137,7 +136,7 @@ impl<'a> Weights<'a> {
         }
         let usable = self.read && account.problems.is_empty() && account.failed.is_none();
         let values = if usable {
-            self.source.read_f32(&name).map_err(|e| account.failed = Some(e)).ok()
+            read(&name).map_err(|e| account.failed = Some(e)).ok()
         } else {
             None
         };
@@ -188,17 +187,30 @@ impl<'w, 'a> At<'w, 'a> {
         self.frozen(name, rows, columns, self.weights.precision.linears)
     }
 
-    /// The weight of the head, as [`Self::linear`].
-    pub fn head(&self, name: &str, rows: usize, columns: usize) -> Frozen {
+    /// The embedding of the tokens, or the head: `[vocab, d]`, both in the form the head is stored in.
+    pub fn table(&self, name: &str, rows: usize, columns: usize) -> Frozen {
         self.frozen(name, rows, columns, self.weights.precision.head)
     }
 
     fn frozen(&self, name: &str, rows: usize, columns: usize, stored: Stored) -> Frozen {
+        if stored.is_quantized() {
+            return self.quantized(name, rows, columns, stored);
+        }
         let dense = self.matrix(name, rows, columns);
         if self.weights.read {
             Frozen::new(dense, stored)
         } else {
             dense.into()
+        }
+    }
+
+    /// As the checkpoint has it, or quantized on the host: the dense matrix never reaches the device.
+    fn quantized(&self, name: &str, rows: usize, columns: usize, stored: Stored) -> Frozen {
+        let Weights { source, device, .. } = self.weights;
+        let read = |name: &str| source.read_quantized(name, rows, stored);
+        match self.weights.take(self.join(name), &[rows, columns], read).flatten() {
+            Some(matrix) => Frozen::quantized(&matrix, [rows, columns], device),
+            None => Tensor::zeros([1, 1], (*device, self.weights.precision.compute)).into(),
         }
     }
 

@@ -1,4 +1,6 @@
 //! Which dtype stores, computes and accumulates. Nowhere else is one chosen.
+use crate::ops::has_dpbf16;
+use crate::quant::nf4;
 use crate::{ModelError, Result};
 use burn::tensor::{DType, Device};
 use serde::{Deserialize, Serialize};
@@ -19,19 +21,72 @@ pub enum Dtype {
     Bf16,
 }
 
+/// What the linears of the blocks are quantized to, as asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quantize {
+    #[default]
+    None,
+    /// 4 bits, maxima quantized too (QLoRA).
+    Nf4,
+    /// 8 bits, a scale a row.
+    Int8,
+}
+
+impl Quantize {
+    /// As settings write it; `None` for a plain base.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Nf4 => Some("nf4"),
+            Self::Int8 => Some("int8"),
+        }
+    }
+
+    /// What has this name; `None` where nothing does.
+    pub fn named(name: Option<&str>) -> Self {
+        let all = [Self::Nf4, Self::Int8];
+        all.into_iter().find(|form| form.name() == name).unwrap_or_default()
+    }
+
+    pub fn stored(self) -> Stored {
+        match self {
+            Self::None => Stored::Dense,
+            Self::Nf4 => Stored::Nf4,
+            Self::Int8 => Stored::Int8,
+        }
+    }
+}
+
 /// The form a matrix of the base is stored in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stored {
     /// In the dtype of the activations.
     Dense,
+    /// In bf16, packed for products with f32 sums (flex on processors that multiply bf16).
+    PackedBf16,
+    /// [`crate::quant::nf4`]
+    Nf4,
+    /// [`crate::quant::int8`]
+    Int8,
 }
 
 impl Stored {
-    /// Bytes a `[rows, columns]` matrix takes on its device, beside activations in `compute`.
+    /// Bytes of a matrix `[rows, columns]`; `compute` is the dtype of dense ones.
     pub fn bytes(self, rows: usize, columns: usize, compute: DType) -> usize {
+        let elements = rows * columns;
+        let blocks = elements.div_ceil(nf4::BLOCK);
         match self {
-            Self::Dense => rows * columns * compute.size(),
+            Self::Dense => elements * compute.size(),
+            Self::PackedBf16 => 2 * elements,
+            Self::Nf4 => elements.div_ceil(2) + blocks + 4 * blocks.div_ceil(nf4::NESTED) + 4 * 256,
+            Self::Int8 => elements + 4 * rows,
         }
+    }
+
+    /// Whether a product needs the matrix written out first.
+    pub fn is_quantized(self) -> bool {
+        matches!(self, Self::Nf4 | Self::Int8)
     }
 }
 
@@ -50,7 +105,7 @@ impl DeviceKind {
             return Self::Flex;
         }
         #[cfg(feature = "tch")]
-        if device.clone().inner() == crate::libtorch::cpu() {
+        if crate::libtorch::is_cpu(device) {
             return Self::LibTorch;
         }
         Self::Cuda
@@ -77,25 +132,52 @@ impl Precision {
 
     /// # Errors
     /// If `device` cannot compute in what was asked for.
-    pub fn resolve(dtype: Dtype, device: &Device) -> Result<Self> {
-        Self::resolve_for(dtype, DeviceKind::of(device))
+    pub fn resolve(dtype: Dtype, quantize: Quantize, device: &Device) -> Result<Self> {
+        Self::resolve_for(dtype, quantize, DeviceKind::of(device))
     }
 
-    /// As [`Self::resolve`], for a device that need not be there.
-    pub fn resolve_for(dtype: Dtype, kind: DeviceKind) -> Result<Self> {
-        let cpu = kind == DeviceKind::Flex;
+    /// As [`Self::resolve`], for a device that need not be here, with this processor's instructions if it is a CPU.
+    pub fn resolve_for(dtype: Dtype, quantize: Quantize, kind: DeviceKind) -> Result<Self> {
+        let plain = Self::plain(dtype, kind)?;
+        Ok(match quantize {
+            Quantize::None => plain,
+            _ => Self {
+                linears: quantize.stored(),
+                ..plain
+            },
+        })
+    }
+
+    fn plain(dtype: Dtype, kind: DeviceKind) -> Result<Self> {
+        let bf16 = Self {
+            compute: DType::BF16,
+            ..Self::F32
+        };
+        let flex = kind == DeviceKind::Flex;
         match dtype {
             Dtype::F32 => Ok(Self::F32),
-            Dtype::Auto if cpu => Ok(Self::F32),
-            Dtype::Bf16 if cpu => Err(ModelError::Precision {
-                problem: "flex computes in f32 alone".into(),
+            Dtype::Auto | Dtype::Bf16 if flex && has_dpbf16() => Ok(Self {
+                compute: DType::F32,
+                linears: Stored::PackedBf16,
+                head: Stored::PackedBf16,
             }),
-            Dtype::Auto | Dtype::Bf16 => Ok(Self {
-                compute: DType::BF16,
-                ..Self::F32
+            Dtype::Bf16 if flex => Err(ModelError::Precision {
+                problem: "this processor cannot multiply bf16 (it lacks AVX512-BF16)".into(),
             }),
+            Dtype::Bf16 => Ok(bf16),
+            Dtype::Auto if flex => Ok(Self::F32),
+            Dtype::Auto if kind == DeviceKind::LibTorch && !cpu_multiplies_bf16() => Ok(Self::F32),
+            Dtype::Auto => Ok(bf16),
         }
     }
+}
+
+/// Whether this processor multiplies bf16 faster than f32: by AVX512-BF16, which every one with AMX has as well.
+pub fn cpu_multiplies_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
 }
 
 /// Whether `device` is Burn's pure-Rust CPU backend.

@@ -26,12 +26,17 @@ pub struct Prepared {
 /// Reads headers and data, no weights. `kept_before`: blocks kept by the run that goes on.
 pub fn prepare(start: &Start<'_>, kept_before: Option<usize>, watch: &mut dyn Watch) -> Result<Prepared> {
     let settings = start.settings;
-    let warnings = settings.validate()?;
+    let mut warnings = settings.validate()?;
     let (base, codec) = open_base(settings, &start.hub)?;
     let lora = settings.lora_spec();
     let kind = start.planned_for.unwrap_or_else(|| DeviceKind::of(&start.device));
-    let precision = Precision::resolve_for(settings.model.dtype, kind)?;
+    let precision = Precision::resolve_for(settings.model.dtype, settings.model.quantize, kind)?;
     let sizes = sizes(&base, Some(&lora), precision)?;
+    if base.is_quantized() && !precision.linears.is_quantized() {
+        warnings.push(
+            "the base is stored in 4 or 8 bits and held in full: model.quantize = \"nf4\" or \"int8\" keeps it as it is".into(),
+        );
+    }
 
     let corpus = load_data(start, &codec, watch)?;
     let data = &settings.data;

@@ -243,9 +243,8 @@ impl<'a> Run<'a> {
             });
         };
         model.attach(&saved.adapter)?;
-        let mut adamw = AdamW::new(options, &model.adapters());
-        adamw.steps = saved.progress.step;
-        adamw.moments = saved.moments(&model.adapters(), &self.start.device)?;
+        let moments = saved.moments(&model.adapters(), &self.start.device)?;
+        let adamw = AdamW::resumed(options, saved.progress.step, &moments);
         loader.seek(saved.progress.cursor);
         watch.on(Event::Note(&format!("going on after step {}", saved.progress.step)));
         Ok(Trained {
@@ -461,7 +460,7 @@ impl<'a> Run<'a> {
         let tensors = trained.model.adapters();
         let adapter = adapter_out::collect(&tensors, self.settings, &self.prepared.base);
         let dir = self.dir.checkpoints();
-        let path = checkpoint::save(&dir, &self.progress, &adapter, &tensors, &trained.adamw.moments)?;
+        let path = checkpoint::save(&dir, &self.progress, &adapter, &tensors, &trained.adamw.moments())?;
         checkpoint::prune(&dir, self.settings.train.keep_last, self.progress.best)?;
         self.say(Status::Running, None)?;
         if let Some(board) = &mut self.board {
@@ -488,8 +487,15 @@ impl<'a> Run<'a> {
         if path.exists() {
             return Ok(());
         }
-        let Prepared { base, corpus, plan, .. } = self.prepared;
-        receipt::write(&path, base, &self.identity()?.base, corpus, &self.config, &plan.device)
+        let Prepared {
+            base,
+            corpus,
+            plan,
+            precision,
+            ..
+        } = self.prepared;
+        let base_hash = &self.identity()?.base;
+        receipt::write(&path, base, base_hash, corpus, &self.config, &plan.device, *precision)
     }
 
     /// The best adapter and the curve; what there is of them, however the run ended.

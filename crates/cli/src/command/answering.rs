@@ -24,7 +24,7 @@ impl Answering {
     pub fn load(args: &Model, printer: &Printer) -> anyhow::Result<Self> {
         let began = Instant::now();
         let chosen = device::choose(&args.device)?;
-        let precision = Precision::resolve(args.dtype.into(), &chosen.device)?;
+        let precision = Precision::resolve(args.dtype.into(), args.quantize.into(), &chosen.device)?;
         let adapter = args.adapter.as_deref().map(read_adapter).transpose()?;
         let base = base_of(args, adapter.as_ref())?;
         let base = open(
@@ -156,7 +156,7 @@ fn adapter_revision<'a>(args: &Model, adapter: Option<&'a Adapter>) -> Option<&'
 }
 
 /// The end of a turn, the end of text, and what `generation_config.json` adds.
-fn stop_tokens(base: &Checkpoint, codec: &Codec) -> Vec<u32> {
+pub fn stop_tokens(base: &Checkpoint, codec: &Codec) -> Vec<u32> {
     let listed = base
         .generation_config
         .as_ref()

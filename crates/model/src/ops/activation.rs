@@ -1,5 +1,5 @@
 //! An activation and how it was made: a backward pass that needs it may make it again, from tensors that stay anyway.
-use super::{gelu, gelu::GeluOp, layer_norm::LayerNormOp, rms_norm::RmsNormOp, swiglu, swiglu::SwigluOp};
+use super::{Gelu, gelu, gelu::GeluOp, layer_norm::LayerNormOp, rms_norm::RmsNormOp, swiglu, swiglu::SwigluOp};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, autodiff::checkpoint::strategy::CheckpointStrategy};
 use burn::tensor::Tensor;
@@ -37,6 +37,7 @@ pub enum Source<B: Backend> {
     },
     Gelu {
         x: FloatTensor<B>,
+        form: Gelu,
     },
 }
 
@@ -86,10 +87,10 @@ impl Activation {
         }
     }
 
-    pub fn gelu(x: Tensor<2>) -> Self {
+    pub fn gelu(x: Tensor<2>, form: Gelu) -> Self {
         Self {
-            source: Source::Gelu { x: plain(&x) },
-            value: gelu::gelu(x),
+            source: Source::Gelu { x: plain(&x), form },
+            value: gelu::gelu(x, form),
         }
     }
 }
@@ -110,7 +111,7 @@ impl<B: Remake> Source<B> {
             Self::RmsNorm { x, weight, eps } => B::rms_norm(x, weight, eps),
             Self::LayerNorm { x, weight, bias, eps } => B::frozen_layer_norm(x, weight, bias, eps),
             Self::Swiglu { gate, up } => B::swiglu(gate, up),
-            Self::Gelu { x } => B::gelu_tanh(x),
+            Self::Gelu { x, form } => B::gelu_of(x, form),
         }
     }
 }
@@ -134,7 +135,10 @@ impl<B: Backend, C: CheckpointStrategy> Source<Autodiff<B, C>> {
                 gate: gate.into_primitive(),
                 up: up.into_primitive(),
             },
-            Self::Gelu { x } => Source::Gelu { x: x.into_primitive() },
+            Self::Gelu { x, form } => Source::Gelu {
+                x: x.into_primitive(),
+                form,
+            },
         }
     }
 }

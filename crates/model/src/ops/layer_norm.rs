@@ -4,7 +4,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
-#[backend_extension(Autodiff, Flex)]
+#[backend_extension(Autodiff, Flex, LibTorch: cfg(feature = "tch"))]
 pub trait LayerNormOp: Backend {
     fn frozen_layer_norm(
         x: FloatTensor<Self>,
@@ -25,7 +25,7 @@ pub trait LayerNormOp: Backend {
 /// # Shapes
 /// - `x`: `[tokens, d]`, `weight`, `bias`: `[d]`, result: `[tokens, d]`
 pub fn layer_norm(x: Tensor<2>, weight: &Tensor<1>, bias: &Tensor<1>, eps: f64) -> Tensor<2> {
-    if !has_kernels(&x) {
+    if !has_kernels("layer_norm", &x) {
         return reference(x, weight, bias, eps);
     }
     Tensor::from_dispatch(<Dispatch as LayerNormOp>::frozen_layer_norm(
@@ -53,7 +53,7 @@ mod tests {
         let (weight, bias) = (random::<1>(2, [37]), random::<1>(3, [37]));
         assert_parity(
             &[random(1, [11, 37])],
-            |i| layer_norm(i[0].clone(), &weight, &bias, 1e-5),
+            |p, i| layer_norm(i[0].clone(), &p.put(&weight), &p.put(&bias), 1e-5),
             |i| reference(i[0].clone(), &weight, &bias, 1e-5),
             1e-5,
         );

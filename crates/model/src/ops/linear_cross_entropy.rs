@@ -14,7 +14,7 @@ pub fn chunk_rows(vocab: usize) -> usize {
     (CHUNK_BYTES / (4 * vocab.max(1)) / 16 * 16).clamp(16, 4096)
 }
 
-#[backend_extension(Flex)]
+#[backend_extension(Flex, LibTorch: cfg(feature = "tch"))]
 pub trait LinearCrossEntropyOp: Backend {
     fn linear_cross_entropy(
         hidden: FloatTensor<Self>,
@@ -41,7 +41,7 @@ pub fn linear_cross_entropy(
     gradient: bool,
 ) -> (Tensor<1>, Option<Tensor<2>>) {
     assert_eq!(hidden.dims()[0], targets.len());
-    if !has_kernels(&hidden) {
+    if !has_kernels("linear_cross_entropy", &hidden) {
         let (loss, dh) = reference(hidden, weight, &targets);
         return (loss, gradient.then_some(dh));
     }
@@ -81,17 +81,33 @@ pub fn reference(hidden: Tensor<2>, weight: &Frozen, targets: &[u32]) -> (Tensor
 mod tests {
     use super::*;
     use crate::ops::testing::*;
+    use crate::precision::Stored;
 
     #[test]
     fn equals_the_reference_in_value_and_gradient() {
         let hidden = random::<2>(1, [50, 24]);
-        let weight = Frozen::from(random::<2>(2, [101, 24]) * 3.0);
+        let weight = random::<2>(2, [101, 24]) * 3.0;
         let targets: Arc<[u32]> = (0..50).map(|i| (i * 37 % 101) as u32).collect();
-        let (loss, dh) = linear_cross_entropy(hidden.clone(), &weight, targets.clone(), true);
+        let (loss_ref, dh_ref) = reference(hidden.clone(), &weight.clone().into(), &targets);
+        for place in Place::all() {
+            let (hidden, weight) = (place.put(&hidden), place.put(&weight).into());
+            let (loss, dh) = linear_cross_entropy(hidden.clone(), &weight, targets.clone(), true);
+            place.assert_close("losses", &loss, &loss_ref, 1e-5);
+            place.assert_close("gradients", &dh.unwrap(), &dh_ref, 1e-5);
+            let (loss, none) = linear_cross_entropy(hidden, &weight, targets.clone(), false);
+            place.assert_close("losses", &loss, &loss_ref, 1e-5);
+            assert!(none.is_none());
+        }
+    }
+
+    #[test]
+    fn packed_in_bf16_equals_the_reference_within_its_noise() {
+        let hidden = random::<2>(1, [50, 24]);
+        let weight = Frozen::new(random::<2>(2, [101, 24]) * 3.0, Stored::PackedBf16);
+        let targets: Arc<[u32]> = (0..50).map(|i| (i * 37 % 101) as u32).collect();
         let (loss_ref, dh_ref) = reference(hidden.clone(), &weight, &targets);
-        assert!(max_difference(&loss, &loss_ref) < 1e-5);
-        assert!(max_difference(&dh.unwrap(), &dh_ref) < 1e-5);
-        let (loss, none) = linear_cross_entropy(hidden, &weight, targets, false);
-        assert!(max_difference(&loss, &loss_ref) < 1e-5 && none.is_none());
+        let (loss, dh) = linear_cross_entropy(hidden, &weight, targets, true);
+        assert!(max_difference(&loss, &loss_ref) < 5e-2);
+        assert!(max_difference(&dh.unwrap(), &dh_ref) < 5e-2);
     }
 }

@@ -17,7 +17,7 @@ pub struct LoraCfg {
     pub seed: u64,
 }
 
-#[backend_extension(Autodiff, Flex)]
+#[backend_extension(Autodiff, Flex, LibTorch: cfg(feature = "tch"))]
 pub trait LoraLinearOp: Backend {
     fn lora_linear(
         x: FloatTensor<Self>,
@@ -37,7 +37,7 @@ pub trait LoraLinearOp: Backend {
     ) -> FloatTensor<Self> {
         Self::lora_linear(x, weight, a, b, cfg)
     }
-    /// `(y, u)` with `u = dropout(x) · aᵀ`, kept for the backward pass.
+    /// `(y, u)` with `u = dropout(x) · aᵀ`, scaled or not, kept for the same backend's backward pass.
     fn lora_linear_forward(
         x: FloatTensor<Self>,
         #[extension_type] weight: Weight<Self>,
@@ -62,8 +62,9 @@ pub trait LoraLinearOp: Backend {
 /// # Shapes
 /// - `x`: `[tokens, in]`, `weight`: `[out, in]`, `a`: `[r, in]`, `b`: `[out, r]`, result: `[tokens, out]`
 pub fn lora_linear(x: impl Into<Activation>, weight: &Frozen, a: Tensor<2>, b: Tensor<2>, cfg: LoraCfg) -> Tensor<2> {
+    let _running = clock::op("linear with adapter");
     let Activation { value, source } = x.into();
-    if !has_kernels(&value) {
+    if !has_kernels("lora_linear", &value) {
         return reference(value, weight, a, b, cfg);
     }
     Tensor::from_dispatch(<Dispatch as LoraLinearOp>::lora_linear_from(
@@ -97,10 +98,11 @@ pub fn reference(x: Tensor<2>, weight: &Frozen, a: Tensor<2>, b: Tensor<2>, cfg:
 mod tests {
     use super::*;
     use crate::ops::testing::*;
+    use crate::precision::{ADAPTER, Stored};
 
     #[test]
     fn equals_the_reference_in_value_and_gradient() {
-        let weight = Frozen::from(random::<2>(2, [21, 37]));
+        let weight = random::<2>(2, [21, 37]);
         for (rows, dropout) in [(11, 0.0), (11, 0.3), (40, 0.0), (40, 0.3)] {
             let cfg = LoraCfg {
                 scale: 1.7,
@@ -109,9 +111,31 @@ mod tests {
             };
             assert_parity(
                 &[random(1, [rows, 37]), random(3, [4, 37]), random(4, [21, 4])],
-                |i| lora_linear(i[0].clone(), &weight, i[1].clone(), i[2].clone(), cfg),
-                |i| reference(i[0].clone(), &weight, i[1].clone(), i[2].clone(), cfg),
+                |p, i| {
+                    let [a, b] = [&i[1], &i[2]].map(|adapter| adapter.clone().cast(ADAPTER));
+                    lora_linear(i[0].clone(), &p.put(&weight).into(), a, b, cfg)
+                },
+                |i| reference(i[0].clone(), &weight.clone().into(), i[1].clone(), i[2].clone(), cfg),
                 5e-5,
+            );
+        }
+    }
+
+    #[test]
+    fn packed_in_bf16_equals_the_reference_within_its_noise() {
+        let weight = Frozen::new(random::<2>(2, [21, 37]), Stored::PackedBf16);
+        for (rows, dropout) in [(11, 0.0), (11, 0.3), (40, 0.0), (40, 0.3)] {
+            let cfg = LoraCfg {
+                scale: 1.7,
+                dropout,
+                seed: 5,
+            };
+            assert_parity_at(
+                &[Place::flex()],
+                &[random(1, [rows, 37]), random(3, [4, 37]), random(4, [21, 4])],
+                |_, i| lora_linear(i[0].clone(), &weight, i[1].clone(), i[2].clone(), cfg),
+                |i| reference(i[0].clone(), &weight, i[1].clone(), i[2].clone(), cfg),
+                5e-2,
             );
         }
     }

@@ -1,0 +1,155 @@
+//! Scores of a block of queries against only the keys they see, from products over all key heads at once; the rows of the
+//! query heads that share a key head lie one below the other, so that keys and values are never repeated.
+//!
+//! Scores have the dtype of the activations, as in transformers' eager attention; softmax sums in f32. Probabilities are made
+//! again for the backward pass. (ATen's own attention on the CPU multiplies bf16 as f32, and takes twice the time.)
+use super::{cuda, new};
+use crate::ops::attention::{AttentionCfg, AttentionOp, Segment};
+use burn::backend::{LibTorch, tensor::FloatTensor};
+use std::ops::Range;
+use tch::{Kind, Tensor};
+
+/// Queries a block at most, and the scores it may have.
+const QUERIES: usize = 256;
+const SCORES: usize = 32 << 20;
+
+/// Queries and the keys any of them sees, both as rows of the tensors.
+struct Block {
+    queries: Range<usize>,
+    keys: Range<usize>,
+    /// Added to the scores, `[queries, keys]`: −∞ where a key is not seen.
+    mask: Option<Tensor>,
+}
+
+/// Every segment's blocks, in the order of their queries.
+fn blocks<'a>(cfg: &'a AttentionCfg, q: &'a Tensor) -> impl Iterator<Item = Block> + 'a {
+    cfg.segments.iter().flat_map(move |segment| {
+        let step = (SCORES / (cfg.heads * segment.keys.len().max(1))).clamp(1, QUERIES);
+        (0..segment.queries.len()).step_by(step).map(move |start| {
+            let within = start..(start + step).min(segment.queries.len());
+            block(cfg, segment, within, q)
+        })
+    })
+}
+
+fn block(cfg: &AttentionCfg, segment: &Segment, within: Range<usize>, q: &Tensor) -> Block {
+    let (first, last) = (cfg.visible(segment, within.start), cfg.visible(segment, within.end - 1));
+    let keys = first.start..last.end;
+    let hidden = || {
+        let shape = [within.len() as i64, keys.len() as i64];
+        Tensor::full(shape, f64::NEG_INFINITY, (q.kind(), q.device()))
+    };
+    // Each query sees one key more than the query before it, and with a window that is full one less at the other end.
+    let after = (first.end < last.end).then(|| hidden().triu_((first.end - keys.start) as i64));
+    let before = (first.start < last.start).then(|| {
+        let full = within.clone().find(|i| cfg.visible(segment, *i).start > first.start);
+        hidden().tril_(-((full.unwrap_or(within.end) - within.start) as i64))
+    });
+    let mask = match (after, before) {
+        (Some(after), Some(before)) => Some(after + before),
+        (after, before) => after.or(before),
+    };
+    let absolute = |all: &Range<usize>, part: Range<usize>| all.start + part.start..all.start + part.end;
+    Block {
+        queries: absolute(&segment.queries, within),
+        keys: absolute(&segment.keys, keys),
+        mask,
+    }
+}
+
+/// Rows of `[tokens, heads * head_dim]` as `[kv_heads, heads / kv_heads * rows, head_dim]`.
+fn stacked(t: &Tensor, rows: &Range<usize>, cfg: &AttentionCfg) -> Tensor {
+    let (kv, d) = (cfg.kv_heads as i64, cfg.head_dim as i64);
+    let t = t
+        .narrow(0, rows.start as i64, rows.len() as i64)
+        .unflatten(1, [kv, -1, d]);
+    t.permute([1, 2, 0, 3]).reshape([kv, -1, d])
+}
+
+/// The inverse of [`stacked`], added to or written into rows of `[tokens, heads * head_dim]`.
+fn unstacked(t: &Tensor, rows: &Range<usize>) -> Tensor {
+    let (kv, d) = (t.size()[0], t.size()[2]);
+    t.view([kv, -1, rows.len() as i64, d])
+        .permute([2, 0, 1, 3])
+        .flatten(1, -1)
+}
+
+fn rows(t: &Tensor, rows: &Range<usize>) -> Tensor {
+    t.narrow(0, rows.start as i64, rows.len() as i64)
+}
+
+/// `softmax(q·kᵀ + mask)` of stacked and scaled queries, `[kv_heads, heads / kv_heads * queries, keys]`.
+fn probabilities(q: &Tensor, k: &Tensor, block: &Block) -> Tensor {
+    let scores = q.bmm(&k.transpose(1, 2));
+    if let Some(mask) = &block.mask {
+        let _ = scores.unflatten(1, [-1, block.queries.len() as i64]).g_add_(mask);
+    }
+    scores.softmax(-1, scores.kind())
+}
+
+impl AttentionOp for LibTorch {
+    fn packed_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        cfg: AttentionCfg,
+    ) -> FloatTensor<Self> {
+        Self::packed_attention_forward(q, k, v, cfg).0
+    }
+
+    /// The log-sum-exp is not needed here and left empty.
+    fn packed_attention_forward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        cfg: AttentionCfg,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (q, k, v) = (&q.tensor, &k.tensor, &v.tensor);
+        if let Some((out, lse)) = cuda::attention_forward(q, k, v, &cfg) {
+            return (new(out), new(lse));
+        }
+        let out = q.empty_like();
+        for block in blocks(&cfg, q) {
+            let (k, v) = (stacked(k, &block.keys, &cfg), stacked(v, &block.keys, &cfg));
+            let scaled = stacked(q, &block.queries, &cfg) * cfg.scale;
+            let result = probabilities(&scaled, &k, &block).bmm(&v);
+            rows(&out, &block.queries).copy_(&unstacked(&result, &block.queries));
+        }
+        (new(out), new(Tensor::empty([0], (Kind::Float, q.device()))))
+    }
+
+    /// `dP = dO·Vᵀ`, `dS = P∘(dP − rowsum(P∘dP))`, `dq = s·dS·K`, `dk = dSᵀ·(s·Q)`, `dv = Pᵀ·dO`; the products sum over the
+    /// query heads of a key head.
+    fn packed_attention_backward(
+        dout: FloatTensor<Self>,
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        out: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
+        cfg: AttentionCfg,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let (q, k, v) = (&q.tensor, &k.tensor, &v.tensor);
+        // Empty where the forward pass went without the kernel.
+        if lse.tensor.numel() > 0
+            && let Some(gradients) = cuda::attention_backward(&dout.tensor, [q, k, v], &out.tensor, &lse.tensor, &cfg)
+        {
+            return gradients.map(new).into();
+        }
+        let (dq, dk, dv) = (q.empty_like(), k.zeros_like(), v.zeros_like());
+        for block in blocks(&cfg, q) {
+            let (k, v) = (stacked(k, &block.keys, &cfg), stacked(v, &block.keys, &cfg));
+            let scaled = stacked(q, &block.queries, &cfg) * cfg.scale;
+            let dout = stacked(&dout.tensor, &block.queries, &cfg);
+            let p = probabilities(&scaled, &k, &block);
+            let dp = dout.bmm(&v.transpose(1, 2));
+            let ds = Tensor::internal_softmax_backward_data(&dp, &p, -1, p.kind());
+            let (dk_part, dv_part) = (ds.transpose(1, 2).bmm(&scaled), p.transpose(1, 2).bmm(&dout));
+            let _ = rows(&dk, &block.keys).g_add_(&unstacked(&dk_part, &block.keys));
+            let _ = rows(&dv, &block.keys).g_add_(&unstacked(&dv_part, &block.keys));
+            let dq_part = ds.bmm(&k).g_mul_scalar_(cfg.scale);
+            rows(&dq, &block.queries).copy_(&unstacked(&dq_part, &block.queries));
+        }
+        (new(dq), new(dk), new(dv))
+    }
+}

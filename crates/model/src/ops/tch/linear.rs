@@ -1,0 +1,15 @@
+//! One product forward, one backward.
+use super::{dense, new};
+use crate::frozen::Weight;
+use crate::ops::linear::LinearOp;
+use burn::backend::{LibTorch, tensor::FloatTensor};
+
+impl LinearOp for LibTorch {
+    fn frozen_linear(x: FloatTensor<Self>, weight: Weight<Self>) -> FloatTensor<Self> {
+        new(x.tensor.mm(&dense(&weight, x.tensor.kind()).tr()))
+    }
+
+    fn frozen_linear_backward(dy: FloatTensor<Self>, weight: Weight<Self>) -> FloatTensor<Self> {
+        new(dy.tensor.mm(&dense(&weight, dy.tensor.kind())))
+    }
+}

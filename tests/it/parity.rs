@@ -16,6 +16,10 @@ const CASES: &[&str] = &[
 ];
 const ADAPTED: &[&str] = &["llama-gqa-tied", "llama3-rope-untied", "gpt-neo"];
 
+fn kept(blocks: usize) -> Keep {
+    Keep { blocks, offloaded: 0 }
+}
+
 fn load(case: &str, device: &Device) -> CausalLm {
     load_in(case, device, Precision::F32)
 }
@@ -133,9 +137,8 @@ fn loss_and_gradients_equal_peft_and_torch_autograd() {
     for (case, device) in everywhere(ADAPTED) {
         let (golden, model) = (Golden::open(case), load_adapted(case, &device));
         let input = pack(&golden_sequences(&golden, ""));
-        let (loss, gradients) = model
-            .loss_and_gradients(&input, Keep { blocks: 99 }, Noise::default())
-            .unwrap();
+        let (losses, gradients) = model.loss_and_gradients(&input, kept(99), Noise::default()).unwrap();
+        let loss = losses.read();
         let wanted = golden.f64("loss_sum")[0];
         assert_eq!(loss.learned, golden.u32("learned")[0] as usize);
         assert!(
@@ -188,7 +191,7 @@ fn bf16_equals_f32_within_its_noise() {
 }
 
 #[test]
-fn kept_and_recomputed_blocks_give_the_same_gradients() {
+fn kept_recomputed_and_offloaded_blocks_give_the_same_gradients() {
     for (case, device) in everywhere(ADAPTED) {
         let (golden, model) = (Golden::open(case), load_adapted(case, &device));
         let input = pack(&golden_sequences(&golden, ""));
@@ -197,24 +200,28 @@ fn kept_and_recomputed_blocks_give_the_same_gradients() {
             dropout: 0.2,
             neftune_alpha: 5.0,
         };
-        let run = |blocks| {
-            let (loss, gradients) = model.loss_and_gradients(&input, Keep { blocks }, noise).unwrap();
+        let run = |keep| {
+            let (losses, gradients) = model.loss_and_gradients(&input, keep, noise).unwrap();
             let flat = gradients.into_iter().flat_map(|(a, b)| [a, b]);
             (
-                loss,
+                losses.read(),
                 flat.flat_map(|t| t.into_data().iter::<f32>().collect::<Vec<_>>())
                     .collect::<Vec<_>>(),
             )
         };
-        let (loss, kept) = run(model.layers());
+        let (loss, wanted) = run(kept(model.layers()));
         for blocks in 0..model.layers() {
-            let (again, recomputed) = run(blocks);
-            assert_eq!(loss, again, "{case}: {blocks} kept");
-            assert!(relative(&recomputed, &kept) < 1e-6, "{case}: {blocks} kept");
+            for offloaded in [0, 1, model.layers()] {
+                let keep = Keep { blocks, offloaded };
+                let (again, found) = run(keep);
+                assert_eq!(loss, again, "{case}: {keep:?}");
+                assert!(relative(&found, &wanted) < 1e-6, "{case}: {keep:?}");
+            }
         }
         let (other, _) = model
-            .loss_and_gradients(&input, Keep { blocks: 0 }, Noise { seed: 8, ..noise })
+            .loss_and_gradients(&input, kept(0), Noise { seed: 8, ..noise })
             .unwrap();
+        let other = other.read();
         assert_ne!(loss, other, "{case}: the noise does nothing");
     }
 }
@@ -293,7 +300,7 @@ fn fresh_adapters_change_nothing_and_count_by_formula() {
             counted,
             tune_model::causal_lm::sizes(&base, Some(&spec), Precision::F32)
                 .unwrap()
-                .lora_params,
+                .lora_params(),
             "{case}"
         );
         assert!(

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU8;
 use tune_data::Batch;
 use tune_model::{CausalLm, Keep, Precision};
 use tune_trainer::optim::{AdamW, Options};
+use tune_trainer::out_of_memory::{self, Limits};
 use tune_trainer::settings::{Settings, TrainFile};
 use tune_trainer::step::{StepOptions, step};
 use tune_trainer::train::{Ended, Outcome, Start, train};
@@ -23,11 +24,15 @@ fn options(number: usize, rate: f64) -> StepOptions {
         step: number,
         rate,
         max_grad_norm: 1.0,
-        keep: Keep { blocks: 99 },
         seed: 1,
         dropout: 0.0,
         neftune_alpha: 0.0,
     }
+}
+
+fn limits(blocks: usize, device: &Device) -> Limits {
+    let keep = Keep { blocks, offloaded: 0 };
+    Limits::new(keep, Keep::default(), device)
 }
 
 fn adapted(device: &Device) -> CausalLm {
@@ -56,6 +61,10 @@ fn batch(samples: &[(Vec<u32>, Vec<bool>)]) -> Batch {
         batch.positions.extend(0..tokens.len() as u32);
         batch.learn.extend(learn);
         batch.starts.push(batch.tokens.len());
+        batch.origins.push(tune_data::Origin {
+            file: "a.jsonl".into(),
+            line: batch.origins.len() + 1,
+        });
     }
     batch
 }
@@ -85,7 +94,14 @@ fn twenty_adamw_steps_equal_peft_and_torch() {
                 (golden.u32(&name("ids")), golden.bools(&name("learn")))
             };
             let window = [batch(&[sample(0), sample(1)])];
-            let result = step(&mut model, &mut adamw, &window, &options(i + 1, 1e-2)).unwrap();
+            let result = step(
+                &mut model,
+                &mut adamw,
+                &window,
+                &options(i + 1, 1e-2),
+                &mut limits(99, &device),
+            )
+            .unwrap();
             assert!(
                 (result.loss - losses[i]).abs() / losses[i] < 1e-5,
                 "{device:?}, step {i}: {} wanted {}",
@@ -122,7 +138,7 @@ fn every_way_to_accumulate_eight_samples_is_the_same_step() {
         let mut model = adapted(&Device::flex());
         let mut adamw = AdamW::new(TORCH, &model.adapters());
         let window: Vec<_> = samples.chunks(batch_size).map(batch).collect();
-        let result = step(&mut model, &mut adamw, &window, &options(1, 1e-3)).unwrap();
+        let result = step(&mut model, &mut adamw, &window, &options(1, 1e-3), &mut limits(99)).unwrap();
         (result, adapter_values(&model))
     };
     let (one, weights) = run(8);
@@ -139,6 +155,61 @@ fn every_way_to_accumulate_eight_samples_is_the_same_step() {
         let d = crate::golden::relative(&others, &weights);
         assert!(d < 1e-6, "{size} a batch: weights differ by {d}");
     }
+}
+
+/// Steps on eight documents where the device holds `tokens` at once, and only with everything recomputed if `recomputed`.
+fn steps_within(tokens: usize, recomputed: bool) -> (Vec<f32>, Vec<String>) {
+    let samples: Vec<(Vec<u32>, Vec<bool>)> = (0..8)
+        .map(|s| {
+            let n = 8 + s;
+            (
+                (0..n).map(|i| ((i * 31 + s * 17) % 150) as u32).collect(),
+                (0..n).map(|i| i > 3).collect(),
+            )
+        })
+        .collect();
+    let mut model = adapted();
+    let mut adamw = AdamW::new(TORCH, &model.adapters());
+    let (mut limits, mut notes) = (limits(99), Vec::new());
+    for _ in 0..5 {
+        let (_, gradients) = out_of_memory::in_pieces(&batch(&samples), &mut limits, &mut |piece, _, keep| {
+            if piece.tokens.len() > tokens || (recomputed && keep.blocks > 0) {
+                panic!("called `Result::unwrap()` on an `Err` value: Torch(\"CUDA out of memory. Tried to allocate\")");
+            }
+            Ok(model.loss_and_gradients(&tune_trainer::tensors::input(piece), keep, Default::default())?)
+        })
+        .unwrap();
+        let pairs = adamw.update(model.adapters(), gradients, 0.01, 1e-2);
+        model.set_adapters(pairs);
+        notes.extend(limits.take_notes());
+    }
+    (adapter_values(&model), notes)
+}
+
+#[test]
+fn out_of_memory_costs_time_and_changes_nothing() {
+    let (wanted, notes) = steps_within(usize::MAX, false);
+    assert!(notes.is_empty());
+    for (tokens, recomputed, told) in [(60, false, 1), (30, false, 2), (15, true, 4)] {
+        let (found, notes) = steps_within(tokens, recomputed);
+        let d = crate::golden::relative(&found, &wanted);
+        assert!(d < 1e-5, "{tokens} tokens at once: adapters differ by {d}");
+        assert_eq!(notes.len(), told, "{notes:#?}");
+    }
+}
+
+#[test]
+fn what_no_half_can_help_is_an_error() {
+    let one = (vec![1, 2, 3], vec![false, true, true]);
+    let ended = out_of_memory::in_pieces(&batch(&[one]), &mut limits(0), &mut |_, _, _| {
+        panic!("CUDA out of memory")
+    });
+    let error = ended.map(|_| ()).unwrap_err();
+    assert!(
+        matches!(error, tune_trainer::TrainError::OutOfMemory { tokens: 3, .. }),
+        "{error}"
+    );
+    assert!(error.hint().is_some());
 }
 
 /// A tiny data set, and settings for a run of seconds on it.
@@ -180,6 +251,8 @@ pub fn run(settings: &Settings, resume: Option<&Path>, stop: &AtomicU8) -> Resul
         hub: Default::default(),
         device: Device::flex(),
         device_why: "test".into(),
+        memory: None,
+        planned_for: None,
         stop,
         started: std::time::Instant::now(),
     };

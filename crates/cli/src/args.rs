@@ -34,6 +34,29 @@ pub struct Talk {
     pub color: When,
 }
 
+/// Kinds of device a plan can be for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    Cuda,
+    Cpu,
+}
+
+/// `24GiB`, `24GB`, `512MiB` in bytes.
+fn memory_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "gib" | "g" => 1 << 30,
+        "mib" | "m" => 1 << 20,
+        "gb" => 1_000_000_000,
+        "mb" => 1_000_000,
+        _ => return Err("wanted a number with GiB, GB, MiB or MB, as in 24GiB".into()),
+    };
+    match digits.trim().parse::<f64>() {
+        Ok(number) if number > 0.0 && number.is_finite() => Ok((number * unit as f64) as u64),
+        _ => Err("wanted a number above 0 before the unit, as in 24GiB".into()),
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum When {
     Auto,
@@ -113,6 +136,7 @@ Examples:
   tune train configs/lora.toml
   tune train configs/lora.toml --set train.learning_rate=1e-4 --set output.dir=runs/slow
   tune train configs/lora.toml --dry-run         what would happen: steps, tokens, memory, time
+  tune train configs/lora.toml --dry-run --for cuda --memory 24GiB
   tune train configs/lora.toml --show-settings   every setting and where it came from
   tune train configs/lora.toml --resume runs/support
 
@@ -126,6 +150,12 @@ pub struct Train {
     /// Start in a run folder that exists, or resume although data or settings changed
     #[arg(long)]
     pub force: bool,
+    /// Plan for this much memory on the device instead of what is free there, e.g. 24GiB (or GB, MiB)
+    #[arg(long, value_name = "SIZE", value_parser = memory_size)]
+    pub memory: Option<u64>,
+    /// With --dry-run: plan for a kind of device that need not be here
+    #[arg(long = "for", value_name = "KIND", requires = "dry_run")]
+    pub planned_for: Option<Kind>,
     /// Print every setting with where it came from, as TOML that can be run, and stop
     #[arg(long, conflicts_with_all = ["resume", "dry_run"])]
     pub show_settings: bool,

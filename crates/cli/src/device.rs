@@ -2,6 +2,7 @@
 use crate::errors::Failure;
 use crate::printer::plural;
 use burn::tensor::Device;
+use tune_model::DeviceKind;
 
 /// One way to compute that this binary was built with.
 pub struct Backend {
@@ -39,6 +40,19 @@ pub fn choose(name: &str) -> anyhow::Result<Chosen> {
         "auto" => Ok(best()),
         "flex" | "cpu" => Ok(flex("as asked")),
         other => libtorch(other),
+    }
+}
+
+/// For plans alone: what stands in for a device that need not be here, and how the plan names it.
+pub fn absent(kind: DeviceKind) -> Chosen {
+    let why = match kind {
+        DeviceKind::Flex => "a CPU, flex (planned for)",
+        DeviceKind::LibTorch => "LibTorch on a CPU (planned for)",
+        DeviceKind::Cuda => "a GPU, LibTorch (planned for)",
+    };
+    Chosen {
+        device: Device::flex(),
+        why: why.into(),
     }
 }
 

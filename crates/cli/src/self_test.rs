@@ -35,7 +35,12 @@ pub fn run(device: &Device, precision: Precision) -> anyhow::Result<Outcome> {
     )?;
     let mut model = CausalLm::load(&base, Some(&lora()), device, precision, &mut |_, _| {})?;
     let input = input();
-    let (loss, gradients) = model.loss_and_gradients(&input, Keep { blocks: LAYERS }, Noise::default())?;
+    let keep = Keep {
+        blocks: LAYERS,
+        offloaded: 0,
+    };
+    let (losses, gradients) = model.loss_and_gradients(&input, keep, Noise::default())?;
+    let loss = losses.read();
     ensure!(loss.sum.is_finite(), "the loss of a random model is {}", loss.sum);
     let rate = LEARNING_RATE / loss.learned.max(1) as f64;
     let pairs = model.adapters().into_iter().zip(gradients);

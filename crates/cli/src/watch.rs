@@ -257,10 +257,10 @@ pub fn plan_table(style: &Style, plan: &Plan) -> String {
         .filter(|(n, _)| *n > 0)
         .map(|(n, what)| format!(", {n} {what}"))
         .collect();
-    let total: u64 = plan.memory.iter().map(|part| part.bytes).sum();
     let parts: Vec<_> = plan
         .memory
         .iter()
+        .filter(|part| part.bytes > 0)
         .map(|part| format!("{} {}", part.name, bytes(part.bytes)))
         .collect();
     let rows = [
@@ -315,10 +315,12 @@ pub fn plan_table(style: &Style, plan: &Plan) -> String {
         (
             "memory",
             format!(
-                "about {}; {} of {} blocks keep their activations\n{}",
-                bytes(total),
-                plan.kept_blocks,
-                plan.blocks,
+                "{}{}; {}\n{}",
+                bytes(plan.planned_memory()),
+                plan.usable_memory
+                    .map(|usable| format!(" of {}", bytes(usable)))
+                    .unwrap_or_default(),
+                blocks(plan),
                 parts
                     .chunks(PARTS_A_LINE)
                     .map(|line| line.join(", "))
@@ -327,19 +329,56 @@ pub fn plan_table(style: &Style, plan: &Plan) -> String {
             ),
         ),
         (
+            "length",
+            plan.longest_that_fits
+                .map(|longest| format!("longest sequence that fits: {} tokens", grouped(longest)))
+                .unwrap_or_default(),
+        ),
+        (
             "time",
-            format!(
-                "about {} ({}FLOP a token, this machine {}FLOP/s)",
-                duration(plan.expected_seconds),
-                spaced(plan.floor_flops_per_token),
-                spaced(plan.peak_flops)
-            ),
+            plan.speed
+                .map(|speed| {
+                    format!(
+                        "about {} ({}FLOP a token, this machine {}FLOP/s)",
+                        duration(speed.expected_seconds),
+                        spaced(plan.floor_flops_per_token),
+                        spaced(speed.peak_flops)
+                    )
+                })
+                .unwrap_or_default(),
         ),
     ];
     rows.iter()
+        .filter(|(_, value)| !value.is_empty())
         .map(|(name, value)| row(style, name, value))
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+/// `10 of 32 blocks kept, 12 recomputed, 10 offloaded to 2.1 GB of host memory`
+fn blocks(plan: &Plan) -> String {
+    let (kept, offloaded) = (plan.keep.blocks, plan.keep.offloaded);
+    let recomputed = plan.blocks.saturating_sub(kept + offloaded);
+    let mut text = format!("{kept} of {} blocks kept", plan.blocks);
+    if recomputed > 0 {
+        text += &format!(", {recomputed} recomputed");
+    }
+    if offloaded > 0 {
+        text += &format!(", {offloaded} offloaded to {} of host memory", bytes(plan.host_memory));
+    }
+    text
+}
+
+/// `78,000`
+fn grouped(n: usize) -> String {
+    let digits = n.to_string();
+    let groups: Vec<_> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|group| String::from_utf8_lossy(group).into_owned())
+        .collect();
+    groups.join(",")
 }
 
 /// A number with at most the given decimals, none where they are zero.
@@ -368,7 +407,9 @@ fn shortened(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tune_trainer::plan::MemoryPart;
+    use tune_model::Keep;
+    use tune_model::memory::Part;
+    use tune_trainer::plan::Speed;
 
     #[test]
     fn the_plan_reads_as_a_table() {
@@ -395,16 +436,24 @@ mod tests {
             epochs: 3.0,
             tokens_per_step: 6_425.4,
             memory: memory
-                .map(|(name, bytes)| MemoryPart {
+                .map(|(name, bytes)| Part {
                     name: name.into(),
                     bytes,
                 })
                 .to_vec(),
-            kept_blocks: 30,
+            usable_memory: Some(20_000_000_000),
+            keep: Keep {
+                blocks: 25,
+                offloaded: 0,
+            },
             blocks: 30,
+            host_memory: 0,
+            longest_that_fits: Some(78_123),
             floor_flops_per_token: 5.6e8,
-            peak_flops: 1.0e11,
-            expected_seconds: 431.0,
+            speed: Some(Speed {
+                peak_flops: 1.0e11,
+                expected_seconds: 431.0,
+            }),
             warnings: vec![],
         };
         let table = plan_table(&Style { on: false }, &plan);
@@ -416,8 +465,9 @@ mod tests {
               26 rows, 98 % full
   tokens      25.7 k an epoch, 10.5 k learned (41 %)
   steps       12 (3 epochs of 4), 6.4 k tokens each
-  memory      about 1.1 GB; 30 of 30 blocks keep their activations
+  memory      1.1 GB of 20.0 GB; 25 of 30 blocks kept, 5 recomputed
               weights 538 MB, activations 600 MB
+  length      longest sequence that fits: 78,123 tokens
   time        about 7 min 11 s (560 MFLOP a token, this machine 100 GFLOP/s)";
         assert_eq!(
             table,

@@ -57,6 +57,32 @@ impl Batch {
         self.learn.iter().filter(|l| **l).count()
     }
 
+    /// Both halves with the index of their first token, cut between segments as near the middle as can be; one segment is not
+    /// cut. A half may have no learned token.
+    pub fn halves(&self) -> Vec<(usize, Self)> {
+        let (tokens, segments) = (self.tokens.len(), self.starts.len() - 1);
+        let cut = (1..segments).min_by_key(|segment| (2 * self.starts[*segment]).abs_diff(tokens));
+        let parts = match cut {
+            None => vec![0..segments],
+            Some(cut) => vec![0..cut, cut..segments],
+        };
+        let part = |segments: std::ops::Range<usize>| {
+            let (start, end) = (self.starts[segments.start], self.starts[segments.end]);
+            let half = Self {
+                tokens: self.tokens[start..end].to_vec(),
+                positions: self.positions[start..end].to_vec(),
+                learn: self.learn[start..end].to_vec(),
+                starts: self.starts[segments.start..=segments.end]
+                    .iter()
+                    .map(|at| at - start)
+                    .collect(),
+                origins: self.origins[segments].to_vec(),
+            };
+            (start, half)
+        };
+        parts.into_iter().map(part).collect()
+    }
+
     /// The picture above, with token texts by `decode`.
     pub fn picture(&self, decode: &dyn Fn(u32) -> String) -> String {
         let columns = self.starts.windows(2).enumerate().flat_map(|(segment, ends)| {
@@ -142,6 +168,20 @@ mod tests {
         learn    - - - x x - x - - x x
         token    Q : ? A ⏎ Q A : · A B
         ");
+    }
+
+    #[test]
+    fn halves_are_cut_between_segments() {
+        let samples = [sample("abc", "-xx"), sample("de", "-x"), sample("fghi", "--xx")];
+        let batch = Batch::new(&[&row(&[(0, 0, 3), (1, 0, 2), (2, 0, 4)])], &samples).unwrap();
+        let [(0, first), (5, second)] = &batch.halves()[..] else {
+            panic!("{:?}", batch.halves());
+        };
+        assert_eq!(first.starts, [0, 3, 5]);
+        assert_eq!((second.starts.as_slice(), second.origins.len()), (&[0, 4][..], 1));
+        assert_eq!([first.tokens.clone(), second.tokens.clone()].concat(), batch.tokens);
+        assert_eq!(first.learned() + second.learned(), batch.learned());
+        assert_eq!(second.halves(), [(0, second.clone())]);
     }
 
     #[test]

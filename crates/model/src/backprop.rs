@@ -1,4 +1,5 @@
-//! Forward and backward, block by block: a block is kept (its tape stays) or recomputed (only its input stays).
+//! Forward and backward, block by block: a block is kept (its tape stays) or recomputed (only its input stays, on the device or
+//! on the host).
 //!
 //! ```text
 //! forward   embed ─ x0 ─ block 0 ─ x1 ─ block 1 ─ x2 ─ ... ─ norm ─ head ─ loss
@@ -6,12 +7,14 @@
 //! backward                     ◄─ again, taped ◄─ tape  ◄─────────────────────┘
 //! ```
 //! Blocks below the lowest adapter need neither: no gradient goes there.
-use crate::causal_lm::{Input, Keep, Loss, Noise};
+use crate::causal_lm::{Input, Keep, Losses, Noise};
 use crate::family::Family;
 use crate::nn::{Pass, Tape};
 use crate::noise;
 use crate::ops::{self, Segment};
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
+#[cfg(feature = "tch")]
+use crate::precision::DeviceKind;
+use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -58,10 +61,11 @@ impl Taped {
 enum Stage {
     Kept(Taped),
     Recomputed(Tensor<2>),
+    Offloaded(Tensor<2>),
 }
 
-/// Loss and gradients of its sum, for every adapter.
-pub fn loss_and_gradients(model: &dyn Family, input: &Input, keep: Keep, noise: Noise) -> (Loss, Gradients) {
+/// Losses and gradients of their sum, for every adapter.
+pub fn loss_and_gradients(model: &dyn Family, input: &Input, keep: Keep, noise: Noise) -> (Losses, Gradients) {
     let layers = model.shape().layers;
     let lowest = model
         .linears()
@@ -82,33 +86,54 @@ pub fn loss_and_gradients(model: &dyn Family, input: &Input, keep: Keep, noise: 
             let taped = Taped::run(model, layer, x, &pass, layer > lowest);
             x = taped.output.clone().inner();
             stages.push(Stage::Kept(taped));
+        } else if layer < lowest + keep.offloaded {
+            stages.push(Stage::Offloaded(ops::to_host(x.clone())));
+            x = model.block(layer, x, &pass);
         } else {
             stages.push(Stage::Recomputed(x.clone()));
             x = model.block(layer, x, &pass);
         }
     }
 
-    let (loss, mut dx) = head(model, x, input);
+    let (losses, mut dx) = head(model, x, input);
     let mut gradients = Gradients::new();
     for (layer, stage) in (lowest..layers).zip(stages).rev() {
         let taped = match stage {
             Stage::Kept(taped) => taped,
             Stage::Recomputed(x) => Taped::run(model, layer, x, &pass, layer > lowest),
+            Stage::Offloaded(x) => {
+                let x = ops::from_host(x, &dx.device());
+                Taped::run(model, layer, x, &pass, layer > lowest)
+            }
         };
         match taped.backward(dx, &mut gradients) {
             Some(gradient) => dx = gradient.inner(),
             None => break,
         }
     }
-    (loss, gradients)
+    (losses, gradients)
 }
 
-/// Loss alone, nothing kept.
-pub fn loss(model: &dyn Family, input: &Input) -> Loss {
+/// Lets go of what was saved for a backward pass that will never come, because a panic ended the forward one.
+///
+/// Burn looks for it at the end of each backward pass, and finds the nodes that have no parents left: one rank of a block's graph
+/// a pass, and no block is as deep as this.
+pub fn forget_tapes(device: &Device) {
+    for _ in 0..64 {
+        let leaf = Tensor::<1>::zeros([1], (device, DType::F32)).autodiff().require_grad();
+        drop((leaf.clone() * leaf).backward());
+    }
+    #[cfg(feature = "tch")]
+    if DeviceKind::of(device) == DeviceKind::Cuda {
+        crate::libtorch::empty_cache();
+    }
+}
+
+/// Losses alone, nothing kept.
+pub fn losses(model: &dyn Family, input: &Input) -> Losses {
     let (rows, targets) = input.learned_rows();
     let hidden = model.norm(select(hidden(model, input), &rows));
-    let (losses, _) = ops::linear_cross_entropy(hidden, model.head(), targets, false);
-    sum(losses)
+    Losses(ops::linear_cross_entropy(hidden, model.head(), targets, false).0)
 }
 
 /// What the last block gives, `[tokens, d]`.
@@ -131,27 +156,18 @@ pub fn plain_pass<'a>(model: &dyn Family, input: &Input) -> Pass<'a> {
 }
 
 /// Norm, head and loss on the rows that predict a learned token; the gradient for every row of `x`.
-fn head(model: &dyn Family, x: Tensor<2>, input: &Input) -> (Loss, Tensor<2>) {
+fn head(model: &dyn Family, x: Tensor<2>, input: &Input) -> (Losses, Tensor<2>) {
     let (rows, targets) = input.learned_rows();
     let selected = select(x.clone(), &rows).autodiff().require_grad();
     let normed = model.norm(selected.clone());
     let (losses, dhidden) = ops::linear_cross_entropy(normed.clone().inner(), model.head(), targets, true);
-    let loss = sum(losses);
     let dselected = dhidden.and_then(|dh| selected.grad_remove(&mut (normed * dh.autodiff()).backward()));
     let dx = x.zeros_like();
     let dx = match dselected {
         Some(d) => dx.select_assign(0, indices(&rows, &x), d.inner(), IndexingUpdateOp::Add),
         None => dx,
     };
-    (loss, dx)
-}
-
-fn sum(losses: Tensor<1>) -> Loss {
-    let losses: Vec<f32> = losses.into_data().iter::<f32>().collect();
-    Loss {
-        sum: losses.iter().map(|l| *l as f64).sum(),
-        learned: losses.len(),
-    }
+    (Losses(losses), dx)
 }
 
 fn select(x: Tensor<2>, rows: &[i32]) -> Tensor<2> {

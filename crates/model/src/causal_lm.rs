@@ -1,12 +1,13 @@
 //! A causal LM of any family: load, loss, gradients, logits.
 use crate::backprop;
 use crate::checkpoint::{Checkpoint, TensorInfo};
-use crate::family::{self, Family};
+use crate::family::{self, Family, Shape};
 use crate::load::Weights;
 use crate::lora::LoraSpec;
 use crate::nn::Lora;
 use crate::peft::Adapter;
-use crate::{ModelError, Precision, Result, ops, precision};
+use crate::precision::{self, Stored};
+use crate::{ModelError, Precision, Result, ops};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::sync::Arc;
 
@@ -44,10 +45,13 @@ impl Input {
     }
 }
 
-/// How many blocks keep their activations for the backward pass, the last ones; the others are recomputed from their input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What of each block stays for the backward pass: of the last `blocks` all that was saved, of those before them the input,
+/// from which they are run again. The inputs of the first `offloaded` blocks (those below every adapter not counted, of
+/// which nothing stays) wait in the host's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Keep {
     pub blocks: usize,
+    pub offloaded: usize,
 }
 
 /// Noise and dropout of one micro-batch: same seed, same masks.
@@ -65,6 +69,42 @@ pub struct Loss {
     pub learned: usize,
 }
 
+impl std::ops::Add for Loss {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self {
+            sum: self.sum + other.sum,
+            learned: self.learned + other.learned,
+        }
+    }
+}
+
+/// The negative log-likelihood of each learned token, f32, on the device: work queued there need not end before more is.
+#[derive(Debug, Clone)]
+pub struct Losses(pub Tensor<1>);
+
+impl Losses {
+    /// Waits for the device.
+    pub fn read(self) -> Loss {
+        let losses: Vec<f32> = self.0.into_data().iter::<f32>().collect();
+        Loss::of(&losses)
+    }
+
+    pub fn learned(&self) -> usize {
+        self.0.dims()[0]
+    }
+}
+
+impl Loss {
+    /// The sum over tokens.
+    pub fn of(losses: &[f32]) -> Self {
+        Self {
+            sum: losses.iter().map(|loss| f64::from(*loss)).sum(),
+            learned: losses.len(),
+        }
+    }
+}
+
 /// One adapter tensor pair on the device: `a` `[r, in]`, `b` `[out, r]`, f32.
 #[derive(Debug, Clone)]
 pub struct AdapterTensors {
@@ -78,21 +118,33 @@ pub struct AdapterTensors {
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Sizes {
     pub family: String,
-    pub layers: usize,
-    pub hidden: usize,
-    pub vocab: usize,
-    pub context: usize,
+    pub shape: Shape,
+    pub precision: Precision,
     /// Parameters in matrices multiplied per token, head included, embedding look-up excluded.
     pub matmul_params: usize,
     pub total_params: usize,
-    pub lora_params: usize,
     pub adapted_modules: usize,
-    /// Bytes a kept block holds per token for the backward pass, and a recomputed one.
-    pub kept_bytes_per_token: usize,
-    pub recomputed_bytes_per_token: usize,
-    pub weight_bytes: usize,
+    /// Block by block.
+    pub adapters: Vec<BlockAdapters>,
+    /// Bytes of the blocks' matrices, and of all other weights.
+    pub linear_bytes: usize,
+    pub other_bytes: usize,
     /// The largest quantized matrix, written out for a product.
     pub scratch_bytes: usize,
+}
+
+/// The adapters of one block, added up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct BlockAdapters {
+    pub params: usize,
+    /// Sum of the ranks.
+    pub ranks: usize,
+}
+
+impl Sizes {
+    pub fn lora_params(&self) -> usize {
+        self.adapters.iter().map(|block| block.params).sum()
+    }
 }
 
 /// Reads sizes off the headers.
@@ -103,42 +155,53 @@ pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>, precision: Precision) -
     let shape = family.shape();
     let linears = family.linears();
     let planned = lora.map(|spec| spec.plan(&linears)).transpose()?.unwrap_or_default();
-    let total_params: usize = base
-        .tensors()
-        .values()
-        .map(|info| info.shape.iter().product::<usize>())
-        .sum();
-    let bytes = precision.compute.size();
-    let dense_bytes = |l: &crate::nn::Linear| l.inputs * l.outputs * bytes;
-    let stored_bytes = |l: &crate::nn::Linear| precision.linears.bytes(l.outputs, l.inputs, precision.compute);
-    let in_blocks: usize = linears.iter().map(|l| l.inputs * l.outputs).sum();
-    let head = shape.vocab * shape.hidden;
-    let is_table = |info: &&TensorInfo| info.shape == [shape.vocab, shape.hidden];
-    let tables = base.tensors().values().filter(is_table).count();
-    let u_columns: usize = planned.iter().map(|p| p.r).sum::<usize>() / shape.layers.max(1);
+    let mut adapters = vec![BlockAdapters::default(); shape.layers];
+    for p in &planned {
+        let linear = linears[p.linear];
+        let block = &mut adapters[linear.layer];
+        block.params += p.r * (linear.inputs + linear.outputs);
+        block.ranks += p.r;
+    }
+    let total_params: usize = base.tensors().values().map(TensorInfo::elements).sum();
+    let block_params = linears.iter().map(|l| l.inputs * l.outputs).sum::<usize>();
+    let head_params = shape.vocab * shape.hidden;
+    let compute = precision.compute;
+    let head_bytes = precision.head.bytes(shape.vocab, shape.hidden, compute);
+    // A head that is the embedding, in the form that one has, takes nothing.
+    let own_head = base.tensors().contains_key("lm_head.weight");
+    let other_bytes = (total_params - block_params) * compute.size();
+    let other_bytes = match (own_head, precision.head) {
+        (true, _) => other_bytes + head_bytes - head_params * compute.size(),
+        (false, Stored::Dense) => other_bytes,
+        (false, _) => other_bytes + head_bytes,
+    };
     Ok(Sizes {
         family: family.name().to_string(),
-        layers: shape.layers,
-        hidden: shape.hidden,
-        vocab: shape.vocab,
-        context: shape.context,
-        matmul_params: in_blocks + head,
+        shape,
+        precision,
+        matmul_params: block_params + head_params,
         total_params,
-        lora_params: planned
-            .iter()
-            .map(|p| p.r * (linears[p.linear].inputs + linears[p.linear].outputs))
-            .sum(),
         adapted_modules: planned.len(),
-        kept_bytes_per_token: (shape.kept_per_token + u_columns) * bytes,
-        recomputed_bytes_per_token: shape.hidden * bytes,
-        weight_bytes: linears.iter().map(|l| stored_bytes(l)).sum::<usize>()
-            + tables * precision.head.bytes(shape.vocab, shape.hidden, precision.compute)
-            + (total_params - in_blocks - tables * head) * bytes,
+        adapters,
+        linear_bytes: linears
+            .iter()
+            .map(|l| precision.linears.bytes(l.outputs, l.inputs, compute))
+            .sum(),
+        other_bytes,
         scratch_bytes: match precision.linears.is_quantized() {
-            true => linears.iter().map(|l| dense_bytes(l)).max().unwrap_or(0),
+            true => linears
+                .iter()
+                .map(|l| l.inputs * l.outputs * compute.size())
+                .max()
+                .unwrap_or(0),
             false => 0,
         },
     })
+}
+
+/// As [`sizes`], of a base of which there is nothing but a `config.json`.
+pub fn sizes_of_shape(config: serde_json::Value, lora: Option<&LoraSpec>, precision: Precision) -> Result<Sizes> {
+    sizes(&Checkpoint::outline("a base of this shape", config)?, lora, precision)
 }
 
 /// Module paths of the linears of the blocks, which is what a base is quantized by; from the headers alone.
@@ -247,15 +310,15 @@ impl CausalLm {
         }
     }
 
-    /// Loss and the gradients of the loss SUM for each adapter `(dA, dB)`, in the order of [`Self::adapters`].
+    /// Losses and the gradients of their SUM for each adapter `(dA, dB)`, in the order of [`Self::adapters`].
     pub fn loss_and_gradients(
         &self,
         input: &Input,
         keep: Keep,
         noise: Noise,
-    ) -> Result<(Loss, Vec<(Tensor<2>, Tensor<2>)>)> {
+    ) -> Result<(Losses, Vec<(Tensor<2>, Tensor<2>)>)> {
         self.check(input)?;
-        let (loss, mut gradients) = backprop::loss_and_gradients(&*self.family, input, keep, noise);
+        let (losses, mut gradients) = backprop::loss_and_gradients(&*self.family, input, keep, noise);
         let zeros = |t: &Tensor<2>| t.zeros_like();
         let ordered = self.adapters().into_iter().map(|adapter| {
             let found = gradients.remove(&adapter.path);
@@ -264,13 +327,13 @@ impl CausalLm {
                 |(a, b)| (a.inner(), b.inner()),
             )
         });
-        Ok((loss, ordered.collect()))
+        Ok((losses, ordered.collect()))
     }
 
     /// Loss without gradients, nothing kept.
     pub fn loss(&self, input: &Input) -> Result<Loss> {
         self.check(input)?;
-        Ok(backprop::loss(&*self.family, input))
+        Ok(backprop::losses(&*self.family, input).read())
     }
 
     /// Logits `[N, V]` row-major for every token of `input`.

@@ -90,6 +90,28 @@ impl Stored {
     }
 }
 
+/// What a plan has to know of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    Flex,
+    LibTorch,
+    Cuda,
+}
+
+impl DeviceKind {
+    pub fn of(device: &Device) -> Self {
+        if is_flex(device) {
+            return Self::Flex;
+        }
+        #[cfg(feature = "tch")]
+        if crate::libtorch::is_cpu(device) {
+            return Self::LibTorch;
+        }
+        Self::Cuda
+    }
+}
+
 /// What was asked for, resolved for a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Precision {
@@ -111,7 +133,12 @@ impl Precision {
     /// # Errors
     /// If `device` cannot compute in what was asked for.
     pub fn resolve(dtype: Dtype, quantize: Quantize, device: &Device) -> Result<Self> {
-        let plain = Self::plain(dtype, device)?;
+        Self::resolve_for(dtype, quantize, DeviceKind::of(device))
+    }
+
+    /// As [`Self::resolve`], for a device that need not be here, with this processor's instructions if it is a CPU.
+    pub fn resolve_for(dtype: Dtype, quantize: Quantize, kind: DeviceKind) -> Result<Self> {
+        let plain = Self::plain(dtype, kind)?;
         Ok(match quantize {
             Quantize::None => plain,
             _ => Self {
@@ -121,25 +148,25 @@ impl Precision {
         })
     }
 
-    fn plain(dtype: Dtype, device: &Device) -> Result<Self> {
+    fn plain(dtype: Dtype, kind: DeviceKind) -> Result<Self> {
         let bf16 = Self {
             compute: DType::BF16,
             ..Self::F32
         };
+        let flex = kind == DeviceKind::Flex;
         match dtype {
             Dtype::F32 => Ok(Self::F32),
-            Dtype::Auto | Dtype::Bf16 if is_flex(device) && has_dpbf16() => Ok(Self {
+            Dtype::Auto | Dtype::Bf16 if flex && has_dpbf16() => Ok(Self {
                 compute: DType::F32,
                 linears: Stored::PackedBf16,
                 head: Stored::PackedBf16,
             }),
-            Dtype::Bf16 if is_flex(device) => Err(ModelError::Precision {
+            Dtype::Bf16 if flex => Err(ModelError::Precision {
                 problem: "this processor cannot multiply bf16 (it lacks AVX512-BF16)".into(),
             }),
             Dtype::Bf16 => Ok(bf16),
-            Dtype::Auto if is_flex(device) => Ok(Self::F32),
-            #[cfg(feature = "tch")]
-            Dtype::Auto if crate::libtorch::is_cpu(device) && !cpu_multiplies_bf16() => Ok(Self::F32),
+            Dtype::Auto if flex => Ok(Self::F32),
+            Dtype::Auto if kind == DeviceKind::LibTorch && !cpu_multiplies_bf16() => Ok(Self::F32),
             Dtype::Auto => Ok(bf16),
         }
     }

@@ -1,6 +1,8 @@
 //! Measures steps as a run makes them: speed, memory against the plan, and where the time goes.
+use crate::fit::Room;
 use crate::optim::{AdamW, Options};
-use crate::plan::{Lengths, MemoryPart, device_name, fit, floor_flops, measure_peak};
+use crate::out_of_memory::Limits;
+use crate::plan::{Lengths, device_name, floor_flops, measure_peak};
 use crate::prepare::prepare;
 use crate::step::{StepOptions, StepResult, step};
 use crate::train::Start;
@@ -13,8 +15,9 @@ use tune_data::{Batch, Loader};
 use tune_model::causal_lm::sizes;
 use tune_model::generate::{GenerateOptions, generate};
 use tune_model::lora::LoraSpec;
+use tune_model::memory::{Micro, Part};
 use tune_model::ops::clock::{self, Spent};
-use tune_model::{CausalLm, Checkpoint, Keep, Precision};
+use tune_model::{CausalLm, Checkpoint, DeviceKind, Keep, Precision};
 
 /// What is run, on what.
 pub struct Subject<'a> {
@@ -68,7 +71,7 @@ pub struct TrainingReport {
     pub floor_share: f64,
     pub floor_flops_per_token: f64,
     pub peak_flops: f64,
-    pub planned: Vec<MemoryPart>,
+    pub planned: Vec<Part>,
     pub planned_bytes: u64,
     /// The process's on a CPU, made-up weights included twice.
     pub measured_bytes: u64,
@@ -95,7 +98,7 @@ pub fn of_run(
     let training = Training {
         window: prepared.next_window(&mut loader, train.grad_accumulation)?,
         optimizer: Options::of(train),
-        keep: Some(prepared.plan.kept_blocks),
+        keep: Some(prepared.plan.keep.blocks),
         memory: None,
         steps,
     };
@@ -107,8 +110,26 @@ pub fn train(subject: &Subject<'_>, training: &Training) -> Result<TrainingRepor
     let device = subject.device;
     let sizes = sizes(subject.base, Some(subject.lora), subject.precision)?;
     let lengths = lengths(&training.window);
-    let available = training.memory.or_else(memory::available);
-    let (planned, kept) = fit(&sizes, lengths.longest, training.keep, available);
+    let (tokens, learned) = lengths.longest.last().copied().unwrap_or_default();
+    let micro = Micro {
+        tokens,
+        learned,
+        accumulates: training.window.len() > 1,
+        dropout: subject.lora.dropout > 0.0,
+    };
+    let room = Room {
+        sizes: &sizes,
+        kind: DeviceKind::of(device),
+        bytes: training.memory.or_else(|| memory::free(device)).unwrap_or(u64::MAX),
+    };
+    let blocks = training.keep.map_or(0..=sizes.shape.layers, |blocks| blocks..=blocks);
+    let least = || Keep {
+        blocks: training.keep.unwrap_or(0),
+        offloaded: 0,
+    };
+    let keep = room.keep(micro, blocks).unwrap_or_else(least);
+    let planned = room.footprint(micro, keep).parts;
+    let mut limits = Limits::new(keep, room.least(), device);
     let peak_flops = measure_peak(device, subject.precision);
     let mut model = load(subject)?;
     let mut adamw = AdamW::new(training.optimizer, &model.adapters());
@@ -116,7 +137,6 @@ pub fn train(subject: &Subject<'_>, training: &Training) -> Result<TrainingRepor
         step: 0,
         rate: 1e-4,
         max_grad_norm: 1.0,
-        keep: Keep { blocks: kept },
         seed: 0,
         dropout: subject.lora.dropout,
         neftune_alpha: 0.0,
@@ -124,7 +144,7 @@ pub fn train(subject: &Subject<'_>, training: &Training) -> Result<TrainingRepor
     let mut timed = || -> Result<(StepResult, f64)> {
         let begun = Instant::now();
         options.step += 1;
-        let result = step(&mut model, &mut adamw, &training.window, &options)?;
+        let result = step(&mut model, &mut adamw, &training.window, &options, &mut limits)?;
         let _ = device.sync();
         Ok((result, begun.elapsed().as_secs_f64()))
     };
@@ -136,7 +156,7 @@ pub fn train(subject: &Subject<'_>, training: &Training) -> Result<TrainingRepor
         timed()?;
     }
     let measured: Vec<_> = (0..steps.measured).map(|_| timed()).collect::<Result<_>>()?;
-    let measured_bytes = memory::peak().unwrap_or(0);
+    let measured_bytes = memory::peak_on(device).unwrap_or(0);
     let (accounted, spent) = clock::account(device, || (0..steps.by_op).map(|_| timed()).collect::<Result<Vec<_>>>());
     let accounted: f64 = accounted?.iter().map(|(_, seconds)| seconds).sum();
 
@@ -148,8 +168,8 @@ pub fn train(subject: &Subject<'_>, training: &Training) -> Result<TrainingRepor
         device: device_name(device),
         tokens_per_step: lengths.tokens,
         learned_per_step: lengths.learned,
-        kept_blocks: kept,
-        blocks: sizes.layers,
+        kept_blocks: keep.blocks,
+        blocks: sizes.shape.layers,
         learned_tokens_per_second: tokens_per_second.median * lengths.learned as f64 / tokens,
         floor_share: floor * tokens_per_second.median / peak_flops,
         tokens_per_second,
@@ -237,7 +257,7 @@ pub fn decode(subject: &Subject<'_>, decoding: Decoding) -> Result<DecodingRepor
         new_tokens: new,
         new_tokens_per_second: spread(rates),
         seconds_to_first_token: spread(first),
-        measured_bytes: memory::peak().unwrap_or(0),
+        measured_bytes: memory::peak_on(subject.device).unwrap_or(0),
     })
 }
 
@@ -266,10 +286,11 @@ fn lengths(window: &[Batch]) -> Lengths {
             .map(|s| s[1] - s[0])
     };
     let tokens: usize = segments().sum();
+    let longest = window.iter().map(|batch| (batch.tokens.len(), batch.learned())).max();
     Lengths {
         tokens,
         learned: window.iter().map(Batch::learned).sum(),
-        longest: window.iter().map(|batch| batch.tokens.len()).max().unwrap_or(0),
+        longest: longest.into_iter().collect(),
         segment: segments().map(|length| length * length).sum::<usize>() as f64 / tokens.max(1) as f64,
     }
 }

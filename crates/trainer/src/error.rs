@@ -52,6 +52,16 @@ pub enum TrainError {
     #[error("keep_blocks = {found}, but {base} has {blocks} blocks")]
     TooManyKept { found: usize, blocks: usize, base: String },
 
+    #[error("this run needs {} of memory, {} can be used", gib(*.needed), gib(*.usable))]
+    TooLarge {
+        needed: u64,
+        usable: u64,
+        /// The smallest change that makes it fit.
+        change: String,
+    },
+    #[error("out of memory at one document of {tokens} tokens, with all blocks recomputed: {message}")]
+    OutOfMemory { tokens: usize, message: String },
+
     #[error("cannot read {}", .path.display())]
     Read {
         path: PathBuf,
@@ -122,6 +132,11 @@ impl TrainError {
             Self::LongerThanContext { context, .. } => format!("set data.max_length = {context} or less"),
             Self::TokenizerMisfit { .. } => "use the tokenizer.json that belongs to this base".into(),
             Self::TooManyKept { blocks, .. } => format!("set train.keep_blocks = \"auto\", or 0 to {blocks}"),
+            Self::TooLarge { change, .. } => change.clone(),
+            Self::OutOfMemory { .. } => {
+                "lower data.max_length, or free the device of other programs; `tune train --dry-run` says what fits"
+                    .into()
+            }
             Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "the file is there but may not be read: check its owner and mode".into()
             }
@@ -162,6 +177,10 @@ fn write_hint(kind: io::ErrorKind) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+fn gib(bytes: u64) -> String {
+    format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
 }
 
 /// One a line, the first twenty; the rest counted.

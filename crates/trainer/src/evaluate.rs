@@ -28,19 +28,22 @@ impl Probe {
     }
 }
 
+/// Never more at once than training has, so that evaluating does not raise the peak.
 pub struct Evaluator {
     batches: Vec<Input>,
     probes: Vec<Probe>,
     options: GenerateOptions,
+    /// Tokens of training's longest micro-batch.
+    tokens_at_once: usize,
 }
 
 impl Evaluator {
-    pub fn new(settings: &Settings, validation: &[Sample], stop: Vec<u32>) -> Result<Self> {
+    pub fn new(settings: &Settings, validation: &[Sample], stop: Vec<u32>, tokens_at_once: usize) -> Result<Self> {
         let (data, train) = (&settings.data, &settings.train);
         let mut batches = Vec::new();
         if !validation.is_empty() {
             let rows = pack::pack(validation, data.max_length, data.packing, data.too_long)?.rows;
-            for rows in rows.chunks(train.batch_size) {
+            for rows in chunks(&rows, |row| row.len(), tokens_at_once) {
                 batches.push(tensors::input(&Batch::new(
                     &rows.iter().collect::<Vec<_>>(),
                     validation,
@@ -55,6 +58,7 @@ impl Evaluator {
                 stop,
                 ..GenerateOptions::greedy(train.sample_tokens)
             },
+            tokens_at_once,
         })
     }
 
@@ -75,10 +79,7 @@ impl Evaluator {
         let mut total = Loss::default();
         for (done, input) in self.batches.iter().enumerate() {
             let loss = model.loss(input)?;
-            total = Loss {
-                sum: total.sum + loss.sum,
-                learned: total.learned + loss.learned,
-            };
+            total = total + loss;
             watch.on(Event::Progress { done: done + 1 });
         }
         Ok(total)
@@ -91,8 +92,12 @@ impl Evaluator {
         }
         let room = model.context().saturating_sub(self.options.max_new_tokens);
         let fitting: Vec<_> = self.probes.iter().filter(|probe| probe.prompt.len() <= room).collect();
-        let prompts: Vec<_> = fitting.iter().map(|probe| probe.prompt.clone()).collect();
-        let answers = generate(model, &prompts, &self.options, &mut |_, _| true)?;
+        let tokens = |probe: &&Probe| probe.prompt.len() + self.options.max_new_tokens;
+        let mut answers = Vec::with_capacity(fitting.len());
+        for probes in chunks(&fitting, tokens, self.tokens_at_once) {
+            let prompts: Vec<_> = probes.iter().map(|probe| probe.prompt.clone()).collect();
+            answers.extend(generate(model, &prompts, &self.options, &mut |_, _| true)?);
+        }
         let text = |tokens: &[u32]| codec.decode(tokens, true);
         let pairs = fitting.iter().zip(&answers);
         Ok(pairs
@@ -122,6 +127,23 @@ pub fn stop_tokens(base: &Checkpoint, codec: &Codec) -> Vec<u32> {
     stop.sort_unstable();
     stop.dedup();
     stop
+}
+
+/// `items` in runs of at most `room` tokens, an item that has more by itself.
+fn chunks<T>(items: &[T], tokens: impl Fn(&T) -> usize, room: usize) -> Vec<&[T]> {
+    let mut chunks = Vec::new();
+    let (mut start, mut held) = (0, 0);
+    for (i, item) in items.iter().enumerate() {
+        if i > start && held + tokens(item) > room {
+            chunks.push(&items[start..i]);
+            (start, held) = (i, 0);
+        }
+        held += tokens(item);
+    }
+    if start < items.len() {
+        chunks.push(&items[start..]);
+    }
+    chunks
 }
 
 /// At most `wanted` items, evenly spread.
@@ -158,6 +180,14 @@ mod tests {
             ..sample
         };
         assert_eq!(Probe::of(&silent), None);
+    }
+
+    #[test]
+    fn no_chunk_holds_more_than_there_is_room_for() {
+        let lengths = [3, 3, 4, 9, 1, 5, 5, 1];
+        let sums: Vec<usize> = chunks(&lengths, |n| *n, 7).iter().map(|c| c.iter().sum()).collect();
+        assert_eq!(sums, [6, 4, 9, 6, 6]);
+        assert!(chunks(&[0usize; 0], |n| *n, 7).is_empty());
     }
 
     #[test]

@@ -1,4 +1,75 @@
-//! How much memory there is, and how much this process has used. Both in bytes, `None` where the system does not say.
+//! How much memory there is, and how much this process has used, on a device or all in all. In bytes, `None` where the system
+//! does not say.
+use burn::tensor::Device;
+use tune_model::DeviceKind;
+
+/// What can still be used on `device`.
+pub fn free(device: &Device) -> Option<u64> {
+    match DeviceKind::of(device) {
+        DeviceKind::Flex | DeviceKind::LibTorch => available(),
+        DeviceKind::Cuda => gpu::free(device),
+    }
+}
+
+/// What is in use where `device` computes: tensors on a GPU, the whole process elsewhere.
+pub fn used(device: &Device) -> Option<u64> {
+    match DeviceKind::of(device) {
+        DeviceKind::Flex | DeviceKind::LibTorch => field("/proc/self/status", "VmRSS:"),
+        DeviceKind::Cuda => gpu::used(device),
+    }
+}
+
+/// The most that was in use there, since [`reset_peak`] where that can be.
+pub fn peak_on(device: &Device) -> Option<u64> {
+    match DeviceKind::of(device) {
+        DeviceKind::Flex | DeviceKind::LibTorch => peak(),
+        DeviceKind::Cuda => gpu::peak(device),
+    }
+}
+
+/// Forgets the peak so far.
+pub fn reset_peak(device: &Device) {
+    match DeviceKind::of(device) {
+        // Linux alone knows this; elsewhere the peak is that of the whole process.
+        DeviceKind::Flex | DeviceKind::LibTorch => drop(fs_err::write("/proc/self/clear_refs", "5")),
+        DeviceKind::Cuda => gpu::reset_peak(device),
+    }
+}
+
+#[cfg(feature = "tch")]
+mod gpu {
+    use burn::tensor::Device;
+    use tune_model::libtorch::{self, GpuMemory};
+
+    fn of(device: &Device) -> Option<GpuMemory> {
+        libtorch::gpu_memory(libtorch::gpu_index(device)?)
+    }
+    pub fn free(device: &Device) -> Option<u64> {
+        Some(of(device)?.free)
+    }
+    pub fn used(device: &Device) -> Option<u64> {
+        Some(of(device)?.allocated)
+    }
+    pub fn peak(device: &Device) -> Option<u64> {
+        Some(of(device)?.peak)
+    }
+    pub fn reset_peak(device: &Device) {
+        if let Some(index) = libtorch::gpu_index(device) {
+            libtorch::reset_peak(index);
+        }
+    }
+}
+
+#[cfg(not(feature = "tch"))]
+mod gpu {
+    use burn::tensor::Device;
+    pub fn free(_: &Device) -> Option<u64> {
+        None
+    }
+    pub use free as used;
+    pub use free as peak;
+    pub fn reset_peak(_: &Device) {}
+}
 
 /// What can still be used without swapping: the smaller of the machine's and the container's.
 pub fn available() -> Option<u64> {

@@ -1,4 +1,5 @@
 //! What will happen, before it does: steps, memory, time.
+use crate::fit::Room;
 use crate::settings::{KeepBlocks, Settings};
 use crate::{Result, TrainError, memory};
 use burn::tensor::{Device, Tensor};
@@ -6,8 +7,9 @@ use serde::Serialize;
 use std::time::{Duration, Instant};
 use tune_data::{Corpus, Packed, Row};
 use tune_model::causal_lm::Sizes;
-use tune_model::ops::{linear, linear_cross_entropy::chunk_rows};
-use tune_model::{Checkpoint, Frozen, Precision};
+use tune_model::memory::{Footprint, Micro, Part};
+use tune_model::ops::linear;
+use tune_model::{Checkpoint, DeviceKind, Frozen, Keep, Precision};
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
@@ -32,22 +34,35 @@ pub struct Plan {
     pub total_steps: usize,
     pub epochs: f64,
     pub tokens_per_step: f64,
-    /// Estimated, in bytes, at the longest micro-batch.
-    pub memory: Vec<MemoryPart>,
-    pub kept_blocks: usize,
+    /// Counted, in bytes, for the peak of the longest micro-batch.
+    pub memory: Vec<Part>,
+    /// What of it may be used, where that is known.
+    pub usable_memory: Option<u64>,
+    pub keep: Keep,
     pub blocks: usize,
+    /// What waits on the host for the device.
+    pub host_memory: u64,
+    /// Tokens a row may have at this batch size, with everything recomputed (or offloaded) that can be.
+    pub longest_that_fits: Option<usize>,
     /// What one trained token must cost at least: `4 P_frozen + 6 P_lora + 6 L d T`, the head for learned tokens alone.
     pub floor_flops_per_token: f64,
-    /// Measured on a short matmul probe; the time is an estimate from it.
-    pub peak_flops: f64,
-    pub expected_seconds: f64,
+    /// `None` where the plan is for a device that is not here.
+    pub speed: Option<Speed>,
     pub warnings: Vec<String>,
 }
 
-#[derive(Debug, Clone, Serialize)]
-pub struct MemoryPart {
-    pub name: String,
-    pub bytes: u64,
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Speed {
+    /// Measured on a short matmul probe; the time is an estimate from it.
+    pub peak_flops: f64,
+    pub expected_seconds: f64,
+}
+
+impl Plan {
+    /// Bytes on the device.
+    pub fn planned_memory(&self) -> u64 {
+        self.memory.iter().map(|part| part.bytes).sum()
+    }
 }
 
 /// What the plan is drawn from.
@@ -61,6 +76,10 @@ pub struct Sources<'a> {
     pub device: &'a Device,
     pub precision: Precision,
     pub device_why: &'a str,
+    /// What the plan is for: `device`'s kind, unless that is not here.
+    pub kind: DeviceKind,
+    /// All that may be used, context and slack included; `None` = what is free.
+    pub budget: Option<u64>,
     /// Blocks kept by the run that goes on.
     pub kept_before: Option<usize>,
     pub warnings: Vec<String>,
@@ -68,7 +87,7 @@ pub struct Sources<'a> {
 
 /// Share of the matmul probe's speed that whole steps reach; for the estimate of the time alone.
 const EXPECTED_SHARE: f64 = 0.7;
-/// Share of the free memory the plan may use.
+/// Share of what is free that the plan may use.
 const USABLE: f64 = 0.9;
 
 pub fn plan(sources: Sources<'_>) -> Result<Plan> {
@@ -94,23 +113,29 @@ pub fn plan(sources: Sources<'_>) -> Result<Plan> {
     let epochs = total_steps as f64 / steps_per_epoch as f64;
 
     let mut warnings = sources.warnings.clone();
-    let (memory, kept_blocks) = memory_plan(&sources, &lengths, &mut warnings)?;
+    let memory = memory_plan(&sources, &lengths, &mut warnings)?;
     let floor = floor_flops(sizes, &lengths);
-    let peak_flops = measure_peak(sources.device, sources.precision);
-    let recomputed = 2.0 * sizes.matmul_params as f64 * (1.0 - share(kept_blocks, sizes.layers));
+    let recomputed = 2.0 * sizes.matmul_params as f64 * (1.0 - share(memory.keep.blocks, sizes.shape.layers));
     let evaluations = match train.eval_every {
         0 => 0,
         every => 1 + total_steps.div_ceil(every),
     };
     let flops = epochs * lengths.tokens as f64 * (floor + recomputed)
         + (evaluations * sources.validation_tokens) as f64 * 2.0 * sizes.matmul_params as f64;
+    let speed = (sources.kind == DeviceKind::of(sources.device)).then(|| {
+        let peak_flops = measure_peak(sources.device, sources.precision);
+        Speed {
+            peak_flops,
+            expected_seconds: flops / (peak_flops * EXPECTED_SHARE),
+        }
+    });
     Ok(Plan {
         device: device_name(sources.device),
         device_why: sources.device_why.to_string(),
         base: base.name.clone(),
         family: sizes.family.clone(),
         total_params: sizes.total_params,
-        trainable_params: sizes.lora_params,
+        trainable_params: sizes.lora_params(),
         adapted_modules: sizes.adapted_modules,
         train_records: corpus.report.train_records,
         validation_records: corpus.report.validation_records,
@@ -125,12 +150,14 @@ pub fn plan(sources: Sources<'_>) -> Result<Plan> {
         total_steps,
         epochs,
         tokens_per_step: lengths.tokens as f64 / steps_per_epoch as f64,
-        memory,
-        kept_blocks,
-        blocks: sizes.layers,
+        memory: memory.footprint.parts,
+        usable_memory: memory.usable,
+        keep: memory.keep,
+        blocks: sizes.shape.layers,
+        host_memory: memory.footprint.host,
+        longest_that_fits: memory.longest,
         floor_flops_per_token: floor,
-        peak_flops,
-        expected_seconds: flops / (peak_flops * EXPECTED_SHARE),
+        speed,
         warnings,
     })
 }
@@ -139,8 +166,8 @@ pub fn plan(sources: Sources<'_>) -> Result<Plan> {
 pub(crate) struct Lengths {
     pub tokens: usize,
     pub learned: usize,
-    /// At most in one micro-batch.
-    pub longest: usize,
+    /// The longest micro-batch a batch size makes: its tokens, and the most that may be learned of one.
+    pub longest: Vec<(usize, usize)>,
     /// Tokens a token shares its segment with, on average over tokens.
     pub segment: f64,
 }
@@ -150,103 +177,138 @@ impl Lengths {
         let pieces = || packed.rows.iter().flat_map(|row| &row.pieces);
         let tokens: usize = packed.rows.iter().map(Row::len).sum();
         let squares: usize = pieces().map(|piece| piece.len() * piece.len()).sum();
-        let mut rows: Vec<usize> = packed.rows.iter().map(Row::len).collect();
-        rows.sort_unstable_by(|a, b| b.cmp(a));
+        let learned = |row: &Row| {
+            row.pieces
+                .iter()
+                .map(|piece| piece.learned(&corpus.train))
+                .sum::<usize>()
+        };
+        let descending = |of: &dyn Fn(&Row) -> usize| {
+            let mut rows: Vec<usize> = packed.rows.iter().map(of).collect();
+            rows.sort_unstable_by(|a, b| b.cmp(a));
+            let sums = rows.into_iter().take(batch_size).scan(0, |sum, row| {
+                *sum += row;
+                Some(*sum)
+            });
+            sums.collect::<Vec<_>>()
+        };
+        let longest = descending(&Row::len).into_iter().zip(descending(&learned)).collect();
         Self {
             tokens,
             learned: pieces().map(|piece| piece.learned(&corpus.train)).sum(),
-            longest: rows.iter().take(batch_size).sum(),
+            longest,
             segment: share(squares, tokens),
         }
     }
 }
 
 pub(crate) fn floor_flops(sizes: &Sizes, lengths: &Lengths) -> f64 {
-    let head = sizes.hidden * sizes.vocab;
+    let shape = &sizes.shape;
+    let head = shape.hidden * shape.vocab;
     let blocks = sizes.matmul_params.saturating_sub(head) as f64;
     let learned = share(lengths.learned, lengths.tokens);
     4.0 * (blocks + learned * head as f64)
-        + 6.0 * sizes.lora_params as f64
-        + 6.0 * (sizes.layers * sizes.hidden) as f64 * lengths.segment
+        + 6.0 * sizes.lora_params() as f64
+        + 6.0 * (shape.layers * shape.hidden) as f64 * lengths.segment
 }
 
-/// The parts, and how many blocks may keep their activations.
-fn memory_plan(
-    sources: &Sources<'_>,
-    lengths: &Lengths,
-    warnings: &mut Vec<String>,
-) -> Result<(Vec<MemoryPart>, usize)> {
+struct MemoryPlan {
+    keep: Keep,
+    footprint: Footprint,
+    usable: Option<u64>,
+    longest: Option<usize>,
+}
+
+/// How the longest micro-batch fits into what there is. On a GPU what does not fit is an error; a CPU can swap, and is warned of.
+fn memory_plan(sources: &Sources<'_>, lengths: &Lengths, warnings: &mut Vec<String>) -> Result<MemoryPlan> {
     let Sources {
-        settings, base, sizes, ..
+        settings,
+        base,
+        sizes,
+        kind,
+        ..
     } = sources;
-    let keep = match (&settings.train.keep_blocks, sources.kept_before) {
-        (KeepBlocks::Count(count), _) if *count > sizes.layers => {
+    let (train, layers) = (&settings.train, sizes.shape.layers);
+    let blocks = match (&train.keep_blocks, sources.kept_before) {
+        (KeepBlocks::Count(count), _) if *count > layers => {
             return Err(TrainError::TooManyKept {
                 found: *count,
-                blocks: sizes.layers,
+                blocks: layers,
                 base: base.name.clone(),
             });
         }
-        (KeepBlocks::Count(count), _) => Some(*count),
-        (KeepBlocks::Word(_), before) => before.map(|before| before.min(sizes.layers)),
+        (KeepBlocks::Count(count), _) => *count..=*count,
+        (KeepBlocks::Word(_), Some(before)) => before.min(layers)..=before.min(layers),
+        (KeepBlocks::Word(_), None) => 0..=layers,
     };
-    let available = memory::available();
-    let (parts, kept) = fit(sizes, lengths.longest, keep, available);
-    let total: u64 = parts.iter().map(|part| part.bytes).sum();
-    if let Some(available) = available.filter(|bytes| total > *bytes) {
-        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-        warnings.push(format!(
-            "this run needs about {:.1} GiB of memory and {:.1} GiB are free: lower data.max_length or train.batch_size",
-            gib(total),
-            gib(available)
-        ));
-    }
-    Ok((parts, kept))
+    let micro = |(tokens, learned): (usize, usize)| Micro {
+        tokens,
+        learned,
+        accumulates: train.grad_accumulation > 1,
+        dropout: settings.lora.dropout > 0.0,
+    };
+    let longest = micro(lengths.longest.last().copied().unwrap_or_default());
+    let usable = match sources.budget {
+        Some(budget) => Some(budget.saturating_sub(kind.before_all())),
+        None if *kind == DeviceKind::of(sources.device) => {
+            memory::free(sources.device).map(|bytes| (bytes as f64 * USABLE) as u64)
+        }
+        None => None,
+    };
+    let room = Room {
+        sizes,
+        kind: *kind,
+        bytes: usable.unwrap_or(u64::MAX),
+    };
+    let keep = match (room.keep(longest, blocks.clone()), usable) {
+        (Some(keep), _) => keep,
+        (None, Some(usable)) if sources.budget.is_some() || *kind == DeviceKind::Cuda => {
+            return Err(TrainError::TooLarge {
+                needed: room.footprint(longest, room.least()).total(),
+                usable,
+                change: smallest_change(&room, lengths, train.batch_size, micro),
+            });
+        }
+        (None, _) => {
+            let keep = Keep {
+                blocks: *blocks.start(),
+                offloaded: 0,
+            };
+            let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+            warnings.push(format!(
+                "this run needs about {:.1} GiB of memory and {:.1} GiB can be used: lower data.max_length or train.batch_size",
+                gib(room.footprint(longest, keep).total()),
+                gib(room.bytes)
+            ));
+            keep
+        }
+    };
+    Ok(MemoryPlan {
+        keep,
+        footprint: room.footprint(longest, keep),
+        usable,
+        longest: usable.map(|_| room.longest(train.batch_size, longest)),
+    })
 }
 
-/// Memory by part for micro-batches of at most `longest` tokens, and the blocks kept: `keep`, or as many as fit into what is
-/// `available`.
-pub(crate) fn fit(
-    sizes: &Sizes,
-    longest: usize,
-    keep: Option<usize>,
-    available: Option<u64>,
-) -> (Vec<MemoryPart>, usize) {
-    let part = |name: &str, bytes: usize| MemoryPart {
-        name: name.into(),
-        bytes: bytes as u64,
-    };
-    let adapters = 4 * sizes.lora_params;
-    let logits = chunk_rows(sizes.vocab).min(longest) * sizes.vocab * 4;
-    let fixed = [
-        part("weights", sizes.weight_bytes),
-        part("adapters", adapters),
-        part("gradients", 2 * adapters),
-        part("optimizer moments", 2 * adapters),
-        part("one block's backward", longest * sizes.kept_bytes_per_token),
-        part("logits, in chunks", logits),
-    ];
-    let scratch = Some(sizes.scratch_bytes).filter(|bytes| *bytes > 0);
-    let scratch = scratch.map(|bytes| part("one matrix, dequantized", bytes));
-    let fixed: Vec<_> = fixed.into_iter().chain(scratch).collect();
-    let of_blocks = |kept: usize| {
-        let recomputed = sizes.layers - kept;
-        longest * (kept * sizes.kept_bytes_per_token + recomputed * sizes.recomputed_bytes_per_token)
-    };
-    let usable = available.map_or(u64::MAX, |bytes| (bytes as f64 * USABLE) as u64);
-    let total = |kept: usize| fixed.iter().map(|part| part.bytes).sum::<u64>() + of_blocks(kept) as u64;
-    let most = || {
-        (0..=sizes.layers)
-            .rev()
-            .find(|kept| total(*kept) <= usable)
-            .unwrap_or(0)
-    };
-    let kept = keep.unwrap_or_else(most);
-    let kept_part = part(
-        &format!("activations, {kept} of {} blocks kept", sizes.layers),
-        of_blocks(kept),
-    );
-    (fixed.into_iter().chain([kept_part]).collect(), kept)
+/// What would make the run fit: fewer rows at a time, else shorter ones, else a smaller base.
+fn smallest_change(
+    room: &Room<'_>,
+    lengths: &Lengths,
+    batch_size: usize,
+    micro: impl Fn((usize, usize)) -> Micro,
+) -> String {
+    let fewer = (1..batch_size)
+        .rev()
+        .filter_map(|rows| Some((rows, *lengths.longest.get(rows - 1)?)))
+        .find(|(_, longest)| room.keep(micro(*longest), 0..=0).is_some());
+    if let Some((rows, _)) = fewer {
+        return format!("set train.batch_size = {rows}, and train.grad_accumulation higher by as much");
+    }
+    match room.longest(1, micro((1, 1))) {
+        0 | 1 => "not even one token fits beside the weights: a smaller base, or more memory".into(),
+        length => format!("set train.batch_size = 1 and data.max_length = {length}"),
+    }
 }
 
 /// FLOP/s of a frozen linear layer on `device`, by the operation the model uses: the best of a tenth of a second. A device
@@ -292,21 +354,13 @@ mod tests {
     use super::*;
 
     fn llama_3_1_8b() -> Sizes {
-        Sizes {
-            family: "llama".into(),
-            layers: 32,
-            hidden: 4096,
-            vocab: 128_256,
-            context: 131_072,
-            matmul_params: 7_504_658_432,
-            total_params: 8_030_261_248,
-            lora_params: 41_943_040,
-            adapted_modules: 224,
-            kept_bytes_per_token: 1,
-            recomputed_bytes_per_token: 1,
-            weight_bytes: 1,
-            scratch_bytes: 0,
-        }
+        let config = serde_json::json!({
+            "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
+            "max_position_embeddings": 131072
+        });
+        let lora = Settings::default().lora_spec();
+        tune_model::causal_lm::sizes_of_shape(config, Some(&lora), Precision::F32).unwrap()
     }
 
     #[test]
@@ -315,7 +369,7 @@ mod tests {
         let lengths = Lengths {
             tokens: 4096,
             learned: 4096,
-            longest: 4096,
+            longest: vec![(4096, 4096)],
             segment: 4096.0,
         };
         let flops = floor_flops(&llama_3_1_8b(), &lengths);

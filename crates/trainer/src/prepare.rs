@@ -5,12 +5,13 @@ use crate::train::Start;
 use crate::watch::{Event, Watch};
 use crate::{Result, TrainError, identity::Identity, settings::Settings};
 use burn::tensor::Device;
+use std::cmp::Reverse;
 use std::sync::Mutex;
 use tune_data::corpus::Progress;
-use tune_data::{Batch, Codec, Corpus, Loader, Packed, pack};
+use tune_data::{Batch, Codec, Corpus, Loader, Packed, Row, pack};
 use tune_model::causal_lm::{Sizes, sizes};
 use tune_model::lora::LoraSpec;
-use tune_model::{CausalLm, Checkpoint, OpenOptions, Precision};
+use tune_model::{CausalLm, Checkpoint, DeviceKind, OpenOptions, Precision};
 
 pub struct Prepared {
     pub base: Checkpoint,
@@ -28,7 +29,8 @@ pub fn prepare(start: &Start<'_>, kept_before: Option<usize>, watch: &mut dyn Wa
     let mut warnings = settings.validate()?;
     let (base, codec) = open_base(settings, &start.hub)?;
     let lora = settings.lora_spec();
-    let precision = Precision::resolve(settings.model.dtype, settings.model.quantize, &start.device)?;
+    let kind = start.planned_for.unwrap_or_else(|| DeviceKind::of(&start.device));
+    let precision = Precision::resolve_for(settings.model.dtype, settings.model.quantize, kind)?;
     let sizes = sizes(&base, Some(&lora), precision)?;
     if base.is_quantized() && !precision.linears.is_quantized() {
         warnings.push(
@@ -40,7 +42,11 @@ pub fn prepare(start: &Start<'_>, kept_before: Option<usize>, watch: &mut dyn Wa
     let data = &settings.data;
     let packed = pack::pack(&corpus.train, data.max_length, data.packing, data.too_long)?;
     check_fit(&base, &sizes, &corpus, &packed)?;
-    let evaluator = Evaluator::new(settings, &corpus.validation, stop_tokens(&base, &codec))?;
+    let longest = longest_micro_batch(&packed, settings.train.batch_size)
+        .iter()
+        .map(|row| row.len())
+        .sum();
+    let evaluator = Evaluator::new(settings, &corpus.validation, stop_tokens(&base, &codec), longest)?;
     let plan = plan(Sources {
         settings,
         base: &base,
@@ -51,6 +57,8 @@ pub fn prepare(start: &Start<'_>, kept_before: Option<usize>, watch: &mut dyn Wa
         device: &start.device,
         precision,
         device_why: &start.device_why,
+        kind,
+        budget: start.memory,
         kept_before,
         warnings,
     })?;
@@ -84,6 +92,14 @@ impl Prepared {
         }
         Ok(window)
     }
+}
+
+/// The rows that make the most tokens together.
+pub fn longest_micro_batch(packed: &Packed, batch_size: usize) -> Vec<&Row> {
+    let mut rows: Vec<_> = packed.rows.iter().collect();
+    rows.sort_by_key(|row| Reverse(row.len()));
+    rows.truncate(batch_size);
+    rows
 }
 
 /// The base and its tokenizer, with the chat template the settings name in place of the base's own.
@@ -164,10 +180,10 @@ fn check_fit(base: &Checkpoint, sizes: &Sizes, corpus: &Corpus, packed: &Packed)
         .chain(&corpus.validation)
         .flat_map(|sample| &sample.tokens);
     let highest = tokens.copied().max().unwrap_or(0) as usize;
-    if highest >= sizes.vocab {
+    if highest >= sizes.shape.vocab {
         return Err(TrainError::TokenizerMisfit {
             token: highest,
-            vocab: sizes.vocab,
+            vocab: sizes.shape.vocab,
             base: base.name.clone(),
         });
     }
@@ -178,10 +194,10 @@ fn check_fit(base: &Checkpoint, sizes: &Sizes, corpus: &Corpus, packed: &Packed)
         .map(|piece| piece.len())
         .max()
         .unwrap_or(0);
-    if longest > sizes.context {
+    if longest > sizes.shape.context {
         return Err(TrainError::LongerThanContext {
             longest,
-            context: sizes.context,
+            context: sizes.shape.context,
             base: base.name.clone(),
         });
     }

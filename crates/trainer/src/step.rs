@@ -1,9 +1,11 @@
 //! One optimizer step: micro-batches to (sum, count), one division, norm, clip, update.
-use crate::optim::{AdamW, Pairs, clip_factor, global_norm};
+use crate::optim::{AdamW, Pairs, clip_factor, squared_norms};
+use crate::out_of_memory::{self, Limits};
 use crate::{Result, TrainError, tensors};
+use burn::tensor::Tensor;
 use tune_data::Batch;
 use tune_model::ops::clock;
-use tune_model::{CausalLm, Keep, Loss, Noise, noise};
+use tune_model::{CausalLm, Loss, Losses, Noise, noise};
 
 /// What one step did. `loss` is the mean over the learned tokens of the whole window.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,21 +23,33 @@ pub struct StepOptions {
     pub step: usize,
     pub rate: f64,
     pub max_grad_norm: f64,
-    pub keep: Keep,
     pub seed: u64,
     pub dropout: f64,
     pub neftune_alpha: f64,
 }
 
 /// Errors leave model and optimizer as they were: nothing is updated by a loss or gradient that is not finite.
-pub fn step(model: &mut CausalLm, adamw: &mut AdamW, window: &[Batch], options: &StepOptions) -> Result<StepResult> {
-    let (loss, gradients) = accumulate(model, window, options)?;
-    let _running = clock::op("optimizer");
+pub fn step(
+    model: &mut CausalLm,
+    adamw: &mut AdamW,
+    window: &[Batch],
+    options: &StepOptions,
+    limits: &mut Limits,
+) -> Result<StepResult> {
+    let (losses, gradients) = accumulate(model, window, options, limits)?;
+    let (losses, norm) = read(losses, &gradients);
+    for (loss, batch) in losses.iter().zip(window) {
+        if !loss.sum.is_finite() {
+            return Err(not_finite("loss", loss.sum, options.step, std::slice::from_ref(batch)));
+        }
+    }
+    let loss = losses.into_iter().fold(Loss::default(), std::ops::Add::add);
     let divisor = loss.learned as f64;
-    let grad_norm = global_norm(&gradients) / divisor;
+    let grad_norm = norm / divisor;
     if !grad_norm.is_finite() {
         return Err(not_finite("gradient norm", grad_norm, options.step, window));
     }
+    let _running = clock::op("optimizer");
     let scale = clip_factor(grad_norm, options.max_grad_norm) / divisor;
     let pairs = adamw.update(model.adapters(), gradients, scale, options.rate);
     model.set_adapters(pairs);
@@ -48,38 +62,51 @@ pub fn step(model: &mut CausalLm, adamw: &mut AdamW, window: &[Batch], options: 
     })
 }
 
-/// Loss sum and gradient sums over the window.
-fn accumulate(model: &CausalLm, window: &[Batch], options: &StepOptions) -> Result<(Loss, Pairs)> {
-    let mut total = Loss::default();
+/// The losses of each micro-batch, in pieces, and the gradients' sums over the window. Nothing is read from the device.
+pub fn accumulate(
+    model: &CausalLm,
+    window: &[Batch],
+    options: &StepOptions,
+    limits: &mut Limits,
+) -> Result<(Vec<Vec<Losses>>, Pairs)> {
+    let mut losses = Vec::with_capacity(window.len());
     let mut sums = Pairs::new();
     for (micro, batch) in window.iter().enumerate() {
-        let noise = Noise {
-            seed: mix(options.seed, options.step as u64, micro as u64),
-            dropout: options.dropout,
-            neftune_alpha: options.neftune_alpha,
-        };
-        let (loss, gradients) = model.loss_and_gradients(&tensors::input(batch), options.keep, noise)?;
-        if !loss.sum.is_finite() {
-            return Err(not_finite("loss", loss.sum, options.step, std::slice::from_ref(batch)));
-        }
-        total = Loss {
-            sum: total.sum + loss.sum,
-            learned: total.learned + loss.learned,
-        };
-        sums = if sums.is_empty() {
-            gradients
-        } else {
-            add(sums, gradients)
-        };
+        let seed = mix(options.seed, options.step as u64, micro as u64);
+        let (pieces, gradients) = out_of_memory::in_pieces(batch, limits, &mut |piece, first, keep| {
+            let noise = Noise {
+                seed: seed.wrapping_add(first as u64),
+                dropout: options.dropout,
+                neftune_alpha: options.neftune_alpha,
+            };
+            Ok(model.loss_and_gradients(&tensors::input(piece), keep, noise)?)
+        })?;
+        losses.push(pieces);
+        sums = out_of_memory::add(sums, gradients);
     }
-    Ok((total, sums))
+    Ok((losses, sums))
 }
 
-fn add(sums: Pairs, gradients: Pairs) -> Pairs {
-    sums.into_iter()
-        .zip(gradients)
-        .map(|((a, b), (da, db))| (a + da, b + db))
-        .collect()
+/// The loss of each micro-batch, and the gradients' norm: all that a step waits for the device for, in one transfer.
+fn read(losses: Vec<Vec<Losses>>, gradients: &Pairs) -> (Vec<Loss>, f64) {
+    let learned: Vec<usize> = losses
+        .iter()
+        .map(|pieces| pieces.iter().map(Losses::learned).sum())
+        .collect();
+    let mut parts: Vec<Tensor<1>> = losses.into_iter().flatten().map(|losses| losses.0).collect();
+    parts.push(squared_norms(gradients));
+    let values = tensors::to_host(&Tensor::cat(parts, 0));
+    let mut values = values.as_slice();
+    let losses = learned
+        .into_iter()
+        .map(|learned| {
+            let (own, rest) = values.split_at(learned);
+            values = rest;
+            Loss::of(own)
+        })
+        .collect();
+    let squares: f64 = values.iter().map(|square| f64::from(*square)).sum();
+    (losses, squares.sqrt())
 }
 
 fn not_finite(what: &'static str, value: f64, step: usize, batches: &[Batch]) -> TrainError {

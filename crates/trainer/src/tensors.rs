@@ -13,7 +13,7 @@ pub fn input(batch: &Batch) -> Input {
 }
 
 /// The values of an f32 tensor, row-major.
-pub fn to_host(tensor: &Tensor<2>) -> Vec<f32> {
+pub fn to_host<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
     let data = tensor.clone().cast(DType::F32).into_data();
     data.as_slice::<f32>().expect("cast to f32 above").to_vec()
 }

@@ -1,16 +1,18 @@
 //! The main path of a run, in the order it happens.
 //!
-//! On the CPU no probe step on the longest batch comes first: memory there is planned from exact sizes, and such a step
-//! would cost seconds of every start.
+//! On a GPU step 0 is the longest micro-batch without an update, so that what does not fit fails at the start. On a CPU it would
+//! cost seconds of every start, and memory is planned from exact sizes.
 use crate::checkpoint::{self, Best, Progress, Saved};
+use crate::fit::Room;
 use crate::identity::Identity;
 use crate::metrics::{self, JsonLines};
 use crate::optim::{AdamW, Options};
-use crate::prepare::{Prepared, load_model, prepare};
+use crate::out_of_memory::Limits;
+use crate::prepare::{Prepared, load_model, longest_micro_batch, prepare};
 use crate::resume;
 use crate::run_dir::{RunDir, RunState, Status};
 use crate::schedule::LearningRate;
-use crate::step::{StepOptions, StepResult, step};
+use crate::step::{StepOptions, StepResult, accumulate, step};
 use crate::tensorboard::TensorBoard;
 use crate::watch::{EvalMetrics, Event, StepMetrics, Watch};
 use crate::{Result, TrainError, adapter_out, files, memory, plan::Plan, receipt, settings::Settings, svg};
@@ -20,8 +22,9 @@ use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
-use tune_data::Loader;
-use tune_model::{CausalLm, Keep, staging};
+use tune_data::{Batch, Loader};
+use tune_model::causal_lm::sizes;
+use tune_model::{CausalLm, DeviceKind, staging};
 
 /// How a run is started.
 pub struct Start<'a> {
@@ -35,6 +38,10 @@ pub struct Start<'a> {
     pub hub: tune_model::OpenOptions,
     pub device: burn::tensor::Device,
     pub device_why: String,
+    /// Bytes the run may take on the device; `None` = what is free.
+    pub memory: Option<u64>,
+    /// A dry run's device that need not be here.
+    pub planned_for: Option<DeviceKind>,
     /// 0 = go on, 1 = save and stop after this step.
     pub stop: &'a AtomicU8,
     pub started: Instant,
@@ -62,6 +69,14 @@ pub struct Outcome {
     pub dir: PathBuf,
     /// Of this session.
     pub seconds: f64,
+    pub memory: MemoryUse,
+}
+
+/// The peak on the device as it was planned and as it was, weights and all, without what the process held before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MemoryUse {
+    pub planned: u64,
+    pub measured: Option<u64>,
 }
 
 /// The plan alone: opens headers and data, reads no weights (`--dry-run`).
@@ -111,10 +126,11 @@ pub fn train(start: &Start<'_>, watch: &mut dyn Watch) -> Result<Outcome> {
     };
     let mut progress = saved.map(|saved| saved.progress.clone()).unwrap_or_default();
     progress.planned_steps = prepared.plan.total_steps;
-    progress.kept_blocks = prepared.plan.kept_blocks;
+    progress.kept_blocks = prepared.plan.keep.blocks;
     let mut run = Run::open(start, &prepared, &dir, progress, identity)?;
     let ended = run.load(saved, watch).and_then(|mut trained| {
         let ended = run.steps(&mut trained, watch)?;
+        run.log_memory()?;
         run.deliver()?;
         Ok(ended)
     });
@@ -145,6 +161,8 @@ struct Run<'a> {
     samples: JsonLines,
     board: Option<TensorBoard>,
     begun: Instant,
+    /// Held on the device before the weights.
+    memory_before: Option<u64>,
 }
 
 /// What changes from step to step on the device.
@@ -152,6 +170,7 @@ struct Trained {
     model: CausalLm,
     adamw: AdamW,
     loader: Loader,
+    limits: Limits,
 }
 
 impl<'a> Run<'a> {
@@ -188,7 +207,9 @@ impl<'a> Run<'a> {
             samples,
             board,
             begun: Instant::now(),
+            memory_before: memory::used(&start.device),
         };
+        memory::reset_peak(&start.device);
         run.say(Status::Running, None)?;
         Ok(run)
     }
@@ -206,16 +227,62 @@ impl<'a> Run<'a> {
         let train = &settings.train;
         let mut loader = Loader::new(self.prepared.packed.rows.len(), train.batch_size, train.seed);
         let options = Options::of(train);
+        let limits = self.limits()?;
         let Some(saved) = saved else {
             let adamw = AdamW::new(options, &model.adapters());
-            return Ok(Trained { model, adamw, loader });
+            return Ok(Trained {
+                model,
+                adamw,
+                loader,
+                limits,
+            });
         };
         model.attach(&saved.adapter)?;
         let moments = saved.moments(&model.adapters(), &self.start.device)?;
         let adamw = AdamW::resumed(options, saved.progress.step, &moments);
         loader.seek(saved.progress.cursor);
         watch.on(Event::Note(&format!("going on after step {}", saved.progress.step)));
-        Ok(Trained { model, adamw, loader })
+        Ok(Trained {
+            model,
+            adamw,
+            loader,
+            limits,
+        })
+    }
+
+    fn limits(&self) -> Result<Limits> {
+        let Prepared {
+            base, precision, plan, ..
+        } = self.prepared;
+        let sizes = sizes(base, Some(&self.settings.lora_spec()), *precision)?;
+        let room = Room {
+            sizes: &sizes,
+            kind: DeviceKind::of(&self.start.device),
+            bytes: u64::MAX,
+        };
+        Ok(Limits::new(plan.keep, room.least(), &self.start.device))
+    }
+
+    fn options(&self, rate: f64) -> StepOptions {
+        let train = &self.settings.train;
+        StepOptions {
+            step: self.progress.step + 1,
+            rate,
+            max_grad_norm: train.max_grad_norm,
+            seed: train.seed,
+            dropout: self.settings.lora.dropout,
+            neftune_alpha: train.neftune_alpha,
+        }
+    }
+
+    /// Step 0: gradients of the longest micro-batch, made and forgotten.
+    fn probe(&self, trained: &mut Trained, watch: &mut dyn Watch) -> Result<()> {
+        let (packed, corpus) = (&self.prepared.packed, &self.prepared.corpus);
+        let rows = longest_micro_batch(packed, self.settings.train.batch_size);
+        let window = [Batch::new(&rows, &corpus.train)?];
+        accumulate(&trained.model, &window, &self.options(0.0), &mut trained.limits)?;
+        tell(&mut trained.limits, watch);
+        Ok(())
     }
 
     fn steps(&mut self, trained: &mut Trained, watch: &mut dyn Watch) -> Result<Ended> {
@@ -226,6 +293,9 @@ impl<'a> Run<'a> {
         if evaluates && self.progress.first_eval.is_none() {
             self.evaluate(trained, watch)?;
         }
+        if DeviceKind::of(&self.start.device) == DeviceKind::Cuda {
+            self.probe(trained, watch)?;
+        }
         self.announce(watch)?;
         let (first_step, begun) = (self.progress.step, Instant::now());
         while self.progress.step < total_steps {
@@ -234,18 +304,12 @@ impl<'a> Run<'a> {
                 .prepared
                 .next_window(&mut trained.loader, train.grad_accumulation)?;
             let lr = rate.at(self.progress.step);
-            let options = StepOptions {
-                step: self.progress.step + 1,
-                rate: lr,
-                max_grad_norm: train.max_grad_norm,
-                keep: Keep {
-                    blocks: self.progress.kept_blocks,
-                },
-                seed: train.seed,
-                dropout: self.settings.lora.dropout,
-                neftune_alpha: train.neftune_alpha,
-            };
-            let result = step(&mut trained.model, &mut trained.adamw, &window, &options)?;
+            let options = self.options(lr);
+            let Trained {
+                model, adamw, limits, ..
+            } = &mut *trained;
+            let result = step(model, adamw, &window, &options, limits)?;
+            tell(limits, watch);
             let metrics = self.count(&result, lr, &trained.loader, step_begun.elapsed().as_secs_f64());
             self.log(&metrics)?;
             let per_step = begun.elapsed().as_secs_f64() / (metrics.step - first_step) as f64;
@@ -272,6 +336,26 @@ impl<'a> Run<'a> {
             }
         }
         Ok(Ended::Finished)
+    }
+
+    fn memory_use(&self) -> MemoryUse {
+        let peak = memory::peak_on(&self.start.device);
+        MemoryUse {
+            planned: self.prepared.plan.planned_memory(),
+            measured: peak
+                .zip(self.memory_before)
+                .map(|(peak, before)| peak.saturating_sub(before)),
+        }
+    }
+
+    fn log_memory(&mut self) -> Result<()> {
+        let memory = self.memory_use();
+        self.metrics.write(&json!({
+            "event": "memory",
+            "step": self.progress.step,
+            "planned_bytes": memory.planned,
+            "measured_bytes": memory.measured,
+        }))
     }
 
     fn announce(&mut self, watch: &mut dyn Watch) -> Result<()> {
@@ -306,8 +390,10 @@ impl<'a> Run<'a> {
             learned_tokens: self.progress.learned_tokens,
             tokens_per_second,
             learned_tokens_per_second: result.learned as f64 / seconds,
-            floor_share: plan.floor_flops_per_token * tokens_per_second / plan.peak_flops,
-            peak_memory_bytes: memory::peak().unwrap_or(0),
+            floor_share: plan.speed.map_or(0.0, |speed| {
+                plan.floor_flops_per_token * tokens_per_second / speed.peak_flops
+            }),
+            peak_memory_bytes: memory::peak_on(&self.start.device).unwrap_or(0),
         }
     }
 
@@ -470,7 +556,15 @@ impl<'a> Run<'a> {
             },
             dir: self.dir.path().to_path_buf(),
             seconds: self.begun.elapsed().as_secs_f64(),
+            memory: self.memory_use(),
         })
+    }
+}
+
+/// What memory made the run change.
+fn tell(limits: &mut Limits, watch: &mut dyn Watch) {
+    for note in limits.take_notes() {
+        watch.on(Event::Note(&note));
     }
 }
 

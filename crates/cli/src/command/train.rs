@@ -1,10 +1,12 @@
 //! `tune train`: settings to a run, and what to do with it.
-use crate::args::Train;
+use crate::args::{Kind, Train};
 use crate::interrupt::STOP;
-use crate::printer::{Printer, duration, shell_word};
+use crate::printer::{Printer, bytes, duration, shell_word};
 use crate::watch::{Console, plan_table};
 use crate::{End, device, environment, interrupt, resolve};
 use std::time::Instant;
+use tune_model::DeviceKind;
+use tune_trainer::settings::Settings;
 use tune_trainer::train::{Ended, Outcome, Start};
 
 pub fn run(args: &Train, printer: &Printer, started: Instant) -> anyhow::Result<End> {
@@ -14,7 +16,14 @@ pub fn run(args: &Train, printer: &Printer, started: Instant) -> anyhow::Result<
         return Ok(End::Done);
     }
     let settings = &resolved.settings;
-    let chosen = device::choose(&settings.device)?;
+    let planned_for = args.planned_for.or(asked_kind(settings, args)).map(|kind| match kind {
+        Kind::Cuda => DeviceKind::Cuda,
+        Kind::Cpu => DeviceKind::Flex,
+    });
+    let chosen = match planned_for {
+        Some(kind) => device::absent(kind),
+        None => device::choose(&settings.device)?,
+    };
     let start = Start {
         settings,
         resume: args.resume.as_deref(),
@@ -27,6 +36,8 @@ pub fn run(args: &Train, printer: &Printer, started: Instant) -> anyhow::Result<
         ),
         device: chosen.device,
         device_why: chosen.why,
+        memory: args.memory,
+        planned_for,
         stop: &STOP,
         started,
     };
@@ -52,6 +63,11 @@ pub fn run(args: &Train, printer: &Printer, started: Instant) -> anyhow::Result<
     })
 }
 
+/// A dry run with a given amount of memory needs no GPU to plan for one that the settings name.
+fn asked_kind(settings: &Settings, args: &Train) -> Option<Kind> {
+    (args.dry_run && args.memory.is_some() && settings.device.starts_with("cuda")).then_some(Kind::Cuda)
+}
+
 /// Where everything is, and the next commands.
 fn tell(outcome: &Outcome, args: &Train, printer: &Printer) {
     let how = match outcome.ended {
@@ -72,6 +88,18 @@ fn tell(outcome: &Outcome, args: &Train, printer: &Printer) {
             .map(|first| format!("{first:.4} before, "))
             .unwrap_or_default();
         printer.row("eval loss", &format!("{before}{best:.4} at best (step {step})"));
+    }
+    let memory = outcome.memory;
+    if let Some(measured) = memory.measured {
+        let off = 100.0 * (memory.planned as f64 / measured.max(1) as f64 - 1.0);
+        printer.row(
+            "memory",
+            &format!(
+                "{} planned, {} at its peak ({off:+.0} %)",
+                bytes(memory.planned),
+                bytes(measured)
+            ),
+        );
     }
     printer.row("adapter", &format!("{dir}/adapter"));
     printer.row(

@@ -3,7 +3,7 @@ use super::{Family, Shape, config, unsupported};
 use crate::checkpoint::Checkpoint;
 use crate::load::{At, Weights};
 use crate::nn::{Angles, Heads, LayerNorm, Linear, Pass};
-use crate::ops::{self, Gelu};
+use crate::ops::{Activation, Gelu};
 use crate::{Frozen, Result};
 use burn::tensor::Tensor;
 use serde::Deserialize;
@@ -102,8 +102,12 @@ impl GptNeo {
             hidden: d,
             vocab: cfg.vocab_size,
             context: cfg.max_position_embeddings,
-            // inputs of both norms, normed twice, q, k, v, output, lse, the MLP before and after its activation
-            kept_per_token: 8 * d + cfg.num_heads + 2 * inner,
+            heads: cfg.num_heads,
+            q_width: d,
+            kv_width: d,
+            inner,
+            gated: false,
+            rotary: 0,
         };
         let at = weights.root().at("transformer");
         let block = |(layer, kind): (usize, &&str)| {
@@ -157,7 +161,7 @@ impl Attention {
         }
     }
 
-    fn forward(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
+    fn forward(&self, x: Activation, pass: &Pass<'_>) -> Tensor<2> {
         let q = self.q_proj.forward(x.clone(), pass);
         let k = self.k_proj.forward(x.clone(), pass);
         let v = self.v_proj.forward(x, pass);
@@ -182,11 +186,11 @@ impl Family for GptNeo {
     fn block(&self, layer: usize, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
         let block = &self.transformer.h[layer];
         let x = x.clone() + block.attn.forward(block.ln_1.forward(x), pass);
-        let inner = ops::gelu(block.mlp.c_fc.forward(block.ln_2.forward(x.clone()), pass), Gelu::Tanh);
+        let inner = Activation::gelu(block.mlp.c_fc.forward(block.ln_2.forward(x.clone()), pass), Gelu::Tanh);
         x + block.mlp.c_proj.forward(inner, pass)
     }
     fn norm(&self, x: Tensor<2>) -> Tensor<2> {
-        self.transformer.ln_f.forward(x)
+        self.transformer.ln_f.forward(x).value
     }
     fn head(&self) -> &Frozen {
         &self.lm_head

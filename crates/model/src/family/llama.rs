@@ -3,7 +3,8 @@ use super::{Family, Shape, config, unsupported};
 use crate::checkpoint::Checkpoint;
 use crate::load::{At, Weights};
 use crate::nn::{Angles, Heads, Linear, Pass, RmsNorm, Rope};
-use crate::{Frozen, Result, ops};
+use crate::ops::Activation;
+use crate::{Frozen, Result};
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
@@ -101,8 +102,12 @@ impl Llama {
             hidden: d,
             vocab: cfg.vocab_size,
             context: cfg.max_position_embeddings,
-            // inputs of both norms, normed twice, q and output, k and v, lse, gate, up and their product
-            kept_per_token: 4 * d + 2 * q_width + 2 * kv_width + heads.heads + 3 * cfg.intermediate_size,
+            heads: heads.heads,
+            q_width,
+            kv_width,
+            inner: cfg.intermediate_size,
+            gated: true,
+            rotary: 2 * rope.inverse_frequencies.len(),
         };
         let model = weights.root().at("model");
         let block = |layer: usize| {
@@ -152,7 +157,7 @@ impl Attention {
         }
     }
 
-    fn forward(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
+    fn forward(&self, x: Activation, pass: &Pass<'_>) -> Tensor<2> {
         let q = pass.rotate(self.q_proj.forward(x.clone(), pass), self.heads.head_dim);
         let k = pass.rotate(self.k_proj.forward(x.clone(), pass), self.heads.head_dim);
         let v = self.v_proj.forward(x, pass);
@@ -169,10 +174,10 @@ impl Mlp {
         }
     }
 
-    fn forward(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
+    fn forward(&self, x: Activation, pass: &Pass<'_>) -> Tensor<2> {
         let gate = self.gate_proj.forward(x.clone(), pass);
         let up = self.up_proj.forward(x, pass);
-        self.down_proj.forward(ops::swiglu(gate, up), pass)
+        self.down_proj.forward(Activation::swiglu(gate, up), pass)
     }
 }
 
@@ -195,7 +200,7 @@ impl Family for Llama {
         x.clone() + block.mlp.forward(block.post_attention_layernorm.forward(x), pass)
     }
     fn norm(&self, x: Tensor<2>) -> Tensor<2> {
-        self.model.norm.forward(x)
+        self.model.norm.forward(x).value
     }
     fn head(&self) -> &Frozen {
         &self.lm_head

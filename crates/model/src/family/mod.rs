@@ -32,14 +32,23 @@ pub trait Family: Send {
 }
 
 /// Sizes of an architecture.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Shape {
     pub layers: usize,
     pub hidden: usize,
     pub vocab: usize,
     pub context: usize,
-    /// f32 values a kept block holds per token for the backward pass.
-    pub kept_per_token: usize,
+    pub heads: usize,
+    /// Columns of queries, and of attention's output.
+    pub q_width: usize,
+    /// Columns of keys, and of values.
+    pub kv_width: usize,
+    /// Columns between the MLP's matrices.
+    pub inner: usize,
+    /// Whether the MLP has a gate beside what it gates.
+    pub gated: bool,
+    /// Dimensions of a head that rotate.
+    pub rotary: usize,
 }
 
 /// Builds the family `config.json` names; with `weights` that do not read, only its account of tensors.

@@ -3,7 +3,7 @@ use super::Pass;
 use crate::Frozen;
 use crate::load::At;
 use crate::noise;
-use crate::ops::{self, LoraCfg};
+use crate::ops::{self, Activation, LoraCfg};
 use burn::tensor::Tensor;
 use std::sync::Arc;
 
@@ -46,9 +46,10 @@ impl Linear {
     ///
     /// # Shapes
     /// - `x`: `[tokens, in]`, result: `[tokens, out]`
-    pub fn forward(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
+    pub fn forward(&self, x: impl Into<Activation>, pass: &Pass<'_>) -> Tensor<2> {
+        let x = x.into();
         let y = match &self.lora {
-            None => ops::linear(x, &self.weight),
+            None => ops::linear(x.value, &self.weight),
             Some(lora) => {
                 let (a, b) = pass.leaves(&self.path, &lora.a, &lora.b);
                 let seed = noise::derive(pass.noise.seed, &self.path);

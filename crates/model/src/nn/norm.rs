@@ -1,6 +1,6 @@
 //! Normalizations with frozen weights.
 use crate::load::At;
-use crate::ops;
+use crate::ops::Activation;
 use burn::tensor::Tensor;
 
 pub struct RmsNorm {
@@ -15,8 +15,8 @@ impl RmsNorm {
         }
     }
     /// `[tokens, d]` to the same.
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        ops::rms_norm(x, &self.weight, self.eps)
+    pub fn forward(&self, x: Tensor<2>) -> Activation {
+        Activation::rms_norm(x, &self.weight, self.eps)
     }
 }
 
@@ -34,7 +34,7 @@ impl LayerNorm {
         }
     }
     /// `[tokens, d]` to the same.
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        ops::layer_norm(x, &self.weight, &self.bias, self.eps)
+    pub fn forward(&self, x: Tensor<2>) -> Activation {
+        Activation::layer_norm(x, &self.weight, &self.bias, self.eps)
     }
 }

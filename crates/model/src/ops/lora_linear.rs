@@ -1,4 +1,5 @@
 //! Linear with a low-rank update (Hu et al. 2021, arXiv:2106.09685), the update never composed into a dense weight.
+use super::activation::{Activation, Source};
 use super::{clock, has_kernels};
 use crate::frozen::{Frozen, Weight};
 use crate::noise;
@@ -25,6 +26,17 @@ pub trait LoraLinearOp: Backend {
         b: FloatTensor<Self>,
         cfg: LoraCfg,
     ) -> FloatTensor<Self>;
+    /// As `lora_linear`; on a tape it is `source` that stays for the backward pass, and not `x`.
+    fn lora_linear_from(
+        x: FloatTensor<Self>,
+        #[extension_type] _source: Source<Self>,
+        #[extension_type] weight: Weight<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        cfg: LoraCfg,
+    ) -> FloatTensor<Self> {
+        Self::lora_linear(x, weight, a, b, cfg)
+    }
     /// `(y, u)` with `u = dropout(x) · aᵀ`, scaled or not, kept for the same backend's backward pass.
     fn lora_linear_forward(
         x: FloatTensor<Self>,
@@ -49,13 +61,15 @@ pub trait LoraLinearOp: Backend {
 ///
 /// # Shapes
 /// - `x`: `[tokens, in]`, `weight`: `[out, in]`, `a`: `[r, in]`, `b`: `[out, r]`, result: `[tokens, out]`
-pub fn lora_linear(x: Tensor<2>, weight: &Frozen, a: Tensor<2>, b: Tensor<2>, cfg: LoraCfg) -> Tensor<2> {
+pub fn lora_linear(x: impl Into<Activation>, weight: &Frozen, a: Tensor<2>, b: Tensor<2>, cfg: LoraCfg) -> Tensor<2> {
     let _running = clock::op("linear with adapter");
-    if !has_kernels("lora_linear", &x) {
-        return reference(x, weight, a, b, cfg);
+    let Activation { value, source } = x.into();
+    if !has_kernels("lora_linear", &value) {
+        return reference(value, weight, a, b, cfg);
     }
-    Tensor::from_dispatch(<Dispatch as LoraLinearOp>::lora_linear(
-        x.into_dispatch(),
+    Tensor::from_dispatch(<Dispatch as LoraLinearOp>::lora_linear_from(
+        value.into_dispatch(),
+        source,
         weight.clone().into_dispatch(),
         a.into_dispatch(),
         b.into_dispatch(),

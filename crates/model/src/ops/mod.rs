@@ -15,6 +15,7 @@
 //! differentiable operations. A new backend adds a folder here and its name to the `#[backend_extension]` lists.
 #![cfg_attr(feature = "tch", allow(deprecated))] // As `libtorch.rs` says.
 
+pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod clock;
@@ -23,6 +24,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod linear_cross_entropy;
 pub mod lora_linear;
+pub mod offload;
 pub mod rms_norm;
 pub mod rope;
 pub mod swiglu;
@@ -33,6 +35,7 @@ pub mod switch;
 #[cfg(feature = "tch")]
 pub(crate) mod tch;
 
+pub use activation::Activation;
 pub use adamw::adamw;
 pub use attention::{Segment, attention};
 pub use flex::{PackedBf16, has_dpbf16};
@@ -41,6 +44,7 @@ pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use lora_linear::{LoraCfg, lora_linear};
+pub use offload::{from_host, to_host};
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 pub use swiglu::swiglu;

@@ -1,0 +1,216 @@
+//! What a training step holds at its peak, part by part, counted from what the ops save and hand on.
+//!
+//! Saved tensors are those of `ops/autodiff`; workspaces are the widest moment of each pass, op by op. `tests/memory.rs` holds
+//! the count to what is really allocated.
+use crate::causal_lm::{Keep, Sizes};
+use crate::ops::linear_cross_entropy::chunk_rows;
+use crate::precision::{ADAPTER, DeviceKind, EXACT};
+use serde::Serialize;
+
+/// The micro-batch a step is planned for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Micro {
+    pub tokens: usize,
+    pub learned: usize,
+    /// Whether the sums of earlier micro-batches' gradients are held meanwhile.
+    pub accumulates: bool,
+    pub dropout: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Part {
+    pub name: String,
+    pub bytes: u64,
+}
+
+/// The moment of a step at which most is held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Footprint {
+    /// On the device.
+    pub parts: Vec<Part>,
+    /// On the host, for the device.
+    pub host: u64,
+}
+
+impl Footprint {
+    pub fn total(&self) -> u64 {
+        self.parts.iter().map(|part| part.bytes).sum()
+    }
+}
+
+/// What is held at one moment, beside weights, adapters and moments.
+#[derive(Default, Clone, Copy)]
+struct Moment {
+    kept: usize,
+    inputs: usize,
+    gradients: usize,
+    workspace: usize,
+}
+
+impl Moment {
+    fn total(&self) -> usize {
+        self.kept + self.inputs + self.gradients + self.workspace
+    }
+}
+
+/// The peak of a step of `micro` under `keep` on a device of `kind`.
+pub fn footprint(sizes: &Sizes, micro: Micro, keep: Keep, kind: DeviceKind) -> Footprint {
+    let count = Count { sizes, micro, kind };
+    let lowest = count.lowest();
+    let blocks = lowest..sizes.shape.layers;
+    let kept = |layer: usize| layer + keep.blocks >= sizes.shape.layers;
+    let offloaded = |layer: usize| !kept(layer) && layer < lowest + keep.offloaded;
+    // What stays of the blocks below `layer`, while those above it have given their gradients.
+    let at = |layer: usize| {
+        let below = lowest..layer;
+        let above = layer..sizes.shape.layers;
+        Moment {
+            kept: below.clone().filter(|l| kept(*l)).map(|l| count.saved(l)).sum(),
+            inputs: below.filter(|l| !kept(*l) && !offloaded(*l)).count() * count.input(),
+            gradients: above.map(|l| count.gradients(l)).sum::<usize>() + count.sums(),
+            workspace: count.angles(),
+        }
+    };
+    let head = Moment {
+        workspace: count.angles() + count.head(),
+        ..at(sizes.shape.layers)
+    };
+    let backward = |layer: usize| {
+        let below = at(layer);
+        let (taped, workspace) = (count.saved(layer), count.backward(layer));
+        Moment {
+            kept: below.kept + if kept(layer) { taped } else { 0 },
+            gradients: below.gradients + count.gradients(layer),
+            workspace: below.workspace + workspace + if kept(layer) { 0 } else { taped },
+            ..below
+        }
+    };
+    let peak = blocks
+        .clone()
+        .map(backward)
+        .chain([head])
+        .max_by_key(Moment::total)
+        .unwrap_or_default();
+
+    let adapters = sizes.lora_params();
+    let copies = match sizes.precision.compute {
+        compute if compute == ADAPTER => 0,
+        compute => adapters * compute.size(),
+    };
+    let parts = [
+        ("blocks' weights", sizes.linear_bytes),
+        ("embeddings, head, norms", sizes.other_bytes),
+        ("adapters", adapters * ADAPTER.size() + copies),
+        ("optimizer moments", 2 * adapters * ADAPTER.size()),
+        ("gradients", peak.gradients),
+        ("kept activations", peak.kept),
+        ("inputs of recomputed blocks", peak.inputs),
+        ("workspace", peak.workspace),
+        ("the allocator's slack", kind.slack(peak.total())),
+    ];
+    Footprint {
+        parts: parts
+            .into_iter()
+            .map(|(name, bytes)| Part {
+                name: name.into(),
+                bytes: bytes as u64,
+            })
+            .collect(),
+        host: (blocks.filter(|layer| offloaded(*layer)).count() * count.input()) as u64,
+    }
+}
+
+impl DeviceKind {
+    /// What an allocator holds beyond what is asked of it, when `asked` bytes of activations and gradients come and go.
+    fn slack(self, asked: usize) -> usize {
+        match self {
+            Self::Flex | Self::LibTorch => 0,
+            // Rounding and holes of the caching allocator, and cuBLAS's workspace.
+            Self::Cuda => asked / 33 + (64 << 20),
+        }
+    }
+
+    /// What the device takes before the first tensor: on a GPU the context and the kernels.
+    pub fn before_all(self) -> u64 {
+        match self {
+            Self::Flex | Self::LibTorch => 0,
+            Self::Cuda => 600 << 20,
+        }
+    }
+}
+
+struct Count<'a> {
+    sizes: &'a Sizes,
+    micro: Micro,
+    kind: DeviceKind,
+}
+
+impl Count<'_> {
+    /// The lowest block with an adapter: nothing stays of those below.
+    fn lowest(&self) -> usize {
+        let adapted = self.sizes.adapters.iter().position(|block| block.params > 0);
+        adapted.unwrap_or(self.sizes.shape.layers)
+    }
+
+    /// Of `columns` activations a token.
+    fn activations(&self, columns: usize) -> usize {
+        self.micro.tokens * columns * self.sizes.precision.compute.size()
+    }
+
+    fn input(&self) -> usize {
+        self.activations(self.sizes.shape.hidden)
+    }
+
+    /// The inputs of both norms; q, k, v and attention's output with their log-sum-exps; gate and up; `u` of each adapter. What
+    /// norms and activations make of these is made again.
+    fn saved(&self, layer: usize) -> usize {
+        let shape = &self.sizes.shape;
+        let attention = 2 * shape.q_width + 2 * shape.kv_width;
+        let mlp = if shape.gated { 2 } else { 1 } * shape.inner;
+        self.activations(2 * shape.hidden + attention + mlp + self.sizes.adapters[layer].ranks)
+            + self.micro.tokens * shape.heads * EXACT.size()
+    }
+
+    /// The widest moment of a block's backward pass, beyond what was saved: the gradient of its output, and either the MLP's
+    /// (of the product, of gate, of up; or what is multiplied by `down`, remade and dropped out, and its gradient), or
+    /// attention's, when gate and up are gone.
+    fn backward(&self, _layer: usize) -> usize {
+        let shape = &self.sizes.shape;
+        let activation = if shape.gated { 3 } else { 2 } * shape.inner;
+        let down = if self.micro.dropout { 3 } else { 2 } * shape.inner;
+        let freed = if shape.gated { 2 } else { 1 } * shape.inner;
+        // The output's gradient, then those of q, k and v: for each query head, then as they are.
+        let attention = 5 * shape.q_width + 2 * shape.kv_width;
+        self.activations(shape.hidden + activation.max(down).max(attention.saturating_sub(freed)))
+    }
+
+    /// Last hidden states, the learned rows of them, normed, their gradient, and a chunk of logits.
+    fn head(&self) -> usize {
+        let (shape, learned) = (&self.sizes.shape, self.micro.learned);
+        let compute = self.sizes.precision.compute.size();
+        let logit = match self.kind {
+            DeviceKind::Flex => EXACT.size(),
+            // As the product leaves them, and in f32.
+            DeviceKind::LibTorch | DeviceKind::Cuda => compute + EXACT.size(),
+        };
+        self.input()
+            + learned * (3 * shape.hidden * compute + EXACT.size())
+            + chunk_rows(shape.vocab).min(learned) * shape.vocab * logit
+    }
+
+    /// Cosines and sines.
+    fn angles(&self) -> usize {
+        self.micro.tokens * self.sizes.shape.rotary * EXACT.size()
+    }
+
+    fn gradients(&self, layer: usize) -> usize {
+        self.sizes.adapters[layer].params * ADAPTER.size()
+    }
+
+    fn sums(&self) -> usize {
+        match self.micro.accumulates {
+            true => self.sizes.lora_params() * ADAPTER.size(),
+            false => 0,
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The planner's count of bytes against those really allocated, at the peak of a step.
+use burn::tensor::Device;
+use serde_json::{Value, json};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use tune_model::causal_lm::sizes;
+use tune_model::lora::{LoraSpec, Targets};
+use tune_model::memory::{Micro, footprint};
+use tune_model::{CausalLm, Checkpoint, DeviceKind, Input, Keep, Noise, OpenOptions, Precision};
+
+struct Counting;
+
+static HELD: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: all calls go to `System` as they come.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let held = HELD.fetch_add(layout.size(), Relaxed) + layout.size();
+        PEAK.fetch_max(held, Relaxed);
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        HELD.fetch_sub(layout.size(), Relaxed);
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// One measurement at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+const VOCAB: usize = 4096;
+
+fn config(layers: usize) -> Value {
+    json!({
+        "model_type": "llama", "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": layers,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 32, "vocab_size": VOCAB,
+        "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
+        "tie_word_embeddings": true
+    })
+}
+
+/// A folder with a model of `config`, its weights small and not all equal.
+fn write_model(config: &Value) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut header = serde_json::Map::new();
+    let mut data = Vec::new();
+    for (name, info) in Checkpoint::outline("a base of this shape", config.clone())
+        .unwrap()
+        .tensors()
+    {
+        let start = data.len();
+        for i in 0..info.elements() {
+            data.extend((((i * 37 % 101) as f32 - 50.0) * 1e-3).to_le_bytes());
+        }
+        header.insert(
+            name.clone(),
+            json!({ "dtype": "F32", "shape": info.shape, "data_offsets": [start, data.len()] }),
+        );
+    }
+    let header = Value::Object(header).to_string().into_bytes();
+    let file = [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat();
+    fs_err::write(folder.path().join("model.safetensors"), file).unwrap();
+    fs_err::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    fs_err::write(folder.path().join("tokenizer.json"), "{}").unwrap();
+    folder
+}
+
+fn lora(dropout: f64, layers: Option<Vec<usize>>) -> LoraSpec {
+    LoraSpec {
+        r: 8,
+        alpha: 16.0,
+        dropout,
+        rslora: false,
+        targets: Targets::AllLinear,
+        layers,
+        rank_pattern: Vec::new(),
+        alpha_pattern: Vec::new(),
+        seed: 1,
+    }
+}
+
+/// `rows` documents of `length` tokens, the later `learned` of each learned.
+fn input(rows: usize, length: usize, learned: usize) -> Input {
+    let n = rows * length;
+    Input {
+        tokens: (0..n).map(|i| (i * 31 % VOCAB) as u32).collect(),
+        positions: (0..n).map(|i| (i % length) as u32).collect(),
+        starts: (0..=rows).map(|row| row * length).collect(),
+        learn: (0..n).map(|i| i % length >= length - learned).collect(),
+    }
+}
+
+#[test]
+fn the_planned_peak_is_the_measured_one() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let keep = |blocks, offloaded| Keep { blocks, offloaded };
+    let settings = [
+        (6, input(1, 512, 511), keep(6, 0), 0.0, None),
+        (6, input(1, 1024, 100), keep(3, 0), 0.0, None),
+        (6, input(4, 256, 128), keep(0, 0), 0.0, None),
+        (6, input(2, 512, 511), keep(2, 0), 0.1, None),
+        (12, input(8, 128, 127), keep(12, 0), 0.0, Some((6..12).collect())),
+        (12, input(3, 333, 30), keep(5, 0), 0.0, None),
+    ];
+    for (layers, input, keep, dropout, adapted) in settings {
+        let folder = write_model(&config(layers));
+        let base = Checkpoint::open(&folder.path().to_string_lossy(), &OpenOptions::default()).unwrap();
+        let lora = lora(dropout, adapted);
+        let sizes = sizes(&base, Some(&lora), Precision::F32).unwrap();
+        let before = HELD.load(Relaxed);
+        let model = CausalLm::load(&base, Some(&lora), &Device::flex(), Precision::F32, &mut |_, _| ()).unwrap();
+        let loaded = HELD.load(Relaxed) - before;
+        let noise = Noise {
+            seed: 1,
+            dropout,
+            neftune_alpha: 0.0,
+        };
+        PEAK.store(HELD.load(Relaxed), Relaxed);
+        let (losses, gradients) = model.loss_and_gradients(&input, keep, noise).unwrap();
+        let measured = PEAK.load(Relaxed) - before;
+        let micro = Micro {
+            tokens: input.tokens.len(),
+            learned: losses.learned(),
+            accumulates: false,
+            dropout: dropout > 0.0,
+        };
+        drop(gradients);
+        let planned = footprint(&sizes, micro, keep, DeviceKind::Flex);
+        // No optimizer was made here.
+        let moments = planned
+            .parts
+            .iter()
+            .find(|part| part.name == "optimizer moments")
+            .unwrap();
+        let planned_bytes = planned.total() - moments.bytes;
+        let off = |planned: f64, measured: f64| 100.0 * (planned / measured - 1.0);
+        let static_bytes: u64 = planned.parts[..3].iter().map(|part| part.bytes).sum();
+        let all = off(planned_bytes as f64, measured as f64);
+        let moving = off((planned_bytes - static_bytes) as f64, (measured - loaded) as f64);
+        println!(
+            "{layers} blocks, {} tokens, {keep:?}: planned {planned_bytes}, measured {measured}: {all:+.1} %, {moving:+.1} % without weights; loaded {loaded} planned {static_bytes}",
+            micro.tokens
+        );
+        assert!(all.abs() < 7.0 && moving.abs() < 7.0, "{planned:#?}");
+    }
+}

@@ -48,6 +48,19 @@ pub enum Command {
     /// Look at data before training on it
     #[command(subcommand)]
     Data(Data),
+    /// Read documents into an index to retrieve from; touches only what changed
+    Index(Index),
+    /// Show the passages that retrieval brings up for a question
+    Search(Search),
+    /// Answer one question from the documents, with its sources
+    Ask(Ask),
+    /// Compare base, RAG, fine-tuned and hybrid answers on questions, with a verdict
+    Eval(Eval),
+    /// Say whether prompting, RAG, fine-tuning or both fit a task, and what to do next
+    Advise(Advise),
+    /// What was asked so far: numbers, questions to evaluate with, rows to train on
+    #[command(subcommand)]
+    Log(Log),
     /// Answer prompts with a base model, with or without an adapter
     Generate(Generate),
     /// Talk with a model, answers streamed as they come
@@ -121,8 +134,162 @@ pub struct Train {
     pub dry_run: bool,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tune index configs/support.toml
+  tune index configs/support.toml --to qdrant://localhost:6333/support    move it, without embedding again")]
+pub struct Index {
+    #[command(flatten)]
+    pub config: Config,
+    /// Copy the index to another store: qdrant://HOST:PORT/COLLECTION, chroma://…, sqlite:FOLDER
+    #[arg(long, value_name = "STORE")]
+    pub to: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tune search configs/support.toml \"How long do refunds take?\"
+  tune search configs/support.toml --queries datasets/support/questions.jsonl --json > hits.jsonl")]
+pub struct Search {
+    #[command(flatten)]
+    pub config: Config,
+    /// What to look for
+    #[arg(required_unless_present = "queries", conflicts_with = "queries")]
+    pub query: Option<String>,
+    /// Many of them: JSONL with `query` or `question`
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub queries: Option<PathBuf>,
+    /// Passages a query, instead of rag.top_k
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    /// One JSON object a query
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tune ask configs/support.toml \"How long do refunds take?\"
+  tune ask configs/support.toml --arm hybrid --log runs/support/log.jsonl \"How long do refunds take?\"")]
+pub struct Ask {
+    #[command(flatten)]
+    pub config: Config,
+    /// The question
+    pub question: String,
+    /// Who answers: base, rag, tuned or hybrid
+    #[arg(long, default_value = "rag")]
+    pub arm: String,
+    /// Add question, passages, answer and timings to this interaction log
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub log: Option<PathBuf>,
+    /// Log hashes in place of texts
+    #[arg(long, requires = "log")]
+    pub redact: bool,
+    /// The whole interaction as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tune eval configs/support.toml
+  tune eval configs/support.toml --set eval.arms=base,rag --set eval.output=runs/support/eval-rag
+
+Exit codes: 0 shown better, 3 not shown, 4 worse, 2 fault. Stopped at any moment, the same command goes on.")]
+pub struct Eval {
+    #[command(flatten)]
+    pub config: Config,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tune advise configs/support.toml            from the config's [advise] and what can be counted
+  tune advise configs/support.toml --ask      questions in the terminal
+  tune advise runs/support/eval               from what was measured")]
+pub struct Advise {
+    /// A config, or the results of an evaluation (folder or results.json)
+    pub config_or_report: PathBuf,
+    #[command(flatten)]
+    pub set: Set,
+    /// Ask the questions of the decision tree in the terminal
+    #[arg(long)]
+    pub ask: bool,
+    /// Longest wait for an answer, in seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub latency: Option<f64>,
+    /// The advice as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Log {
+    /// Questions, feedback, tokens and times by arm
+    Stats {
+        /// The log
+        file: PathBuf,
+    },
+    /// What is known to be right, as questions for `tune eval` or as rows to train on
+    Export {
+        /// The log
+        file: PathBuf,
+        /// Rows to train on instead of questions
+        #[arg(long)]
+        training: bool,
+    },
+    /// Say what an answer was worth
+    Feedback(Feedback),
+}
+
+#[derive(Debug, Args)]
+pub struct Feedback {
+    /// The log
+    pub file: PathBuf,
+    /// Id of the interaction
+    pub id: String,
+    /// Was it right?
+    pub verdict: Judged,
+    /// What should have been answered
+    #[arg(long, value_name = "TEXT")]
+    pub correction: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Judged {
+    Good,
+    Bad,
+}
+
+impl Judged {
+    pub fn is_good(self) -> bool {
+        self == Self::Good
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct RaftArgs {
+    #[command(flatten)]
+    pub config: Config,
+    /// Questions with answers and gold documents (JSONL); never those you evaluate on
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub questions: PathBuf,
+    /// Where the rows go (JSONL, chat messages)
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub out: PathBuf,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Data {
+    /// Make training rows for a hybrid model: question, gold passage among distractors, answer
+    #[command(after_help = "\
+Example:
+  tune data raft configs/support.toml --questions datasets/support/raft.jsonl --out runs/support/raft.jsonl")]
+    Raft(RaftArgs),
     /// Read every row and report counts, lengths, duplicates, overlap and bad rows; exits 2 on faults
     #[command(after_help = "\
 Examples:

@@ -3,6 +3,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 use tune_model::OpenOptions;
+use tune_rag::settings::StoreKind;
 
 /// Non-empty text of a variable.
 fn text(name: &str) -> Option<String> {
@@ -20,6 +21,20 @@ fn home() -> Option<PathBuf> {
 /// `NO_COLOR` is set to anything (<https://no-color.org>).
 pub fn no_color() -> bool {
     text("NO_COLOR").is_some()
+}
+
+/// The key of a vector database, by the name its own programs read: `QDRANT_API_KEY`, `CHROMA_API_KEY`.
+pub fn store_key(store: StoreKind) -> Option<String> {
+    match store {
+        StoreKind::Sqlite => None,
+        StoreKind::Qdrant => text("QDRANT_API_KEY"),
+        StoreKind::Chroma => text("CHROMA_API_KEY"),
+    }
+}
+
+/// A variable that a setting names; an empty name is none.
+pub fn named(name: &str) -> Option<String> {
+    (!name.is_empty()).then(|| text(name)).flatten()
 }
 
 /// `TUNE_DEVICE` and `TUNE_<SECTION>__<KEY>`: settings of a run. Sorted by name.

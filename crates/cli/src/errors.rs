@@ -4,6 +4,9 @@ use std::error::Error;
 use std::fmt;
 use tune_data::DataError;
 use tune_model::ModelError;
+use tune_rag::RagError;
+use tune_rag::eval::error::EvalError;
+use tune_rag::question::QuestionError;
 use tune_trainer::TrainError;
 
 /// An error of the program itself, with the next step.
@@ -59,6 +62,9 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             .or_else(|| cause.downcast_ref::<TrainError>().and_then(TrainError::hint))
             .or_else(|| cause.downcast_ref::<ModelError>().and_then(ModelError::hint))
             .or_else(|| cause.downcast_ref::<DataError>().and_then(DataError::hint))
+            .or_else(|| cause.downcast_ref::<RagError>().and_then(RagError::hint))
+            .or_else(|| cause.downcast_ref::<EvalError>().and_then(EvalError::hint))
+            .or_else(|| cause.downcast_ref::<QuestionError>().and_then(QuestionError::hint))
     })
 }
 

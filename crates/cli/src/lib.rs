@@ -1,11 +1,15 @@
 //! The program: parse, run, print the error with its hint, and choose the exit code.
+mod answerer;
 mod args;
 mod command;
+mod config;
 mod device;
+mod embedder;
 mod environment;
 mod errors;
 mod gpu;
 mod interrupt;
+mod library;
 #[cfg(feature = "tch")]
 mod libtorch_version;
 mod options;
@@ -32,6 +36,8 @@ pub enum End {
     Done,
     /// It did its work, and found faults in what it looked at.
     Faults,
+    /// A comparison came to this exit code: 0 shown better, 3 not shown, 4 worse.
+    Verdict(u8),
     /// Asked to stop by Ctrl-C, and stopped in order.
     Interrupted,
 }
@@ -40,9 +46,16 @@ pub fn main() -> ExitCode {
     let started = std::time::Instant::now();
     let cli = Cli::parse();
     let printer = Printer::new(&cli.talk);
+    // There 1 could be taken for a verdict of a kind.
+    let verdict = matches!(cli.command, Command::Eval(_));
     match run(cli.command, &printer, started) {
         Ok(End::Done) => ExitCode::SUCCESS,
         Ok(End::Faults) => ExitCode::from(2),
+        Ok(End::Verdict(code)) => ExitCode::from(code),
+        Err(error) if verdict && !errors::is_broken_pipe(&error) => {
+            errors::report(&error, &printer);
+            ExitCode::from(2)
+        }
         Ok(End::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
         Err(error) if errors::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -56,6 +69,12 @@ fn run(command: Command, printer: &Printer, started: std::time::Instant) -> anyh
     match command {
         Command::Train(args) => command::train::run(&args, printer, started),
         Command::Data(args) => command::data::run(&args, printer),
+        Command::Index(args) => command::index::run(&args, printer),
+        Command::Search(args) => command::search::run(&args, printer),
+        Command::Ask(args) => command::ask::run(&args, printer),
+        Command::Eval(args) => command::eval::run(&args, printer),
+        Command::Advise(args) => command::advise::run(&args, printer),
+        Command::Log(args) => command::log::run(&args, printer),
         Command::Generate(args) => command::generate::run(&args, printer),
         Command::Chat(args) => command::chat::run(&args, printer),
         Command::Export(args) => command::export::run(&args, printer),

@@ -1,10 +1,9 @@
-//! Which settings there are and what each may be, told by the defaults of [`Settings`]; unknown and mistyped ones are
+//! Which settings there are and what each may be, told by the defaults of [`Config`]; unknown and mistyped ones are
 //! found here, all at once.
+use crate::config::Config;
 use crate::toml_file::{Problem, TomlFile};
-use serde::Deserialize;
 use toml::Value;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
-use tune_trainer::settings::Settings;
 
 /// Wanted values that the kind of the default does not tell.
 const WANTED: [(&str, &str); 8] = [
@@ -45,10 +44,10 @@ pub struct Options {
 
 impl Options {
     pub fn new() -> anyhow::Result<Self> {
-        let settings = Settings::default();
-        let defaults = toml::Table::try_from(&settings)?;
+        let config = Config::default();
+        let defaults = toml::Table::try_from(&config)?;
         // The order of declaration, which a TOML table loses.
-        let ordered = serde_json::to_value(&settings)?;
+        let ordered = serde_json::to_value(&config)?;
         let mut leaves = Vec::new();
         for (key, value) in ordered.as_object().into_iter().flatten() {
             match (defaults.get(key), value.as_object()) {
@@ -138,7 +137,7 @@ impl Options {
     fn check(&self, path: &str, value: &Value) -> Result<(), String> {
         let mut table = self.defaults.clone();
         put(&mut table, path, value.clone());
-        let Err(error) = Settings::deserialize(table) else {
+        let Err(error) = Config::from_table(table) else {
             return Ok(());
         };
         let choices = choices(error.message());

@@ -1,14 +1,18 @@
 //! What was typed to what it means: `--set` over environment over config file over default, each value remembering
 //! where it came from.
+use crate::config::Config;
 use crate::environment;
 use crate::errors::Failure;
 use crate::options::{Given, Options, put};
 use crate::toml_file::{Problem, TomlFile};
 use anyhow::Context;
-use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 use toml::Value;
+use tune_rag::advise::Task;
+use tune_rag::eval::settings::Eval;
+use tune_rag::raft::Raft;
+use tune_rag::settings::Rag;
 use tune_trainer::settings::Settings;
 
 const DEFAULT: &str = "default";
@@ -16,6 +20,10 @@ const DEFAULT: &str = "default";
 #[derive(Debug)]
 pub struct Resolved {
     pub settings: Settings,
+    pub rag: Rag,
+    pub raft: Raft,
+    pub eval: Eval,
+    pub advise: Task,
     /// Every setting in declared order: path, value, origin.
     values: Vec<(String, Value, String)>,
 }
@@ -68,8 +76,15 @@ fn resolve_layers(file: TomlFile, variables: &[(String, String)], set: &[String]
         put(&mut table, &leaf.path, value.clone());
         values.push((leaf.path, value, origin));
     }
-    let settings = Settings::deserialize(table).context("the settings do not fit together")?;
-    Ok(Resolved { settings, values })
+    let config = Config::from_table(table).context("the settings do not fit together")?;
+    Ok(Resolved {
+        settings: config.settings,
+        rag: config.rag,
+        raft: config.raft,
+        eval: config.eval,
+        advise: config.advise,
+        values,
+    })
 }
 
 impl Resolved {

@@ -68,6 +68,12 @@ impl Codec {
         self.tokenizer.get_vocab_size(true)
     }
 
+    /// Texts that stand for single tokens of their own: control tokens, never to be found in a user's text.
+    pub fn special_tokens(&self) -> Vec<String> {
+        let added = self.tokenizer.get_added_tokens_decoder().into_values();
+        added.filter(|token| token.special).map(|token| token.content).collect()
+    }
+
     pub fn bos(&self) -> Option<u32> {
         self.bos
     }

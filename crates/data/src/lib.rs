@@ -22,6 +22,7 @@ pub mod spec;
 mod split;
 pub mod summary;
 pub mod template;
+pub mod text_tokenizer;
 mod words;
 
 pub use batch::Batch;
@@ -34,4 +35,5 @@ pub use record::{Message, Origin, Record};
 pub use sample::Sample;
 pub use spec::*;
 pub use summary::Summary;
+pub use text_tokenizer::{Encoded, TextTokenizer};
 pub type Result<T> = std::result::Result<T, DataError>;

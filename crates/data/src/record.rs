@@ -59,6 +59,18 @@ impl Record {
         }
     }
 
+    /// All its texts, one after the other.
+    pub fn plain_text(&self) -> String {
+        match &self.body {
+            Body::Text(text) => text.clone(),
+            Body::Chat(messages) => messages
+                .iter()
+                .map(|m| m.content.as_str())
+                .collect::<Vec<_>>()
+                .join("\n"),
+        }
+    }
+
     /// A hash of what the record says, whatever its file, line or key order: equal records hash alike.
     pub fn content_hash(&self) -> u64 {
         let mut hasher = blake3::Hasher::new();

@@ -193,6 +193,14 @@ impl Checkpoint {
         Ok(outline(load::wanted(&outline(BTreeMap::new()))?))
     }
 
+    /// A JSON file that lies beside the weights, if it is there.
+    pub fn companion(&self, name: &str) -> Result<Option<Value>> {
+        match &self.weights {
+            Weights::Safetensors(_) => folder::read_json(&self.path.join(name)),
+            Weights::Gguf(_) | Weights::Random(_) => Ok(None),
+        }
+    }
+
     /// Names as in Hugging Face checkpoints.
     pub fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
         match &self.weights {

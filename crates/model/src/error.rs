@@ -68,6 +68,10 @@ pub enum ModelError {
 
     #[error("`{base}` is of model type `{model_type}`, which has no family here")]
     UnknownFamily { base: String, model_type: String },
+    #[error("`{base}` is of model type `{model_type}`, wanted an encoder of type `bert`")]
+    NotAnEncoder { base: String, model_type: String },
+    #[error("the encoder has no classifier with one output, which scoring pairs needs")]
+    NotACrossEncoder,
     #[error("config.json of `{base}` does not describe its architecture")]
     Config {
         base: String,
@@ -128,6 +132,10 @@ impl ModelError {
             Self::Config { .. } | Self::ConfigUnsupported { .. } => {
                 "use a base of a supported family, or compare its config.json with the one on its model page"
             }
+            Self::NotAnEncoder { .. } => {
+                "name a sentence encoder such as sentence-transformers/all-MiniLM-L6-v2 or BAAI/bge-small-en-v1.5"
+            }
+            Self::NotACrossEncoder => "name a cross-encoder such as cross-encoder/ms-marco-MiniLM-L-6-v2",
             Self::WrongTensors { .. } => "config.json and weights must come from the same model: get both again",
             Self::Targets { names, .. } => {
                 return Some(format!("linear layers of this model: {}", names.join(", ")));

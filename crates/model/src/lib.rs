@@ -2,11 +2,14 @@
 pub mod backprop;
 pub mod causal_lm;
 pub mod checkpoint;
+pub mod encoder;
 pub mod error;
 pub mod family;
 pub mod frozen;
 pub mod generate;
 pub mod gguf;
+#[cfg(feature = "tch")]
+pub mod graph;
 #[cfg(feature = "tch")]
 pub mod libtorch;
 pub mod load;
@@ -20,10 +23,13 @@ pub mod precision;
 pub mod quant;
 pub mod safetensors_file;
 pub mod sampler;
+#[cfg(feature = "tch")]
+pub mod selfcheck;
 pub mod staging;
 
 pub use causal_lm::{CausalLm, Input, Keep, Loss, Noise};
 pub use checkpoint::{Checkpoint, OpenOptions};
+pub use encoder::{Encoder, EncoderInput};
 pub use error::ModelError;
 pub use frozen::Frozen;
 pub use precision::Precision;

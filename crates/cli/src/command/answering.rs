@@ -156,7 +156,7 @@ fn adapter_revision<'a>(args: &Model, adapter: Option<&'a Adapter>) -> Option<&'
 }
 
 /// The end of a turn, the end of text, and what `generation_config.json` adds.
-fn stop_tokens(base: &Checkpoint, codec: &Codec) -> Vec<u32> {
+pub fn stop_tokens(base: &Checkpoint, codec: &Codec) -> Vec<u32> {
     let listed = base
         .generation_config
         .as_ref()

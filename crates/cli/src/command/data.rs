@@ -1,6 +1,6 @@
 //! `tune data check|show|stats`: what a run would be trained on, seen before it is.
 use crate::args::{Data, DataInput};
-use crate::command::answering;
+use crate::command::{answering, raft};
 use crate::errors::Failure;
 use crate::printer::{Printer, Style, plural};
 use crate::{End, environment, resolve};
@@ -11,6 +11,7 @@ use tune_trainer::settings::Settings;
 
 pub fn run(args: &Data, printer: &Printer) -> anyhow::Result<End> {
     match args {
+        Data::Raft(args) => raft::run(args, printer),
         Data::Check(input) => check(input, printer),
         Data::Show { input, rows } => show(input, *rows, printer),
         Data::Stats(input) => stats(input, printer),

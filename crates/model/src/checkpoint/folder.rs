@@ -9,14 +9,17 @@ use std::path::{Path, PathBuf};
 
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
-/// What a model folder holds besides its weights.
-pub(super) const SMALL_FILES: [&str; 6] = [
+/// What a model folder holds besides its weights; the last three are those of sentence-transformers.
+pub(super) const SMALL_FILES: [&str; 9] = [
     "config.json",
     "tokenizer.json",
     "generation_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "1_Pooling/config.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
 ];
 /// Files of slow tokenizers and licences: never read here, carried along into a merged export.
 const CARRIED: [&str; 7] = [
@@ -150,7 +153,7 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
-fn read_json(path: &Path) -> Result<Option<Value>> {
+pub(super) fn read_json(path: &Path) -> Result<Option<Value>> {
     let parse = |bytes: Vec<u8>| serde_json::from_slice(&bytes);
     let parsed = read_file(path)?.map(parse).transpose();
     parsed.map_err(|source| ModelError::Json {

@@ -3,7 +3,8 @@ use super::{Family, Shape, config, unsupported};
 use crate::checkpoint::Checkpoint;
 use crate::load::{At, Weights};
 use crate::nn::{Angles, Heads, LayerNorm, Linear, Pass};
-use crate::{Frozen, Result, ops};
+use crate::ops::{self, Gelu};
+use crate::{Frozen, Result};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::Deserialize;
 
@@ -192,7 +193,7 @@ impl Family for GptNeo {
     fn block(&self, layer: usize, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
         let block = &self.transformer.h[layer];
         let x = x.clone() + block.attn.forward(block.ln_1.forward(x), pass);
-        let inner = ops::gelu(block.mlp.c_fc.forward(block.ln_2.forward(x.clone()), pass));
+        let inner = ops::gelu(block.mlp.c_fc.forward(block.ln_2.forward(x.clone()), pass), Gelu::Tanh);
         x + block.mlp.c_proj.forward(inner, pass)
     }
     fn norm(&self, x: Tensor<2>) -> Tensor<2> {

@@ -105,6 +105,7 @@ impl<'a> Pass<'a> {
             head_dim,
             scale,
             window,
+            causal: true,
             segments,
         }
     }

@@ -1,4 +1,4 @@
-//! Causal attention over packed segments: grouped queries, sliding window, keys from a cache.
+//! Attention over packed segments, causal or not: grouped queries, sliding window, keys from a cache.
 use super::{clock, has_kernels};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
@@ -6,8 +6,8 @@ use burn::tensor::{DType, Tensor, TensorData, activation};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Query rows and the key rows they may see. The last query stands at the last key: query `i` sees keys
-/// `0 ..= i + (keys - queries)` of its segment, no more than `window` of them.
+/// Query rows and the key rows they may see. The last query stands at the last key: where attention is causal, query `i` sees
+/// keys `0 ..= i + (keys - queries)` of its segment, no more than `window` of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
     pub queries: Range<usize>,
@@ -23,12 +23,17 @@ pub struct AttentionCfg {
     pub scale: f64,
     /// Keys a query sees at most, itself included; `None` = all before it.
     pub window: Option<usize>,
+    /// Whether a query sees only the keys up to its own; if not, it sees all of its segment, and there is no window.
+    pub causal: bool,
     pub segments: Arc<[Segment]>,
 }
 
 impl AttentionCfg {
     /// Keys (relative to the segment) that query `i` (relative) sees.
     pub fn visible(&self, segment: &Segment, i: usize) -> Range<usize> {
+        if !self.causal {
+            return 0..segment.keys.len();
+        }
         let end = i + 1 + segment.keys.len() - segment.queries.len();
         self.window.map_or(0, |w| end.saturating_sub(w))..end
     }
@@ -67,7 +72,7 @@ pub trait AttentionOp: Backend {
 /// - `q`: `[tokens, heads * head_dim]`, `k`, `v`: `[key tokens, kv_heads * head_dim]`, result as `q`
 pub fn attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, cfg: AttentionCfg) -> Tensor<2> {
     let _running = clock::op("attention");
-    if !has_kernels(&q) {
+    if !has_kernels("attention", &q) {
         return reference(q, k, v, cfg);
     }
     Tensor::from_dispatch(<Dispatch as AttentionOp>::packed_attention(
@@ -122,6 +127,7 @@ mod tests {
             head_dim: 8,
             scale: 0.4,
             window,
+            causal: true,
             segments,
         }
     }
@@ -141,6 +147,16 @@ mod tests {
                     2e-5,
                 );
             }
+            let cfg = AttentionCfg {
+                causal: false,
+                ..cfg(None, segments)
+            };
+            assert_parity(
+                &[random(1, [200, 32]), random(2, [keys, 16]), random(3, [keys, 16])],
+                |_, i| attention(i[0].clone(), i[1].clone(), i[2].clone(), cfg.clone()),
+                |i| reference(i[0].clone(), i[1].clone(), i[2].clone(), cfg.clone()),
+                2e-5,
+            );
         }
     }
 }

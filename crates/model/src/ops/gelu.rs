@@ -1,31 +1,44 @@
-//! GELU by its tanh approximation (Hendrycks & Gimpel 2016, arXiv:1606.08415), `gelu_new` in Hugging Face configs.
+//! GELU (Hendrycks & Gimpel 2016, arXiv:1606.08415), exact or by its tanh approximation.
 use super::{clock, has_kernels};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, activation};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gelu {
+    /// `x Φ(x)`, `gelu` in Hugging Face configs.
+    Exact,
+    /// `0.5 x (1 + tanh(sqrt(2/π) (x + 0.044715 x³)))`, `gelu_new` and `gelu_pytorch_tanh` there.
+    Tanh,
+}
 
 #[backend_extension(Autodiff, Flex, LibTorch: cfg(feature = "tch"))]
 pub trait GeluOp: Backend {
-    fn gelu_tanh(x: FloatTensor<Self>) -> FloatTensor<Self>;
-    fn gelu_tanh_backward(x: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn gelu_of(x: FloatTensor<Self>, form: Gelu) -> FloatTensor<Self>;
+    fn gelu_of_backward(x: FloatTensor<Self>, dy: FloatTensor<Self>, form: Gelu) -> FloatTensor<Self>;
 }
 
-/// `0.5 x (1 + tanh(sqrt(2/π) (x + 0.044715 x³)))`, element by element.
+/// Element by element.
 ///
 /// # Shapes
 /// - `x`, result: `[tokens, d]`
-pub fn gelu(x: Tensor<2>) -> Tensor<2> {
+pub fn gelu(x: Tensor<2>, form: Gelu) -> Tensor<2> {
     let _running = clock::op("gelu");
-    if !has_kernels(&x) {
-        return reference(x);
+    if !has_kernels("gelu", &x) {
+        return reference(x, form);
     }
-    Tensor::from_dispatch(<Dispatch as GeluOp>::gelu_tanh(x.into_dispatch()))
+    Tensor::from_dispatch(<Dispatch as GeluOp>::gelu_of(x.into_dispatch(), form))
 }
 
 /// The same from Burn's operations.
-pub fn reference(x: Tensor<2>) -> Tensor<2> {
-    let inner = (x.clone() + x.clone().powi_scalar(3) * 0.044_715) * (2.0 / std::f64::consts::PI).sqrt();
-    x * 0.5 * (inner.tanh() + 1.0)
+pub fn reference(x: Tensor<2>, form: Gelu) -> Tensor<2> {
+    match form {
+        Gelu::Exact => activation::gelu(x),
+        Gelu::Tanh => {
+            let inner = (x.clone() + x.clone().powi_scalar(3) * 0.044_715) * (2.0 / std::f64::consts::PI).sqrt();
+            x * 0.5 * (inner.tanh() + 1.0)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -35,11 +48,13 @@ mod tests {
 
     #[test]
     fn equals_the_reference_in_value_and_gradient() {
-        assert_parity(
-            &[random(1, [11, 37]) * 6.0],
-            |_, i| gelu(i[0].clone()),
-            |i| reference(i[0].clone()),
-            1e-5,
-        );
+        for form in [Gelu::Exact, Gelu::Tanh] {
+            assert_parity(
+                &[random(1, [11, 37]) * 6.0],
+                |_, i| gelu(i[0].clone(), form),
+                |i| reference(i[0].clone(), form),
+                1e-5,
+            );
+        }
     }
 }

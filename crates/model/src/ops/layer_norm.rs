@@ -26,7 +26,7 @@ pub trait LayerNormOp: Backend {
 /// - `x`: `[tokens, d]`, `weight`, `bias`: `[d]`, result: `[tokens, d]`
 pub fn layer_norm(x: Tensor<2>, weight: &Tensor<1>, bias: &Tensor<1>, eps: f64) -> Tensor<2> {
     let _running = clock::op("layer norm");
-    if !has_kernels(&x) {
+    if !has_kernels("layer_norm", &x) {
         return reference(x, weight, bias, eps);
     }
     Tensor::from_dispatch(<Dispatch as LayerNormOp>::frozen_layer_norm(

@@ -17,7 +17,7 @@ pub trait LinearOp: Backend {
 /// - `x`: `[tokens, in]`, `weight`: `[out, in]`, result: `[tokens, out]`
 pub fn linear(x: Tensor<2>, weight: &Frozen) -> Tensor<2> {
     let _running = clock::op("linear");
-    if !has_kernels(&x) {
+    if !has_kernels("linear", &x) {
         return reference(x, weight);
     }
     Tensor::from_dispatch(<Dispatch as LinearOp>::frozen_linear(

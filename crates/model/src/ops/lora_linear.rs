@@ -51,7 +51,7 @@ pub trait LoraLinearOp: Backend {
 /// - `x`: `[tokens, in]`, `weight`: `[out, in]`, `a`: `[r, in]`, `b`: `[out, r]`, result: `[tokens, out]`
 pub fn lora_linear(x: Tensor<2>, weight: &Frozen, a: Tensor<2>, b: Tensor<2>, cfg: LoraCfg) -> Tensor<2> {
     let _running = clock::op("linear with adapter");
-    if !has_kernels(&x) {
+    if !has_kernels("lora_linear", &x) {
         return reference(x, weight, a, b, cfg);
     }
     Tensor::from_dispatch(<Dispatch as LoraLinearOp>::lora_linear(

@@ -9,11 +9,13 @@
 //! | [`swiglu`], [`gelu`] | yes | yes | yes |
 //! | [`attention`] | yes | yes | yes |
 //! | [`linear_cross_entropy`] | yes | its gradient comes with its value | yes |
+//! | [`adamw`] | yes | none | yes |
 //!
 //! Kernels serve f32 on flex, f32 and bf16 on LibTorch; anything else runs the reference, which is made of Burn's own
 //! differentiable operations. A new backend adds a folder here and its name to the `#[backend_extension]` lists.
 #![cfg_attr(feature = "tch", allow(deprecated))] // As `libtorch.rs` says.
 
+pub mod adamw;
 pub mod attention;
 pub mod clock;
 pub mod gelu;
@@ -27,11 +29,13 @@ pub mod swiglu;
 
 mod autodiff;
 mod flex;
+pub mod switch;
 #[cfg(feature = "tch")]
-mod tch;
+pub(crate) mod tch;
 
+pub use adamw::adamw;
 pub use attention::{Segment, attention};
-pub use gelu::gelu;
+pub use gelu::{Gelu, gelu};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use linear_cross_entropy::linear_cross_entropy;
@@ -43,8 +47,11 @@ pub use swiglu::swiglu;
 use crate::precision::is_flex;
 use burn::tensor::{DType, Tensor};
 
-/// Whether hand-written kernels serve tensors like `x`.
-fn has_kernels<const D: usize>(x: &Tensor<D>) -> bool {
+/// Whether hand-written kernels serve `op` on tensors like `x`.
+fn has_kernels<const D: usize>(op: &str, x: &Tensor<D>) -> bool {
+    if !switch::is_on(op) {
+        return false;
+    }
     match x.dtype() {
         DType::F32 => true,
         DType::BF16 => !is_flex(&x.device()),

@@ -21,7 +21,7 @@ pub trait RmsNormOp: Backend {
 /// - `x`: `[tokens, d]`, `weight`: `[d]`, result: `[tokens, d]`
 pub fn rms_norm(x: Tensor<2>, weight: &Tensor<1>, eps: f64) -> Tensor<2> {
     let _running = clock::op("RMS norm");
-    if !has_kernels(&x) {
+    if !has_kernels("rms_norm", &x) {
         return reference(x, weight, eps);
     }
     Tensor::from_dispatch(<Dispatch as RmsNormOp>::rms_norm(

@@ -22,7 +22,7 @@ pub trait RopeOp: Backend {
 /// - `x`: `[tokens, heads * head_dim]`, `cos`, `sin`: `[tokens, rotated / 2]`, result as `x`
 pub fn rope(x: Tensor<2>, cos: &Tensor<2>, sin: &Tensor<2>, head_dim: usize, inverse: bool) -> Tensor<2> {
     let _running = clock::op("rotary");
-    if !has_kernels(&x) {
+    if !has_kernels("rope", &x) {
         return reference(x, cos, sin, head_dim, inverse);
     }
     Tensor::from_dispatch(<Dispatch as RopeOp>::rope(

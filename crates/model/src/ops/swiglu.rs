@@ -21,7 +21,7 @@ pub trait SwigluOp: Backend {
 /// - `gate`, `up`, result: `[tokens, d]`
 pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     let _running = clock::op("SwiGLU");
-    if !has_kernels(&gate) {
+    if !has_kernels("swiglu", &gate) {
         return reference(gate, up);
     }
     Tensor::from_dispatch(<Dispatch as SwigluOp>::swiglu(gate.into_dispatch(), up.into_dispatch()))

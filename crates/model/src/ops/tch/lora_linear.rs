@@ -1,5 +1,5 @@
 //! The base product, then the low-rank one accumulated into it by `addmm_`; A carries the scale, since tch's `addmm_` takes none.
-use super::{dense, new};
+use super::{cuda, dense, new};
 use crate::frozen::Weight;
 use crate::noise;
 use crate::ops::lora_linear::{LoraCfg, LoraLinearOp};
@@ -11,6 +11,9 @@ use tch::{Kind, Tensor};
 fn mask(like: &Tensor, cfg: &LoraCfg) -> Option<Tensor> {
     if cfg.dropout == 0.0 {
         return None;
+    }
+    if let Some(mask) = cuda::dropout(&like.ones_like(), cfg.dropout, cfg.seed) {
+        return Some(mask);
     }
     let factors: Vec<f32> = (0..like.numel() as u64)
         .into_par_iter()

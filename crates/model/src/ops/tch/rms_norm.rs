@@ -1,5 +1,5 @@
 //! Statistics in f32 whatever the dtype of the rows.
-use super::new;
+use super::{cuda, new};
 use crate::ops::rms_norm::RmsNormOp;
 use burn::backend::{LibTorch, tensor::FloatTensor};
 use tch::{Kind, Tensor};
@@ -13,6 +13,9 @@ fn inverse_rms(x: &Tensor, eps: f64) -> (Tensor, Tensor) {
 
 impl RmsNormOp for LibTorch {
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+        if let Some(y) = cuda::rms_norm(&x.tensor, &weight.tensor, eps) {
+            return new(y);
+        }
         let kind = x.tensor.kind();
         let (x, inverse) = inverse_rms(&x.tensor, eps);
         new((x * inverse * weight.tensor.to_kind(Kind::Float)).to_kind(kind))
@@ -25,6 +28,9 @@ impl RmsNormOp for LibTorch {
         dy: FloatTensor<Self>,
         eps: f64,
     ) -> FloatTensor<Self> {
+        if let Some(dx) = cuda::rms_norm_backward(&x.tensor, &weight.tensor, &dy.tensor, eps) {
+            return new(dx);
+        }
         let kind = x.tensor.kind();
         let (x, inverse) = inverse_rms(&x.tensor, eps);
         let n = x * &inverse;

@@ -1,5 +1,5 @@
 //! Both halves written into one new tensor; the angles stay in f32.
-use super::new;
+use super::{cuda, new};
 use crate::ops::rope::RopeOp;
 use burn::backend::{LibTorch, tensor::FloatTensor};
 
@@ -11,6 +11,9 @@ impl RopeOp for LibTorch {
         head_dim: usize,
         inverse: bool,
     ) -> FloatTensor<Self> {
+        if let Some(y) = cuda::rope(&x.tensor, &cos.tensor, &sin.tensor, head_dim as i64, inverse) {
+            return new(y);
+        }
         let (d, half) = (head_dim as i64, cos.tensor.size()[1]);
         let x = x.tensor.contiguous();
         let heads = x.view([x.size()[0], -1, d]);

@@ -1,0 +1,206 @@
+//! `tune eval`: the arms of a config on its questions, and a verdict with an exit code.
+use crate::answerer::{Models, Wanted};
+use crate::args::Eval as Args;
+use crate::command::index::REPORT;
+use crate::library::{Opened, Prompting};
+use crate::printer::{Printer, duration, row};
+use crate::resolve::Resolved;
+use crate::watch::Console;
+use crate::{End, device, environment, resolve};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use tune_data::Record;
+use tune_model::Precision;
+use tune_rag::eval::arm::Context;
+use tune_rag::eval::cost::Facts;
+use tune_rag::eval::{Inputs, Progress, TrainingText, evaluate};
+use tune_rag::judge::{Ask, HttpJudge};
+use tune_rag::question::read_questions;
+use tune_rag::results::Results;
+use tune_rag::{Embedder, Weights, report};
+use tune_trainer::watch::{Event, Watch};
+
+pub fn run(args: &Args, printer: &Printer) -> anyhow::Result<End> {
+    let resolved = resolve::resolve(&args.config.config, &args.config.set.set)?;
+    let (settings, eval) = (&resolved.settings, &resolved.eval);
+    eval.validate()?;
+    let questions = read_questions(&eval.questions)?;
+    let chosen = device::choose(&settings.device)?;
+    let needs_index = eval.chosen().iter().any(|arm| arm.context != Context::None);
+    let opened = (needs_index && !resolved.rag.documents.is_empty())
+        .then(|| Opened::open(&resolved.rag, &chosen.device, false, printer))
+        .transpose()?;
+    let precision = Precision::resolve(settings.model.dtype, &chosen.device)?;
+    let mut models = Models::load(&Wanted::all(settings, eval), &chosen.device, precision, printer)?;
+    let prompting = Prompting::new(&resolved.rag, models.codec());
+    let training = training_texts(&resolved);
+    let mut judge =
+        (!eval.judge.url.is_empty()).then(|| HttpJudge::new(&eval.judge, environment::named(&eval.judge.key_variable)));
+
+    let mut console = Console::new(printer);
+    let mut phase = String::new();
+    let results = evaluate(
+        Inputs {
+            settings: eval,
+            questions: &questions,
+            prompts: &prompting,
+            answerer: &mut models,
+            library: opened.as_ref().map(|opened| opened as _),
+            embedder: opened.as_ref().map(|opened| &opened.embedder as &dyn Embedder),
+            training: &training,
+            judge: judge.as_mut().map(|judge| judge as &mut dyn Ask),
+            facts: facts(&resolved, chosen.why, &training),
+        },
+        &mut |progress| show(&mut console, &mut phase, progress),
+    );
+    console.finish();
+    let results = results?;
+    report::write(&results, &eval.output)?;
+    tell(&results, &eval.output, printer)?;
+    Ok(End::Verdict(results.verdict.exit_code()))
+}
+
+fn show(console: &mut Console, phase: &mut String, progress: Progress) {
+    let (name, done, of) = match progress {
+        Progress::Retrieving { done, of } => ("retrieving".to_string(), done, of),
+        Progress::Answering { arm, done, of, .. } => (format!("answering, {}", arm.name()), done, of),
+        Progress::Weighing { arm, done, of } => (format!("perplexity, {}", arm.name()), done, of),
+        Progress::Embedding { texts } => ("comparing meanings".to_string(), 0, texts),
+        Progress::Judging { done, of } => ("judging".to_string(), done, of),
+    };
+    if name != *phase {
+        console.on(Event::Phase { name: &name, total: of });
+        *phase = name;
+    }
+    console.on(Event::Progress { done });
+}
+
+fn tell(results: &Results, output: &Path, printer: &Printer) -> anyhow::Result<()> {
+    let style = &printer.data_style;
+    let metric = results.settings.metric;
+    printer.data(&style.bold(&results.verdict.line))?;
+    for note in &results.verdict.notes {
+        printer.data(note)?;
+    }
+    printer.data("")?;
+    for summary in &results.arms {
+        let scored = summary.scores.get(&metric).map_or("not measured".into(), |score| {
+            let [mean, low, high] = [score.mean, score.low, score.high].map(|share| format!("{:.1}", 100.0 * share));
+            format!("{mean} % {} [{low}, {high}]", metric.label())
+        });
+        let time = summary
+            .cost
+            .total
+            .map_or(String::new(), |total| format!(", {} an answer", duration(total.p50)));
+        printer.data(&row(style, &summary.arm.to_string(), &format!("{scored}{time}")))?;
+    }
+    for left_out in &results.left_out {
+        printer.warning(&format!("arm {} left out: {}", left_out.arm, left_out.reason));
+    }
+    printer.talk("");
+    printer.row("report", &output.join("report.html").display().to_string());
+    printer.row("numbers", &output.join("results.json").display().to_string());
+    Ok(())
+}
+
+/// What the adapters were trained on, as far as their run folders tell: to find questions that training gives away.
+fn training_texts(resolved: &Resolved) -> Vec<TrainingText> {
+    let adapters = [
+        (Weights::Tuned, &resolved.eval.adapter),
+        (Weights::Hybrid, &resolved.eval.hybrid_adapter),
+    ];
+    let mut texts = Vec::new();
+    for (weights, adapter) in adapters {
+        for file in run_config(adapter).map(|config| config.files).unwrap_or_default() {
+            let Ok((_, records)) = tune_data::corpus::records(&file, &resolved.settings.data_spec()) else {
+                continue;
+            };
+            texts.extend(records.into_iter().map(|record: Record| TrainingText {
+                weights,
+                origin: record.origin.to_string(),
+                text: record.plain_text(),
+            }));
+        }
+    }
+    texts
+}
+
+/// What a run left about itself in its folder; `adapter` is that folder or one in it.
+struct RunConfig {
+    files: Vec<PathBuf>,
+    folder: PathBuf,
+}
+
+fn run_config(adapter: &Path) -> Option<RunConfig> {
+    let folder = [Some(adapter), adapter.parent()]
+        .into_iter()
+        .flatten()
+        .find(|folder| folder.join("config.toml").is_file())?;
+    let table: toml::Table = fs_err::read_to_string(folder.join("config.toml")).ok()?.parse().ok()?;
+    let files = table.get("data")?.get("train")?.as_array()?;
+    let path = |file: &toml::Value| Some(PathBuf::from(file.as_str().or(file.get("path")?.as_str())?));
+    Some(RunConfig {
+        files: files
+            .iter()
+            .filter_map(|file| file.as_str().map(PathBuf::from).or_else(|| path(file)))
+            .collect(),
+        folder: folder.to_path_buf(),
+    })
+}
+
+fn facts(resolved: &Resolved, machine: String, training: &[TrainingText]) -> Facts {
+    let index: Value = fs_err::read(resolved.rag.path.join(REPORT))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default();
+    let mut facts = Facts {
+        title: format!(
+            "{} on {}",
+            resolved.eval.questions.display(),
+            resolved.settings.model.base
+        ),
+        machine,
+        base: resolved.settings.model.base.clone(),
+        documents: index["documents"].as_u64().map(|n| n as usize),
+        chunks: index["chunks"].as_u64().map(|n| n as usize),
+        index_seconds: index["seconds"].as_f64(),
+        index_bytes: index["bytes"].as_u64(),
+        ..Facts::default()
+    };
+    let adapters = [
+        (Weights::Tuned, &resolved.eval.adapter),
+        (Weights::Hybrid, &resolved.eval.hybrid_adapter),
+    ];
+    for (weights, adapter) in adapters {
+        let rows = training.iter().filter(|text| text.weights == weights).count();
+        if rows > 0 {
+            facts.training_rows.insert(weights, rows);
+        }
+        let size = [adapter.clone(), adapter.join("adapter")]
+            .iter()
+            .find_map(|dir| Some(dir.join("adapter_model.safetensors").metadata().ok()?.len()));
+        facts.adapter_bytes.extend(size.map(|size| (weights, size)));
+        let seconds = run_config(adapter).and_then(|config| training_seconds(&config.folder));
+        facts.training_seconds.extend(seconds.map(|seconds| (weights, seconds)));
+    }
+    facts
+}
+
+/// Tokens over tokens a second, summed over the steps of a run.
+fn training_seconds(run: &Path) -> Option<f64> {
+    let text = fs_err::read_to_string(run.join("metrics.jsonl")).ok()?;
+    let rows: Vec<BTreeMap<String, Value>> = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let steps = rows
+        .iter()
+        .filter_map(|row| Some((row.get("tokens")?.as_f64()?, row.get("tokens_per_second")?.as_f64()?)));
+    let (mut before, mut seconds) = (0.0, 0.0);
+    for (tokens, speed) in steps {
+        seconds += (tokens - before) / speed.max(1e-9);
+        before = tokens;
+    }
+    (seconds > 0.0).then_some(seconds)
+}

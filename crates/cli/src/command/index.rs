@@ -1,0 +1,154 @@
+//! `tune index`: documents into the index, what changed alone; or an index to another store.
+use crate::args::Index;
+use crate::errors::Failure;
+use crate::library::Opened;
+use crate::printer::{Printer, bytes, count, duration, plural};
+use crate::watch::Console;
+use crate::{End, device, environment, resolve};
+use tune_rag::index::{self, Report};
+use tune_rag::settings::{Rag, StoreKind};
+use tune_rag::store::{self, Store};
+use tune_trainer::watch::{Event, Watch};
+
+/// Beside a SQLite index: what the last run did, for the costs in `tune eval`'s report.
+pub const REPORT: &str = "report.json";
+
+pub fn run(args: &Index, printer: &Printer) -> anyhow::Result<End> {
+    let resolved = resolve::resolve(&args.config.config, &args.config.set.set)?;
+    match &args.to {
+        Some(to) => move_to(&resolved.rag, to, printer),
+        None => make(&resolved.rag, &resolved.settings.device, printer),
+    }
+}
+
+fn make(rag: &Rag, device: &str, printer: &Printer) -> anyhow::Result<End> {
+    let mut opened = Opened::open(rag, &device::choose(device)?.device, true, printer)?;
+    let mut console = Console::new(printer);
+    let mut begun = false;
+    let report = index::index(&mut *opened.store, &opened.embedder, rag, &mut |progress| {
+        if !begun {
+            begun = true;
+            console.on(Event::Phase {
+                name: "indexing",
+                total: progress.of,
+            });
+        }
+        console.on(Event::Progress { done: progress.files });
+    });
+    console.finish();
+    let report = report?;
+    // A run that found nothing to do tells nothing of what indexing costs.
+    if rag.store == StoreKind::Sqlite && report.embedded > 0 {
+        let text = serde_json::to_string_pretty(&report)?;
+        tune_model::staging::write_file(&rag.path.join(REPORT), text.as_bytes())?;
+    }
+    tell(&report, &*opened.store, printer);
+    Ok(End::Done)
+}
+
+fn tell(report: &Report, store: &dyn Store, printer: &Printer) {
+    let changed = match (report.changed, report.removed) {
+        (0, 0) => "nothing had changed".into(),
+        (changed, 0) => format!("{changed} new or changed"),
+        (changed, removed) => format!("{changed} new or changed, {removed} gone"),
+    };
+    printer.row("index", &store.place());
+    printer.row("documents", &format!("{}, {changed}", report.documents));
+    printer.row(
+        "chunks",
+        &format!(
+            "{} of {} tokens in all, {} embedded now",
+            report.chunks,
+            count(report.tokens as f64),
+            report.embedded
+        ),
+    );
+    let size = report
+        .bytes
+        .map(|size| format!(", {}", bytes(size)))
+        .unwrap_or_default();
+    printer.row("took", &format!("{}{size}", duration(report.seconds)));
+    for warning in &report.warnings {
+        printer.warning(warning);
+    }
+    if !report.skipped.is_empty() {
+        printer.warning(&format!("{} skipped:", plural(report.skipped.len(), "file")));
+        for skipped in &report.skipped {
+            printer.talk(&format!("  {}: {}", skipped.path, skipped.reason));
+        }
+    }
+}
+
+/// Copies the index of `rag` to `to`, vectors and all.
+fn move_to(rag: &Rag, to: &str, printer: &Printer) -> anyhow::Result<End> {
+    let target = address(rag, to)?;
+    target.validate()?;
+    let open = |rag: &Rag, create| store::open(rag, environment::store_key(rag.store).as_deref(), create);
+    let from = open(rag, false)?;
+    let mut store = open(&target, true)?;
+    let mut console = Console::new(printer);
+    let mut begun = false;
+    let moved = index::move_index(&*from, &mut *store, &mut |progress| {
+        if !begun {
+            begun = true;
+            console.on(Event::Phase {
+                name: "moving",
+                total: progress.of,
+            });
+        }
+        console.on(Event::Progress { done: progress.files });
+    });
+    console.finish();
+    printer.row("moved", &format!("{} to {}", plural(moved?, "chunk"), store.place()));
+    Ok(End::Done)
+}
+
+/// `qdrant://host:6333/collection`, `chroma://…`, with `+https` behind the name for TLS, or `sqlite:FOLDER`.
+fn address(rag: &Rag, to: &str) -> anyhow::Result<Rag> {
+    let mut target = rag.clone();
+    if let Some(folder) = to.strip_prefix("sqlite:") {
+        (target.store, target.path) = (StoreKind::Sqlite, folder.into());
+        return Ok(target);
+    }
+    let wanted = || {
+        Failure::error(
+            format!("`{to}` is no address of a store"),
+            "wanted qdrant://HOST:PORT/COLLECTION, chroma://HOST:PORT/COLLECTION, qdrant+https://… or sqlite:FOLDER",
+        )
+    };
+    let (scheme, rest) = to.split_once("://").ok_or_else(wanted)?;
+    let (name, http) = match scheme.split_once('+') {
+        Some((name, "https")) => (name, "https"),
+        Some(_) => return Err(wanted()),
+        None => (scheme, "http"),
+    };
+    target.store = match name {
+        "qdrant" => StoreKind::Qdrant,
+        "chroma" => StoreKind::Chroma,
+        _ => return Err(wanted()),
+    };
+    let (host, collection) = rest.split_once('/').unwrap_or((rest, ""));
+    target.url = format!("{http}://{host}");
+    if !collection.is_empty() {
+        target.collection = collection.into();
+    }
+    Ok(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        let rag = Rag::default();
+        let to = address(&rag, "qdrant+https://db.example:6333/help").unwrap();
+        assert_eq!(
+            (to.store, &*to.url, &*to.collection),
+            (StoreKind::Qdrant, "https://db.example:6333", "help")
+        );
+        assert_eq!(address(&rag, "sqlite:runs/a").unwrap().path.to_str(), Some("runs/a"));
+        assert!(address(&rag, "pinecone://x").is_err());
+        assert!(address(&rag, "qdrant").is_err());
+    }
+}

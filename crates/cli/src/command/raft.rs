@@ -1,0 +1,68 @@
+//! `tune data raft`: training rows for a model that answers from passages.
+use crate::answerer::{Models, Wanted};
+use crate::args::RaftArgs;
+use crate::errors::Failure;
+use crate::library::{Opened, Prompting};
+use crate::printer::{Printer, plural};
+use crate::watch::Console;
+use crate::{End, device, resolve};
+use tune_model::{Precision, staging};
+use tune_rag::Weights;
+use tune_rag::question::read_questions;
+use tune_rag::raft::rows;
+use tune_trainer::watch::{Event, Watch};
+
+pub fn run(args: &RaftArgs, printer: &Printer) -> anyhow::Result<End> {
+    let resolved = resolve::resolve(&args.config.config, &args.config.set.set)?;
+    let questions = read_questions(&args.questions)?;
+    let device = device::choose(&resolved.settings.device)?.device;
+    let opened = Opened::open(&resolved.rag, &device, false, printer)?;
+    let precision = Precision::resolve(resolved.settings.model.dtype, &device)?;
+    let wanted = Wanted::of(&resolved.settings, &resolved.eval, Weights::Base);
+    let models = Models::load(&wanted, &device, precision, printer)?;
+    let prompting = Prompting::new(&resolved.rag, models.codec());
+    let mut console = Console::new(printer);
+    console.on(Event::Phase {
+        name: "making rows",
+        total: questions.len(),
+    });
+    let made = rows(&resolved.raft, &questions, &opened, &prompting, &models, &mut |done| {
+        console.on(Event::Progress { done })
+    });
+    console.finish();
+    let made = made?;
+    if made.rows.is_empty() {
+        let reasons: Vec<String> = made
+            .skipped
+            .iter()
+            .take(5)
+            .map(|(id, why)| format!("  {id}: {why}"))
+            .collect();
+        return Err(Failure::error(
+            format!(
+                "no question of {} made a row:\n{}",
+                args.questions.display(),
+                reasons.join("\n")
+            ),
+            "questions need `answers` and `gold`, and the gold documents must be indexed",
+        ));
+    }
+    let mut text = String::new();
+    for row in &made.rows {
+        text += &serde_json::to_string(row)?;
+        text.push('\n');
+    }
+    staging::write_file(&args.out, text.as_bytes())?;
+    let counts: Vec<String> = made.counts.iter().map(|(kind, n)| format!("{n} {kind:?}")).collect();
+    printer.row(
+        "rows",
+        &format!("{} in {}: {}", made.rows.len(), args.out.display(), counts.join(", ")),
+    );
+    if !made.skipped.is_empty() {
+        printer.row(
+            "skipped",
+            &format!("{} without gold or answer", plural(made.skipped.len(), "question")),
+        );
+    }
+    Ok(End::Done)
+}

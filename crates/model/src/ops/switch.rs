@@ -1,0 +1,84 @@
+//! Which kernels are switched off, and why: by the user, or because one failed or disagreed with its reference.
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Kernels of an op by the op's name; those on CUDA that are more than ATen's operations with a library's name, or `.cuda` for
+/// ours, behind it.
+pub const NAMES: &[&str] = &[
+    "adamw.cuda",
+    "attention",
+    "attention.cudnn",
+    "attention.flash",
+    "dropout.cuda",
+    "gelu",
+    "graph",
+    "int8.cuda",
+    "layer_norm",
+    "linear",
+    "linear_cross_entropy",
+    "linear_cross_entropy.cuda",
+    "lora_linear",
+    "nf4.cuda",
+    "rms_norm",
+    "rms_norm.cuda",
+    "rope",
+    "rope.cuda",
+    "swiglu",
+    "swiglu.cuda",
+];
+
+static ANY: AtomicBool = AtomicBool::new(false);
+static OFF: Mutex<BTreeMap<&'static str, String>> = Mutex::new(BTreeMap::new());
+
+fn switched_off() -> MutexGuard<'static, BTreeMap<&'static str, String>> {
+    OFF.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `name` is one of [`NAMES`]. The first reason stays.
+pub fn off(name: &'static str, why: impl Into<String>) {
+    debug_assert!(NAMES.contains(&name), "{name}");
+    switched_off().entry(name).or_insert_with(|| why.into());
+    ANY.store(true, Ordering::Release);
+}
+
+/// Switches off what a user names: kernels divided by commas, or `reference` for all of them.
+///
+/// # Errors
+/// The first name that is none.
+pub fn off_by_user(names: &str) -> Result<(), String> {
+    let why = "asked for";
+    for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        match NAMES.iter().find(|known| **known == name) {
+            Some(known) => off(known, why),
+            None if name == "reference" => NAMES.iter().for_each(|known| off(known, why)),
+            None => return Err(name.into()),
+        }
+    }
+    Ok(())
+}
+
+pub fn is_on(name: &str) -> bool {
+    !ANY.load(Ordering::Acquire) || !switched_off().contains_key(name)
+}
+
+/// What is off, and why.
+pub fn reasons() -> Vec<(&'static str, String)> {
+    switched_off().iter().map(|(name, why)| (*name, why.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_none_is_given_back() {
+        assert_eq!(off_by_user("rms_nrom"), Err("rms_nrom".into()));
+        assert!(is_on("rms_norm"));
+    }
+
+    #[test]
+    fn names_are_in_order() {
+        assert!(NAMES.is_sorted());
+    }
+}

@@ -1,0 +1,321 @@
+//! Each fused op on small inputs of odd sizes against its reference, in value and gradient, on the device itself. What disagrees
+//! is switched off by name, and the next slower way is checked in its place: a wrong kernel costs speed, never a model.
+use crate::ops::attention::{self, AttentionCfg};
+use crate::ops::{self, LoraCfg, Segment, switch};
+use crate::{Frozen, graph, libtorch, noise};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What was found of one kernel.
+#[derive(Debug, Clone)]
+pub struct Check {
+    /// As [`switch::NAMES`] has it.
+    pub name: &'static str,
+    pub dtype: DType,
+    /// Relative to the largest value of the reference, over the value and all gradients.
+    pub error: f32,
+    pub tolerance: f32,
+    /// Of one forward and backward pass, host and device.
+    pub micros: f64,
+}
+
+impl Check {
+    pub fn ok(&self) -> bool {
+        self.error <= self.tolerance
+    }
+}
+
+type Op = Box<dyn Fn(&[Tensor<2>]) -> Tensor<2>>;
+
+struct Case {
+    /// The ways to run it, the fastest first; those that do not serve the device or dtype are passed over.
+    names: &'static [&'static str],
+    inputs: Vec<Tensor<2>>,
+    /// Given a device's frozen values, the op and its reference.
+    fused: Box<dyn Fn(&Place) -> Op>,
+    reference: Op,
+}
+
+struct Place {
+    device: Device,
+    dtype: DType,
+}
+
+impl Place {
+    fn put<const D: usize>(&self, x: &Tensor<D>) -> Tensor<D> {
+        x.clone().to_device(&self.device).cast(self.dtype)
+    }
+    fn exact<const D: usize>(&self, x: &Tensor<D>) -> Tensor<D> {
+        x.clone().to_device(&self.device)
+    }
+    /// Whether a kernel of this name is what runs here.
+    fn serves(&self, name: &str) -> bool {
+        let on_cuda = libtorch::why_no_kernels().is_none() && libtorch::gpu_index(&self.device).is_some();
+        match name.split_once('.') {
+            None => true,
+            Some((_, "cuda")) => on_cuda,
+            Some(_) => on_cuda && self.dtype == DType::BF16,
+        }
+    }
+}
+
+/// Checks all kernels that serve `device`, in f32 and bf16.
+pub fn run(device: &Device) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for dtype in [DType::F32, DType::BF16] {
+        let place = Place {
+            device: device.clone(),
+            dtype,
+        };
+        for case in cases() {
+            checks.extend(check(&case, &place));
+        }
+    }
+    checks.extend(graph::check(device));
+    checks
+}
+
+/// Goes on to the next way until one agrees.
+fn check(case: &Case, place: &Place) -> Vec<Check> {
+    let plain = Place {
+        device: Device::flex(),
+        dtype: DType::F32,
+    };
+    let wanted = value_and_gradients(case, &plain, &case.reference);
+    let fused = (case.fused)(place);
+    let mut checks = Vec::new();
+    for name in case.names {
+        if !switch::is_on(name) || !place.serves(name) {
+            continue;
+        }
+        value_and_gradients(case, place, &fused); // compiles, plans, allocates
+        let begin = Instant::now();
+        let found = value_and_gradients(case, place, &fused);
+        let micros = begin.elapsed().as_secs_f64() * 1e6;
+        let error = found
+            .iter()
+            .zip(&wanted)
+            .map(|(f, w)| relative_error(f, w))
+            .fold(0.0, f32::max);
+        let check = Check {
+            name,
+            dtype: place.dtype,
+            error,
+            tolerance: if place.dtype == DType::F32 { 1e-4 } else { 0.03 },
+            micros,
+        };
+        let ok = check.ok();
+        checks.push(check);
+        if ok {
+            break;
+        }
+        switch::off(
+            name,
+            format!("off by {error:.1e} of the largest value in {:?}", place.dtype),
+        );
+    }
+    checks
+}
+
+/// On the host, f32.
+fn value_and_gradients(case: &Case, place: &Place, op: &Op) -> Vec<Vec<f32>> {
+    let host = |x: Tensor<2>| -> Vec<f32> { x.inner().into_data().iter().collect() };
+    let leaves: Vec<_> = case
+        .inputs
+        .iter()
+        .map(|x| place.put(x).autodiff().require_grad())
+        .collect();
+    let y = op(&leaves);
+    let mut gradients = (y.clone() * place.put(&random(99, y.dims())).autodiff()).backward();
+    let gradients = leaves.iter().filter_map(|x| x.grad_remove(&mut gradients));
+    let mut all: Vec<_> = gradients.map(host).collect();
+    all.push(host(y));
+    all
+}
+
+/// A NaN is infinitely wrong.
+fn relative_error(found: &[f32], wanted: &[f32]) -> f32 {
+    let largest = wanted.iter().fold(f32::MIN_POSITIVE, |max, x| max.max(x.abs()));
+    let differences = found.iter().zip(wanted).map(|(f, w)| (f - w).abs() / largest);
+    if found.len() != wanted.len() {
+        return f32::INFINITY;
+    }
+    differences.fold(0.0, |max: f32, d| if d.is_nan() { f32::INFINITY } else { max.max(d) })
+}
+
+/// Multiples of 1/128 in ±1, which bf16 holds exactly.
+fn random<const D: usize>(seed: u64, shape: [usize; D]) -> Tensor<D> {
+    let n: usize = shape.iter().product();
+    let values: Vec<f32> = (0..n)
+        .map(|i| (noise::bits(seed, i as u64) >> 56) as f32 / 128.0 - 1.0)
+        .collect();
+    Tensor::from_data(TensorData::new(values, shape), (&Device::flex(), DType::F32))
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases = vec![
+        rms_norm(),
+        swiglu(),
+        rope(),
+        lora_linear(0.0),
+        lora_linear(0.3),
+        linear_cross_entropy(),
+    ];
+    // Lengths of all kinds, with and without a window, and equal ones, which another library serves.
+    let packed = [(0, 70), (70, 71), (71, 200)];
+    cases.extend([
+        attention(&["attention.flash", "attention"], &packed, None),
+        attention(&["attention.flash", "attention"], &packed, Some(5)),
+        attention(
+            &["attention.cudnn", "attention.flash", "attention"],
+            &[(0, 128), (128, 256)],
+            None,
+        ),
+    ]);
+    cases
+}
+
+fn rms_norm() -> Case {
+    let weight = random::<1>(2, [1037]);
+    let plain = weight.clone();
+    Case {
+        names: &["rms_norm.cuda", "rms_norm"],
+        inputs: vec![random(1, [11, 1037])],
+        fused: Box::new(move |place| {
+            let weight = place.put(&weight);
+            Box::new(move |i| ops::rms_norm(i[0].clone(), &weight, 1e-5))
+        }),
+        reference: Box::new(move |i| ops::rms_norm::reference(i[0].clone(), &plain, 1e-5)),
+    }
+}
+
+fn swiglu() -> Case {
+    Case {
+        names: &["swiglu.cuda", "swiglu"],
+        inputs: vec![random(1, [11, 1037]) * 8.0, random(2, [11, 1037])],
+        fused: Box::new(|_| Box::new(|i| ops::swiglu(i[0].clone(), i[1].clone()))),
+        reference: Box::new(|i| ops::swiglu::reference(i[0].clone(), i[1].clone())),
+    }
+}
+
+fn rope() -> Case {
+    const DIM: usize = 52;
+    let (cos, sin) = (random::<2>(2, [11, 24]), random::<2>(3, [11, 24]));
+    let (plain_cos, plain_sin) = (cos.clone(), sin.clone());
+    Case {
+        names: &["rope.cuda", "rope"],
+        inputs: vec![random(1, [11, 3 * DIM])],
+        fused: Box::new(move |place| {
+            let (cos, sin) = (place.exact(&cos), place.exact(&sin));
+            Box::new(move |i| ops::rope(i[0].clone(), &cos, &sin, DIM, false))
+        }),
+        reference: Box::new(move |i| ops::rope::reference(i[0].clone(), &plain_cos, &plain_sin, DIM, false)),
+    }
+}
+
+fn lora_linear(dropout: f64) -> Case {
+    let cfg = LoraCfg {
+        scale: 1.7,
+        dropout,
+        seed: 5,
+    };
+    let weight = random::<2>(2, [77, 133]);
+    let plain = Frozen::from(weight.clone());
+    let adapter = |x: &Tensor<2>| x.clone().cast(crate::precision::ADAPTER);
+    Case {
+        names: if dropout > 0.0 {
+            &["dropout.cuda", "lora_linear"]
+        } else {
+            &["lora_linear"]
+        },
+        inputs: vec![random(1, [43, 133]), random(3, [8, 133]), random(4, [77, 8])],
+        fused: Box::new(move |place| {
+            let weight = Frozen::from(place.put(&weight));
+            Box::new(move |i| ops::lora_linear(i[0].clone(), &weight, adapter(&i[1]), adapter(&i[2]), cfg))
+        }),
+        reference: Box::new(move |i| {
+            ops::lora_linear::reference(i[0].clone(), &plain, i[1].clone(), i[2].clone(), cfg)
+        }),
+    }
+}
+
+/// Losses and the gradient of the rows side by side, since the op gives both.
+fn linear_cross_entropy() -> Case {
+    let weight = random::<2>(2, [1037, 40]);
+    let plain = Frozen::from(weight.clone());
+    let targets: Arc<[u32]> = (0..50).map(|i| i * 37 % 1037).collect();
+    let plain_targets = targets.clone();
+    let both = |loss: Tensor<1>, dh: Tensor<2>| Tensor::cat(vec![loss.unsqueeze_dim(1).cast(dh.dtype()), dh], 1);
+    Case {
+        names: &["linear_cross_entropy.cuda", "linear_cross_entropy"],
+        inputs: vec![random(1, [50, 40])],
+        fused: Box::new(move |place| {
+            let (weight, targets) = (Frozen::from(place.put(&weight)), targets.clone());
+            Box::new(move |i| {
+                let rows = i[0].clone().inner();
+                match ops::linear_cross_entropy(rows.clone(), &weight, targets.clone(), true) {
+                    (loss, Some(dh)) => both(loss, dh).autodiff().require_grad(),
+                    (_, None) => rows.autodiff().require_grad(),
+                }
+            })
+        }),
+        reference: Box::new(move |i| {
+            let (loss, dh) = ops::linear_cross_entropy::reference(i[0].clone().inner(), &plain, &plain_targets);
+            both(loss, dh).autodiff().require_grad()
+        }),
+    }
+}
+
+fn attention(names: &'static [&'static str], segments: &[(usize, usize)], window: Option<usize>) -> Case {
+    let segments: Arc<[Segment]> = segments
+        .iter()
+        .map(|(start, end)| Segment {
+            queries: *start..*end,
+            keys: *start..*end,
+        })
+        .collect();
+    let tokens = segments.last().map_or(0, |s| s.queries.end);
+    let cfg = AttentionCfg {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 64,
+        scale: 0.125,
+        window,
+        segments,
+    };
+    let plain = cfg.clone();
+    Case {
+        names,
+        inputs: vec![
+            random(1, [tokens, 256]),
+            random(2, [tokens, 128]),
+            random(3, [tokens, 128]),
+        ],
+        fused: Box::new(move |_| {
+            let cfg = cfg.clone();
+            Box::new(move |i| ops::attention(i[0].clone(), i[1].clone(), i[2].clone(), cfg.clone()))
+        }),
+        reference: Box::new(move |i| attention::reference(i[0].clone(), i[1].clone(), i[2].clone(), plain.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_agree_on_the_cpu() {
+        let checks = run(&crate::libtorch::cpu());
+        assert!(checks.len() >= 18, "{checks:?}");
+        let wrong: Vec<_> = checks.iter().filter(|check| !check.ok()).collect();
+        assert!(wrong.is_empty(), "{wrong:?}");
+    }
+
+    #[test]
+    fn a_difference_is_seen() {
+        assert_eq!(relative_error(&[1.0, 2.0], &[1.0, 4.0]), 0.5);
+        assert_eq!(relative_error(&[f32::NAN], &[1.0]), f32::INFINITY);
+        assert_eq!(relative_error(&[], &[1.0]), f32::INFINITY);
+    }
+}

@@ -1,0 +1,77 @@
+//! How an evaluation can fail, and what to do about it.
+use crate::question::QuestionError;
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum EvalError {
+    #[error("{}", problems.join("\n"))]
+    Settings { problems: Vec<String> },
+    #[error(transparent)]
+    Questions(#[from] QuestionError),
+    #[error("no arm can be run:\n  {}", reasons.join("\n  "))]
+    NoArm { reasons: Vec<String> },
+    #[error("the index is stale: {} changed since it was made: {}", documents.len(), first(documents))]
+    Stale { documents: Vec<String> },
+    #[error("another evaluation is writing {}", .0.display())]
+    Locked(PathBuf),
+    #[error("cannot keep answers in {}", path.display())]
+    Cache {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{doing} failed")]
+    Asking {
+        doing: String,
+        #[source]
+        source: anyhow::Error,
+    },
+    #[error("{} answers were given to {} conversations ({arm})", found, wanted)]
+    Answers { arm: String, found: usize, wanted: usize },
+    #[error("cannot write {}", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{}: {problem}", path.display())]
+    Results { path: PathBuf, problem: String },
+    #[error("cannot read {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+pub type Result<T> = std::result::Result<T, EvalError>;
+
+impl EvalError {
+    /// The next step for whoever reads the message.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Questions(error) => return error.hint(),
+            Self::NoArm { .. } => "give what an arm lacks, or name other arms in eval.arms",
+            Self::Stale { .. } => "run `tune index` again, or set eval.allow_stale = true",
+            Self::Locked(_) => "wait for it, or give this one another eval.output",
+            Self::Cache { .. } | Self::Write { .. } => "answers kept so far stay; run the same command again to go on",
+            Self::Results { .. } => "give a results.json that `tune eval` of this version wrote",
+            Self::Settings { .. } | Self::Asking { .. } | Self::Answers { .. } | Self::Read { .. } => return None,
+        };
+        Some(hint.to_string())
+    }
+}
+
+/// For the closures that ask a model, an index or an embedder.
+pub(crate) fn asking(doing: impl Into<String>) -> impl FnOnce(anyhow::Error) -> EvalError {
+    let doing = doing.into();
+    move |source| EvalError::Asking { doing, source }
+}
+
+fn first(documents: &[String]) -> String {
+    let mut text = documents.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+    if documents.len() > 5 {
+        text.push_str(", …");
+    }
+    text
+}

@@ -1,0 +1,591 @@
+//! Arms side by side on the same questions: ask, score, compare. The main path is [`evaluate`].
+pub mod arm;
+pub mod cache;
+pub mod cost;
+pub mod error;
+pub mod integrity;
+mod material;
+mod score;
+pub mod settings;
+mod summary;
+
+use crate::judge::{self, Ask};
+use crate::metrics::{Metric, bleu, chrf, similarity};
+use crate::question::{Gold, Question, Stratum};
+use crate::results::{Asked, FORMAT, Given, Identity, LeftOut, Results};
+use crate::verdict::verdict;
+use crate::{Answer, Answerer, Embedder, Message, Passage, Prompt, Retrieved, Weights};
+use arm::{Arm, Context};
+use cache::{Cache, Entry, Key, Likelihood};
+use cost::{Facts, break_even};
+use error::{EvalError, Result, asking};
+use integrity::{Overlap, Overlaps, Told};
+use material::Material;
+use settings::Eval;
+use std::collections::{BTreeMap, HashMap};
+
+/// What an evaluation asks of the documents.
+pub trait Library {
+    /// Hash of what is indexed and how.
+    fn identity(&self) -> anyhow::Result<String>;
+    /// Documents that are not indexed as they are now.
+    fn stale(&self) -> anyhow::Result<Vec<String>>;
+    /// Ways to retrieve, each measured by itself; the first is the one that [`Library::retrieve`] uses.
+    fn retrievers(&self) -> Vec<String>;
+    /// Best first, of one retriever alone.
+    fn rank(&self, retriever: &str, question: &str, depth: usize) -> anyhow::Result<Vec<Passage>>;
+    /// Just as a question is answered outside an evaluation.
+    fn retrieve(&self, question: &str) -> anyhow::Result<Retrieved>;
+    /// All passages that cover some of a gold span.
+    fn covering(&self, gold: &Gold) -> anyhow::Result<Vec<Passage>>;
+    fn each_passage(&self, see: &mut dyn FnMut(&Passage)) -> anyhow::Result<()>;
+}
+
+/// How a question, with passages or without, becomes a conversation within the model's context.
+pub trait Prompts {
+    fn prompt(
+        &self,
+        answerer: &dyn Answerer,
+        question: &str,
+        passages: Option<&[Passage]>,
+        max_new_tokens: usize,
+    ) -> anyhow::Result<Prompt>;
+}
+
+/// A row that weights were trained on, to find questions that it gives away.
+pub struct TrainingText {
+    pub weights: Weights,
+    /// File and line.
+    pub origin: String,
+    pub text: String,
+}
+
+/// Everything an evaluation works with; what is `None` or empty is told as not measured.
+pub struct Inputs<'a> {
+    pub settings: &'a Eval,
+    pub questions: &'a [Question],
+    pub prompts: &'a dyn Prompts,
+    pub answerer: &'a mut dyn Answerer,
+    pub library: Option<&'a dyn Library>,
+    pub embedder: Option<&'a dyn Embedder>,
+    pub training: &'a [TrainingText],
+    pub judge: Option<&'a mut dyn Ask>,
+    pub facts: Facts,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Progress {
+    Retrieving {
+        done: usize,
+        of: usize,
+    },
+    /// `kept`: how many of `done` were answered before.
+    Answering {
+        arm: Arm,
+        done: usize,
+        of: usize,
+        kept: usize,
+    },
+    Weighing {
+        arm: Arm,
+        done: usize,
+        of: usize,
+    },
+    Embedding {
+        texts: usize,
+    },
+    Judging {
+        done: usize,
+        of: usize,
+    },
+}
+
+/// Asks every arm every question, keeping each answer in `eval.output` as it comes, and compares.
+pub fn evaluate(inputs: Inputs, watch: &mut dyn FnMut(Progress)) -> Result<Results> {
+    let Inputs {
+        settings,
+        questions,
+        prompts,
+        answerer,
+        library,
+        embedder,
+        training,
+        judge,
+        facts,
+    } = inputs;
+    settings.validate()?;
+    let (arms, left_out) = runnable(settings, questions, answerer, library.is_some());
+    if arms.is_empty() {
+        let reason = |out: &LeftOut| format!("{}: {}", out.arm, out.reason);
+        return Err(EvalError::NoArm {
+            reasons: left_out.iter().map(reason).collect(),
+        });
+    }
+    let stale = check_fresh(settings, library)?;
+    let overlaps = overlaps(questions, library, training)?;
+    let materials = material::gather(&arms, settings, questions, prompts, answerer, library, watch)?;
+    fs_err::create_dir_all(&settings.output).map_err(|source| EvalError::Write {
+        path: settings.output.clone(),
+        source,
+    })?;
+    let mut cache = Cache::open(&settings.output.join("answers.jsonl"))?;
+    let mut asker = Asker {
+        settings,
+        answerer,
+        cache: &mut cache,
+        watch,
+    };
+    let mut asked = start(questions, overlaps, &materials);
+    for &arm in &arms {
+        let answers = asker.answers(arm, &materials)?;
+        let likelihoods = asker.likelihoods(arm, questions, &materials)?;
+        for (i, answer) in answers {
+            let given = give(&asked[i], arm, answer, likelihoods.get(&i).copied(), settings);
+            asked[i].answers.insert(arm, given);
+        }
+    }
+    let forgetting = forgetting(&mut asker, &arms)?;
+    let identity = Identity {
+        weights: arms
+            .iter()
+            .filter_map(|arm| Some((arm.weights, asker.answerer.identity(arm.weights)?)))
+            .collect(),
+        index: library
+            .map(Library::identity)
+            .transpose()
+            .map_err(asking("naming the index"))?,
+        stale,
+        embedder: embedder.map(Embedder::identity),
+        questions: hash(questions),
+        prompts: hash(
+            &materials
+                .iter()
+                .map(|material| &material.conversations)
+                .collect::<Vec<_>>(),
+        ),
+    };
+    if let Some(embedder) = embedder {
+        (asker.watch)(Progress::Embedding {
+            texts: asked.iter().map(|asked| asked.answers.len()).sum(),
+        });
+        embed_scores(&mut asked, embedder)?;
+    }
+    let judgements = match judge {
+        Some(judge) => judge::compare(
+            &asked,
+            &summary::planned(&arms, settings),
+            settings,
+            judge,
+            &mut cache,
+            watch,
+        )?,
+        None => Vec::new(),
+    };
+    let summaries = summary::arms(&arms, &asked, settings);
+    let contrasts = summary::contrasts(&arms, &asked, settings);
+    let verdict = verdict(&summaries, &contrasts, settings);
+    let costs: Vec<_> = summaries.iter().map(|summary| (summary.arm, &summary.cost)).collect();
+    let references = || {
+        questions
+            .iter()
+            .filter(|question| scored(question))
+            .map(|question| question.answers.as_slice())
+    };
+    Ok(Results {
+        format: FORMAT,
+        break_even: break_even(&costs, &facts, &settings.rates),
+        retrieval: summary::retrieval(&asked, material::depth(&asked)),
+        settings: settings.clone(),
+        identity,
+        facts,
+        verdict,
+        arms: summaries,
+        left_out,
+        contrasts,
+        forgetting,
+        judgements,
+        bleu_signature: bleu::signature(references()),
+        chrf_signature: chrf::signature(references()),
+        questions: asked,
+    })
+}
+
+/// Questions with a reference to be compared with.
+pub(crate) fn scored(question: &Question) -> bool {
+    question.stratum != Stratum::NotInCorpus && !question.answers.is_empty()
+}
+
+fn hash(parts: &(impl serde::Serialize + ?Sized)) -> String {
+    blake3::hash(&serde_json::to_vec(parts).unwrap_or_default())
+        .to_hex()
+        .to_string()
+}
+
+/// The arms that have all they need, and why the others have not.
+fn runnable(
+    settings: &Eval,
+    questions: &[Question],
+    answerer: &dyn Answerer,
+    indexed: bool,
+) -> (Vec<Arm>, Vec<LeftOut>) {
+    let labelled = questions.iter().any(|question| !question.gold.is_empty());
+    let lack = |arm: Arm| {
+        if answerer.identity(arm.weights).is_none() {
+            let key = match arm.weights {
+                Weights::Base => return Some("the base model is not at hand"),
+                Weights::Tuned => "no adapter: eval.adapter",
+                Weights::Hybrid => "no adapter: eval.hybrid_adapter",
+            };
+            return Some(key);
+        }
+        match arm.context {
+            Context::None => None,
+            _ if !indexed => Some("no index: [rag] and `tune index`"),
+            Context::Oracle if !labelled => Some("no question has `gold`"),
+            _ => None,
+        }
+    };
+    let (mut arms, mut left_out) = (Vec::new(), Vec::new());
+    for arm in settings.chosen() {
+        match lack(arm) {
+            None => arms.push(arm),
+            Some(reason) => left_out.push(LeftOut {
+                arm,
+                reason: reason.into(),
+            }),
+        }
+    }
+    (arms, left_out)
+}
+
+fn check_fresh(settings: &Eval, library: Option<&dyn Library>) -> Result<Vec<String>> {
+    let stale = library
+        .map(Library::stale)
+        .transpose()
+        .map_err(asking("comparing the index with the documents"))?;
+    let documents = stale.unwrap_or_default();
+    if documents.is_empty() || settings.allow_stale {
+        Ok(documents)
+    } else {
+        Err(EvalError::Stale { documents })
+    }
+}
+
+fn overlaps(
+    questions: &[Question],
+    library: Option<&dyn Library>,
+    training: &[TrainingText],
+) -> Result<Vec<Vec<Overlap>>> {
+    let mut overlaps = Overlaps::new(questions.iter().map(|question| question.question.as_str()));
+    for row in training {
+        overlaps.see(Told::Training(row.weights), &row.origin, &row.text);
+    }
+    if let Some(library) = library {
+        let mut see = |passage: &Passage| overlaps.see(Told::Corpus, &passage.id, &passage.text);
+        library.each_passage(&mut see).map_err(asking("reading the index"))?;
+    }
+    Ok(overlaps.finish())
+}
+
+fn start(questions: &[Question], overlaps: Vec<Vec<Overlap>>, materials: &[Material]) -> Vec<Asked> {
+    let asked = |((question, overlaps), material): ((&Question, _), &Material)| Asked {
+        question: question.clone(),
+        overlaps,
+        indexed: material.indexed,
+        passages: material.passages.clone(),
+        retrieval: material.retrieval,
+        relevance: material.relevance.clone(),
+        contexts: material.contexts.clone(),
+        answers: BTreeMap::new(),
+    };
+    questions.iter().zip(overlaps).zip(materials).map(asked).collect()
+}
+
+/// Scores that need no embeddings.
+fn give(asked: &Asked, arm: Arm, answer: Answer, likelihood: Option<Likelihood>, settings: &Eval) -> Given {
+    let shown = |context: Context| asked.contexts.get(&context);
+    let texts = shown(arm.context).into_iter().flat_map(|shown| &shown.passages);
+    let all = |context| {
+        shown(context)
+            .into_iter()
+            .flat_map(|shown| shown.passages.iter().chain(&shown.left_out))
+    };
+    let evidence = score::Evidence {
+        context: arm.context,
+        passages: texts
+            .map(|&i| (asked.passages[i].passage.text.as_str(), asked.passages[i].gold))
+            .collect(),
+        indexed: asked.indexed,
+        retrieved: all(Context::Retrieved).any(|&i| asked.passages[i].gold),
+    };
+    let scored = score::score(&asked.question, &answer.text, &evidence, &settings.abstentions);
+    Given {
+        answer,
+        abstained: scored.abstained,
+        scores: scored.scores,
+        likelihood,
+        failed: scored.failed,
+    }
+}
+
+/// Cosine to the closest reference, and groundedness in the passages of the prompt.
+fn embed_scores(asked: &mut [Asked], embedder: &dyn Embedder) -> Result<()> {
+    for asked in asked {
+        let references: Vec<&str> = asked.question.answers.iter().map(String::as_str).collect();
+        let references = if scored(&asked.question) {
+            references
+        } else {
+            Vec::new()
+        };
+        let mut texts = Texts::new(&references);
+        let of_answers: Vec<_> = asked
+            .answers
+            .values()
+            .map(|given| texts.add([given.answer.text.as_str()]))
+            .collect();
+        let sentences: Vec<_> = asked
+            .answers
+            .values()
+            .map(|given| texts.add(similarity::sentences(&given.answer.text)))
+            .collect();
+        let passages: Vec<_> = asked
+            .passages
+            .iter()
+            .map(|seen| texts.add(similarity::sentences(&seen.passage.text)))
+            .collect();
+        let vectors = texts.embed(embedder)?;
+        for ((arm, given), (whole, sentences)) in asked.answers.iter_mut().zip(of_answers.iter().zip(&sentences)) {
+            let to_reference = |reference: &Vec<f32>| similarity::cosine(&vectors[whole.start], reference);
+            if let Some(best) = vectors[..references.len()].iter().map(to_reference).reduce(f64::max) {
+                given.scores.insert(Metric::Cosine, best);
+            }
+            let shown = asked.contexts.get(&arm.context);
+            let context: Vec<Vec<f32>> = shown
+                .into_iter()
+                .flat_map(|shown| &shown.passages)
+                .flat_map(|&i| vectors[passages[i].clone()].to_vec())
+                .collect();
+            if let Some(grounded) = similarity::groundedness(&vectors[sentences.clone()], &context) {
+                given.scores.insert(Metric::Groundedness, grounded);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Texts of one question, embedded in one go.
+struct Texts<'a>(Vec<&'a str>);
+
+impl<'a> Texts<'a> {
+    fn new(first: &[&'a str]) -> Self {
+        Texts(first.to_vec())
+    }
+
+    fn add(&mut self, texts: impl IntoIterator<Item = &'a str>) -> std::ops::Range<usize> {
+        let start = self.0.len();
+        self.0.extend(texts);
+        start..self.0.len()
+    }
+
+    fn embed(&self, embedder: &dyn Embedder) -> Result<Vec<Vec<f32>>> {
+        let vectors = similarity::embed(embedder, &self.0).map_err(asking("embedding answers"))?;
+        if vectors.len() == self.0.len() {
+            return Ok(vectors);
+        }
+        let source = anyhow::anyhow!("{} vectors for {} texts", vectors.len(), self.0.len());
+        Err(EvalError::Asking {
+            doing: "embedding answers".into(),
+            source,
+        })
+    }
+}
+
+/// Perplexity of a general text, under each of the weights: the second half of each paragraph after the first.
+fn forgetting(asker: &mut Asker, arms: &[Arm]) -> Result<BTreeMap<Weights, f64>> {
+    let path = &asker.settings.general;
+    if path.as_os_str().is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let text = fs_err::read_to_string(path).map_err(|source| EvalError::Read {
+        path: path.clone(),
+        source,
+    })?;
+    let halves: Vec<(Vec<Message>, String)> = text.split("\n\n").filter_map(halves).take(64).collect();
+    let mut found = BTreeMap::new();
+    for arm in arms {
+        if !found.contains_key(&arm.weights) && !halves.is_empty() {
+            let all = asker.weigh(*arm, &halves)?;
+            found.insert(arm.weights, perplexity(all.iter().copied()));
+        }
+    }
+    Ok(found)
+}
+
+/// Of paragraphs of at least 40 words.
+fn halves(paragraph: &str) -> Option<(Vec<Message>, String)> {
+    let words: Vec<&str> = paragraph.split_whitespace().collect();
+    let (first, second) = words.split_at(words.len() / 2);
+    let content = format!("Continue this text:\n\n{}", first.join(" "));
+    (words.len() >= 40).then(|| {
+        (
+            vec![Message {
+                role: crate::Role::User,
+                content,
+            }],
+            second.join(" "),
+        )
+    })
+}
+
+pub use summary::MIN_CLUSTERS;
+
+pub(crate) fn perplexity(likelihoods: impl Iterator<Item = Likelihood>) -> f64 {
+    let (nll, tokens) = likelihoods.fold((0.0, 0), |sum, next| (sum.0 + next.nll, sum.1 + next.tokens));
+    (nll / tokens.max(1) as f64).exp()
+}
+
+/// Asks the model what is not in the cache, and keeps it there.
+struct Asker<'a> {
+    settings: &'a Eval,
+    answerer: &'a mut dyn Answerer,
+    cache: &'a mut Cache,
+    watch: &'a mut dyn FnMut(Progress),
+}
+
+impl Asker<'_> {
+    /// By question. Batches are made of all conversations, shortest first, so that an answer's company is the same
+    /// whether or not a crash lies between.
+    fn answers(&mut self, arm: Arm, materials: &[Material]) -> Result<BTreeMap<usize, Answer>> {
+        let identity = self.identity(arm)?;
+        let limit = self.settings.max_new_tokens;
+        let mut order: Vec<usize> = (0..materials.len())
+            .filter(|&i| materials[i].conversations.contains_key(&arm.context))
+            .collect();
+        let conversation = |i: usize| &materials[i].conversations[&arm.context];
+        order.sort_by_key(|&i| (conversation(i).tokens, i));
+        let key = |i: usize| Key::of_answer(&identity, &conversation(i).messages, limit);
+        let kept = order.iter().filter(|&&i| self.cache.answer(&key(i)).is_some()).count();
+        let mut done = 0;
+        let mut warm = false;
+        for batch in order.chunks(self.settings.batch_size) {
+            if batch.iter().any(|&i| self.cache.answer(&key(i)).is_none()) {
+                let messages: Vec<Vec<Message>> = batch.iter().map(|&i| conversation(i).messages.clone()).collect();
+                if !warm {
+                    // The first answer of freshly loaded weights pays for more than itself.
+                    self.ask(arm, &messages[..1], 1, &mut |_, _| Ok(()))?;
+                    warm = true;
+                }
+                let keys: Vec<Key> = batch.iter().map(|&i| key(i)).collect();
+                self.ask(arm, &messages, limit, &mut |cache, (i, answer)| {
+                    cache.insert(keys[i].clone(), Entry::Answer(answer.clone()))
+                })?;
+            }
+            done += batch.len();
+            (self.watch)(Progress::Answering {
+                arm,
+                done,
+                of: order.len(),
+                kept,
+            });
+        }
+        let answer = |i: usize| Some((i, self.cache.answer(&key(i))?.clone()));
+        Ok(order.into_iter().filter_map(answer).collect())
+    }
+
+    /// Every answer is told once, as soon as it is there.
+    fn ask(
+        &mut self,
+        arm: Arm,
+        conversations: &[Vec<Message>],
+        limit: usize,
+        keep: &mut dyn FnMut(&mut Cache, (usize, &Answer)) -> Result<()>,
+    ) -> Result<()> {
+        let mut kept = Ok(());
+        let cache = &mut *self.cache;
+        let mut told = |i: usize, answer: &Answer| {
+            if kept.is_ok() && i < conversations.len() {
+                kept = keep(cache, (i, answer));
+            }
+        };
+        let answers = self
+            .answerer
+            .answer(arm.weights, conversations, limit, &mut told)
+            .map_err(asking(format!("answering ({arm})")))?;
+        kept?;
+        if answers.len() != conversations.len() {
+            let (found, wanted) = (answers.len(), conversations.len());
+            return Err(EvalError::Answers {
+                arm: arm.name(),
+                found,
+                wanted,
+            });
+        }
+        answers
+            .iter()
+            .enumerate()
+            .try_for_each(|answer| keep(self.cache, answer))
+    }
+
+    /// Of the first reference of each question that has one; empty where this is switched off.
+    fn likelihoods(
+        &mut self,
+        arm: Arm,
+        questions: &[Question],
+        materials: &[Material],
+    ) -> Result<HashMap<usize, Likelihood>> {
+        if !self.settings.perplexity {
+            return Ok(HashMap::new());
+        }
+        let pairs = questions
+            .iter()
+            .zip(materials)
+            .enumerate()
+            .filter_map(|(i, (question, material))| {
+                let conversation = material.conversations.get(&arm.context)?;
+                scored(question).then(|| (i, (conversation.messages.clone(), question.answers[0].clone())))
+            });
+        let (places, pairs): (Vec<usize>, Vec<_>) = pairs.unzip();
+        Ok(places.into_iter().zip(self.weigh(arm, &pairs)?).collect())
+    }
+
+    fn weigh(&mut self, arm: Arm, pairs: &[(Vec<Message>, String)]) -> Result<Vec<Likelihood>> {
+        let identity = self.identity(arm)?;
+        let key = |pair: &(Vec<Message>, String)| Key::of_likelihood(&identity, &pair.0, &pair.1);
+        let mut all = Vec::with_capacity(pairs.len());
+        for batch in pairs.chunks(self.settings.batch_size) {
+            if batch.iter().any(|pair| self.cache.likelihood(&key(pair)).is_none()) {
+                let found = self
+                    .answerer
+                    .likelihood(arm.weights, batch)
+                    .map_err(asking(format!("weighing references ({arm})")))?;
+                if found.len() != batch.len() {
+                    let (found, wanted) = (found.len(), batch.len());
+                    return Err(EvalError::Answers {
+                        arm: arm.name(),
+                        found,
+                        wanted,
+                    });
+                }
+                for (pair, (nll, tokens)) in batch.iter().zip(found) {
+                    self.cache
+                        .insert(key(pair), Entry::Likelihood(Likelihood { nll, tokens }))?;
+                }
+            }
+            all.extend(batch.iter().filter_map(|pair| self.cache.likelihood(&key(pair))));
+            (self.watch)(Progress::Weighing {
+                arm,
+                done: all.len(),
+                of: pairs.len(),
+            });
+        }
+        Ok(all)
+    }
+
+    fn identity(&self, arm: Arm) -> Result<String> {
+        let gone = || EvalError::Asking {
+            doing: format!("naming the weights of {arm}"),
+            source: anyhow::anyhow!("they are no longer at hand"),
+        };
+        self.answerer.identity(arm.weights).ok_or_else(gone)
+    }
+}

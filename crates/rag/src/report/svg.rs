@@ -1,0 +1,191 @@
+//! Charts as inline SVG. Colours come from the page's style, so that they follow light and dark.
+use super::text::seconds;
+
+const WIDTH: f64 = 460.0;
+const HEIGHT: f64 = 300.0;
+const LEFT: f64 = 44.0;
+const RIGHT: f64 = 16.0;
+const TOP: f64 = 14.0;
+const BOTTOM: f64 = 42.0;
+
+pub struct Line {
+    /// Names a colour of the style: `s0`, `s1`, …
+    pub class: String,
+    /// One a category, 0 to 1.
+    pub values: Vec<f64>,
+}
+
+/// Lines over named categories at equal steps; values 0 to 1.
+pub fn lines(title: &str, categories: &[String], lines: &[Line]) -> String {
+    let x = |i: usize| LEFT + (WIDTH - LEFT - RIGHT) * (i as f64 + 0.5) / categories.len().max(1) as f64;
+    let mut out = open(title);
+    out.push_str(&grid());
+    for (i, category) in categories.iter().enumerate() {
+        out.push_str(&text(x(i), HEIGHT - BOTTOM + 20.0, "middle", "tick", category));
+    }
+    for line in lines {
+        let points: Vec<(f64, f64)> = line
+            .values
+            .iter()
+            .enumerate()
+            .map(|(i, &value)| (x(i), y(value)))
+            .collect();
+        let path: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        out.push_str(&format!(
+            "<polyline class=\"line {}\" points=\"{}\"/>",
+            line.class,
+            path.join(" ")
+        ));
+        for (x, y) in points {
+            out.push_str(&format!(
+                "<circle class=\"dot {}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\"/>",
+                line.class
+            ));
+        }
+    }
+    out + "</svg>"
+}
+
+pub struct Point {
+    pub label: String,
+    pub class: String,
+    /// 0 or more.
+    pub x: f64,
+    /// Mean and interval, 0 to 1.
+    pub y: [f64; 3],
+}
+
+/// Quality, with its interval, over seconds.
+pub fn scatter(title: &str, points: &[Point]) -> String {
+    let most = points.iter().map(|point| point.x).fold(0.0, f64::max).max(1e-3);
+    let step = nice_step(most);
+    let span = (most / step).ceil() * step;
+    let x = |seconds: f64| LEFT + (WIDTH - LEFT - RIGHT) * seconds / span;
+    let mut out = open(title);
+    out.push_str(&grid());
+    for i in 0..=(span / step).round() as usize {
+        let at = i as f64 * step;
+        let anchor = if i == 0 { "start" } else { "middle" };
+        let anchor = if at > 0.97 * span { "end" } else { anchor };
+        out.push_str(&text(
+            x(at),
+            HEIGHT - BOTTOM + 20.0,
+            anchor,
+            "tick",
+            &if i == 0 { "0".into() } else { seconds(at) },
+        ));
+    }
+    for point in points {
+        let (px, [mean, low, high]) = (x(point.x), point.y.map(y));
+        let class = &point.class;
+        out.push_str(&format!(
+            "<line class=\"whisker {class}\" x1=\"{px:.1}\" x2=\"{px:.1}\" y1=\"{low:.1}\" y2=\"{high:.1}\"/>"
+        ));
+        out.push_str(&format!(
+            "<circle class=\"dot {class}\" cx=\"{px:.1}\" cy=\"{mean:.1}\" r=\"6\"/>"
+        ));
+    }
+    let anchors: Vec<(f64, f64)> = points.iter().map(|point| (x(point.x), y(point.y[0]))).collect();
+    for (point, label) in points.iter().zip(place_labels(points, &anchors)) {
+        out.push_str(&text(
+            label.x,
+            label.y,
+            if label.left { "end" } else { "start" },
+            "label",
+            &point.label,
+        ));
+    }
+    out + "</svg>"
+}
+
+struct Label {
+    x: f64,
+    y: f64,
+    left: bool,
+}
+
+/// Beside its point, on the side with room, moved down where another label stands.
+fn place_labels(points: &[Point], anchors: &[(f64, f64)]) -> Vec<Label> {
+    let mut taken: Vec<(f64, f64, f64)> = Vec::new();
+    let mut order: Vec<usize> = (0..points.len()).collect();
+    order.sort_by(|&a, &b| anchors[a].1.total_cmp(&anchors[b].1));
+    let mut labels: Vec<Option<Label>> = points.iter().map(|_| None).collect();
+    for i in order {
+        let width = 8.2 * points[i].label.chars().count() as f64;
+        let left = anchors[i].0 + 12.0 + width > WIDTH;
+        let x = if left { anchors[i].0 - 11.0 } else { anchors[i].0 + 11.0 };
+        let (from, to) = if left { (x - width, x) } else { (x, x + width) };
+        let mut y = anchors[i].1 + 5.0;
+        while let Some(other) = taken
+            .iter()
+            .find(|(a, b, at)| *a < to && from < *b && (at - y).abs() < 15.0)
+        {
+            y = other.2 + 15.0;
+        }
+        taken.push((from, to, y));
+        labels[i] = Some(Label { x, y, left });
+    }
+    labels.into_iter().flatten().collect()
+}
+
+/// 1, 2 or 5 times a power of ten, so that about four fit.
+fn nice_step(most: f64) -> f64 {
+    let power = 10f64.powf((most / 4.0).log10().floor());
+    let steps = [1.0, 2.0, 5.0, 10.0];
+    steps
+        .into_iter()
+        .map(|step| step * power)
+        .find(|step| most / step <= 5.0)
+        .unwrap_or(10.0 * power)
+}
+
+fn y(value: f64) -> f64 {
+    TOP + (HEIGHT - TOP - BOTTOM) * (1.0 - value.clamp(0.0, 1.0))
+}
+
+fn open(title: &str) -> String {
+    let title = super::html::escape(title);
+    format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\">")
+}
+
+fn grid() -> String {
+    let row = |share: f64| {
+        let at = y(share);
+        let line = format!(
+            "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{at}\" y2=\"{at}\"/>",
+            WIDTH - RIGHT
+        );
+        line + &text(LEFT - 8.0, at + 5.0, "end", "tick", &format!("{:.0}", 100.0 * share))
+    };
+    [0.0, 0.25, 0.5, 0.75, 1.0].into_iter().map(row).collect()
+}
+
+fn text(x: f64, y: f64, anchor: &str, class: &str, content: &str) -> String {
+    let content = super::html::escape(content);
+    format!("<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{content}</text>")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_round() {
+        assert_eq!([nice_step(3.9), nice_step(0.45), nice_step(17.0)], [1.0, 0.1, 5.0]);
+    }
+
+    #[test]
+    fn labels_do_not_cover_each_other() {
+        let point = |x: f64| Point {
+            label: "tuned".into(),
+            class: String::new(),
+            x,
+            y: [0.5; 3],
+        };
+        let points = [point(1.0), point(1.01), point(2.0)];
+        let anchors = [(100.0, 100.0), (101.0, 101.0), (450.0, 100.0)];
+        let labels = place_labels(&points, &anchors);
+        assert!((labels[0].y - labels[1].y).abs() >= 15.0);
+        assert!(labels[2].left);
+    }
+}

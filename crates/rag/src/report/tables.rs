@@ -1,0 +1,243 @@
+//! What both reports show as tables, as plain cells.
+use super::text::{NOT_MEASURED, bytes, grouped, money, percent, seconds};
+use crate::Weights;
+use crate::eval::arm::{Arm, Context};
+use crate::eval::cost::Quantiles;
+use crate::metrics::Metric;
+use crate::results::{ArmSummary, Results, Stage};
+
+pub struct Table {
+    pub head: Vec<String>,
+    /// Label, then a cell for each further column of the head.
+    pub rows: Vec<(String, Vec<String>)>,
+}
+
+/// Cost, latency and maintenance of the arms one would ship.
+pub fn costs(results: &Results) -> Table {
+    let arms: Vec<&ArmSummary> = Arm::NAMED.into_iter().filter_map(|arm| results.arm(arm)).collect();
+    let row = |label: &str, cell: &dyn Fn(&ArmSummary) -> Option<String>| {
+        let cells = arms.iter().map(|arm| cell(arm).unwrap_or_else(|| NOT_MEASURED.into()));
+        (label.to_string(), cells.collect())
+    };
+    let currency = &results.settings.rates.currency;
+    let rows = vec![
+        row("Cost: to set up", &|arm| setup(arm.arm, results)),
+        row("Cost: per 1,000 answers", &|arm| {
+            Some(money(arm.cost.price_per_1000?, currency))
+        }),
+        row("Cost: tokens of prompt + answer", &|arm| {
+            Some(format!("{:.0} + {:.0}", arm.cost.prompt_tokens, arm.cost.answer_tokens))
+        }),
+        row("Latency: first token, p50 / p95", &|arm| {
+            quantiles(arm.cost.first_token)
+        }),
+        row("Latency: whole answer, p50 / p95", &|arm| quantiles(arm.cost.total)),
+        row("Latency: of it retrieval, p50", &|arm| retrieval(arm)),
+        row("Latency: tokens/s of one answer", &|arm| {
+            Some(format!("{:.1}", arm.cost.tokens_per_second?))
+        }),
+        row("Maintenance: a document changes", &|arm| change(arm.arm, results)),
+        row("Maintenance: kept on disk", &|arm| kept(arm.arm, results)),
+        row("Data it needs", &|arm| data(arm.arm, results)),
+    ];
+    Table {
+        head: head("", &arms),
+        rows,
+    }
+}
+
+fn head(first: &str, arms: &[&ArmSummary]) -> Vec<String> {
+    [first.to_string()]
+        .into_iter()
+        .chain(arms.iter().map(|arm| arm.arm.name()))
+        .collect()
+}
+
+fn quantiles(quantiles: Option<Quantiles>) -> Option<String> {
+    quantiles.map(|Quantiles { p50, p95 }| format!("{} / {}", seconds(p50), seconds(p95)))
+}
+
+fn retrieval(arm: &ArmSummary) -> Option<String> {
+    if arm.arm.context != Context::Retrieved {
+        return Some("none".into());
+    }
+    let stages = [arm.cost.embed, arm.cost.search, arm.cost.rerank];
+    let found: Vec<f64> = stages.into_iter().flatten().map(|stage| stage.p50).collect();
+    (!found.is_empty()).then(|| seconds(found.iter().sum()))
+}
+
+/// All parts, or nothing where one of them was not measured.
+fn parts(parts: Vec<Option<String>>) -> Option<String> {
+    let parts: Option<Vec<String>> = parts.into_iter().collect();
+    Some(parts?.join(" + "))
+}
+
+fn setup(arm: Arm, results: &Results) -> Option<String> {
+    let facts = &results.facts;
+    let mut all = Vec::new();
+    if arm.weights != Weights::Base {
+        all.push(
+            facts
+                .training_seconds
+                .get(&arm.weights)
+                .map(|&time| format!("training {}", seconds(time))),
+        );
+    }
+    if arm.context == Context::Retrieved {
+        all.push(facts.index_seconds.map(|time| format!("indexing {}", seconds(time))));
+    }
+    if all.is_empty() {
+        Some("nothing".into())
+    } else {
+        parts(all)
+    }
+}
+
+fn change(arm: Arm, results: &Results) -> Option<String> {
+    let facts = &results.facts;
+    match (arm.weights, arm.context) {
+        (_, Context::Retrieved) => Some(format!("re-index, {} each", seconds(facts.reindex_seconds?))),
+        (Weights::Base, _) => Some("cannot follow".into()),
+        (weights, _) => Some(format!(
+            "train again, {}",
+            seconds(*facts.training_seconds.get(&weights)?)
+        )),
+    }
+}
+
+fn kept(arm: Arm, results: &Results) -> Option<String> {
+    let facts = &results.facts;
+    let mut all = Vec::new();
+    if arm.weights != Weights::Base {
+        all.push(
+            facts
+                .adapter_bytes
+                .get(&arm.weights)
+                .map(|&size| format!("adapter {}", bytes(size))),
+        );
+    }
+    if arm.context == Context::Retrieved {
+        all.push(facts.index_bytes.map(|size| format!("index {}", bytes(size))));
+    }
+    if all.is_empty() {
+        Some("nothing".into())
+    } else {
+        parts(all)
+    }
+}
+
+fn data(arm: Arm, results: &Results) -> Option<String> {
+    let facts = &results.facts;
+    let mut all = Vec::new();
+    if arm.weights != Weights::Base {
+        all.push(
+            facts
+                .training_rows
+                .get(&arm.weights)
+                .map(|&rows| format!("{} rows", grouped(rows as u64))),
+        );
+    }
+    if arm.context == Context::Retrieved {
+        all.push(
+            facts
+                .documents
+                .map(|count| format!("{} documents", grouped(count as u64))),
+        );
+    }
+    if all.is_empty() {
+        Some("none".into())
+    } else {
+        parts(all)
+    }
+}
+
+/// Every metric of every arm, out of 100 but for perplexity.
+pub fn scores(results: &Results) -> Table {
+    let arms: Vec<&ArmSummary> = results.arms.iter().collect();
+    let mut rows = Vec::new();
+    for metric in Metric::ALL {
+        if arms.iter().any(|arm| arm.scores.contains_key(&metric)) {
+            let cell = |arm: &&ArmSummary| arm.scores.get(&metric).map_or("–".into(), |score| percent(score.mean));
+            rows.push((metric.label().to_string(), arms.iter().map(cell).collect()));
+        }
+    }
+    let mut add = |label: &str, of: &dyn Fn(&ArmSummary) -> Option<String>| {
+        let cells: Vec<Option<String>> = arms.iter().map(|arm| of(arm)).collect();
+        if cells.iter().any(Option::is_some) {
+            rows.push((
+                label.into(),
+                cells.into_iter().map(|cell| cell.unwrap_or("–".into())).collect(),
+            ));
+        }
+    };
+    add("BLEU", &|arm| Some(format!("{:.1}", arm.bleu)));
+    add("chrF", &|arm| Some(format!("{:.1}", arm.chrf)));
+    add("Perplexity of the reference", &|arm| {
+        Some(format!("{:.2}", arm.perplexity?))
+    });
+    add("Abstention precision", &|arm| Some(percent(arm.abstention.precision?)));
+    add("Abstention recall", &|arm| Some(percent(arm.abstention.recall?)));
+    add("Gold in the prompt", &|arm| Some(percent(arm.gold_in_prompt?)));
+    add("Harm rate", &|arm| Some(percent(arm.harm?.rate?)));
+    add("Perplexity of a general text", &|arm| {
+        Some(format!("{:.2}", results.forgetting.get(&arm.arm.weights)?))
+    });
+    Table {
+        head: head("", &arms),
+        rows,
+    }
+}
+
+/// Questions by the first stage that failed.
+pub fn failures(results: &Results) -> Table {
+    let mut stages: Vec<Stage> = results.arms.iter().flat_map(|arm| arm.failed.keys().copied()).collect();
+    stages.sort_unstable();
+    stages.dedup();
+    let labels = stages.iter().map(|stage| stage.label().to_string());
+    let row = |arm: &ArmSummary| {
+        let right = arm.answered - arm.failed.values().sum::<usize>();
+        let counts = stages.iter().map(|stage| arm.failed.get(stage).copied().unwrap_or(0));
+        (
+            arm.arm.name(),
+            [right]
+                .into_iter()
+                .chain(counts)
+                .map(|count| count.to_string())
+                .collect(),
+        )
+    };
+    Table {
+        head: ["".to_string(), "right".into()].into_iter().chain(labels).collect(),
+        rows: results.arms.iter().map(row).collect(),
+    }
+}
+
+/// What was compared, and how, as pairs.
+pub fn identity(results: &Results) -> Vec<(String, String)> {
+    let (identity, settings) = (&results.identity, &results.settings);
+    let short = |hash: &str| hash.chars().take(16).collect::<String>();
+    let mut all = vec![
+        ("Questions".to_string(), short(&identity.questions)),
+        ("Prompts".into(), short(&identity.prompts)),
+    ];
+    for (weights, hash) in &identity.weights {
+        all.push((
+            format!("Weights: {}", crate::eval::arm::weights_label(*weights)),
+            short(hash),
+        ));
+    }
+    all.extend(identity.index.iter().map(|hash| ("Index".into(), short(hash))));
+    all.extend(identity.embedder.iter().map(|name| ("Embedder".into(), name.clone())));
+    all.push(("New tokens at most".into(), settings.max_new_tokens.to_string()));
+    all.push(("Answered together".into(), settings.batch_size.to_string()));
+    all.push((
+        "Resamples, seed".into(),
+        format!("{}, {}", grouped(settings.resamples as u64), settings.seed),
+    ));
+    all.push(("BLEU".into(), results.bleu_signature.clone()));
+    all.push(("chrF".into(), results.chrf_signature.clone()));
+    if !identity.stale.is_empty() {
+        all.push(("Changed since indexing".into(), identity.stale.join(", ")));
+    }
+    all
+}

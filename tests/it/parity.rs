@@ -4,6 +4,7 @@ use crate::golden::{Golden, adapter, checkpoint, devices, max_difference, relati
 use burn::tensor::Device;
 use tune_model::generate::{GenerateOptions, generate};
 use tune_model::lora::{LoraSpec, Targets};
+use tune_model::precision::Stored;
 use tune_model::{CausalLm, Input, Keep, Noise, Precision};
 
 const CASES: &[&str] = &[
@@ -16,8 +17,24 @@ const CASES: &[&str] = &[
 const ADAPTED: &[&str] = &["llama-gqa-tied", "llama3-rope-untied", "gpt-neo"];
 
 fn load(case: &str, device: &Device) -> CausalLm {
-    CausalLm::load(&checkpoint(case), None, device, Precision::F32, &mut |_, _| ())
-        .unwrap_or_else(|e| panic!("{case}: {e}"))
+    load_in(case, device, Precision::F32)
+}
+
+fn load_in(case: &str, device: &Device, precision: Precision) -> CausalLm {
+    CausalLm::load(&checkpoint(case), None, device, precision, &mut |_, _| ()).unwrap_or_else(|e| panic!("{case}: {e}"))
+}
+
+/// Matrices packed in bf16, which any processor can multiply by, though only some do so fast.
+const BF16: Precision = Precision {
+    linears: Stored::PackedBf16,
+    head: Stored::PackedBf16,
+    ..Precision::F32
+};
+
+/// Each case on each device, and on flex in bf16 too.
+fn every_way<'a>(cases: &'a [&str]) -> impl Iterator<Item = (&'a str, Device, Precision)> {
+    let exact = everywhere(cases).map(|(case, device)| (case, device, Precision::F32));
+    exact.chain(cases.iter().map(|case| (*case, Device::flex(), BF16)))
 }
 
 fn load_adapted(case: &str, device: &Device) -> CausalLm {
@@ -142,6 +159,34 @@ fn loss_and_gradients_equal_peft_and_torch_autograd() {
     }
 }
 
+/// Rounding weights and inputs of products to bf16 moves a product by about 2^-9 of its size, as it moves torch's autocast.
+#[test]
+fn bf16_equals_f32_within_its_noise() {
+    for case in ADAPTED {
+        let golden = Golden::open(case);
+        let mut model = load_in(case, &Device::flex(), BF16);
+        model.attach(&adapter(case, "adapter")).unwrap();
+        let logits = model.logits(&golden_input(&golden)).unwrap();
+        let d = relative(&logits, &golden.f32("adapter_logits"));
+        assert!((1e-6..2e-2).contains(&d), "{case}: logits differ by {d}");
+
+        let input = pack(&golden_sequences(&golden, ""));
+        let (loss, gradients) = model
+            .loss_and_gradients(&input, Keep { blocks: 99 }, Noise::default())
+            .unwrap();
+        let wanted = golden.f64("loss_sum")[0];
+        assert!((loss.sum - wanted).abs() / wanted < 2e-3, "{case}: loss {}", loss.sum);
+        for (adapter, (da, db)) in model.adapters().iter().zip(gradients) {
+            for (name, gradient) in [("lora_A", da), ("lora_B", db)] {
+                let key = format!("grad.{}.{name}", adapter.path);
+                let ours: Vec<f32> = gradient.into_data().iter::<f32>().collect();
+                let d = relative(&ours, &golden.f32(&key));
+                assert!(d < 5e-2, "{case}: {key} differs by {d}");
+            }
+        }
+    }
+}
+
 #[test]
 fn kept_and_recomputed_blocks_give_the_same_gradients() {
     for (case, device) in everywhere(ADAPTED) {
@@ -176,8 +221,8 @@ fn kept_and_recomputed_blocks_give_the_same_gradients() {
 
 #[test]
 fn a_packed_document_costs_what_it_costs_alone() {
-    for (case, device) in everywhere(CASES) {
-        let (golden, model) = (Golden::open(case), load(case, &device));
+    for (case, device, precision) in every_way(CASES) {
+        let (golden, model) = (Golden::open(case), load_in(case, &device, precision));
         let ids = golden.u32("input_ids");
         let documents: Vec<_> = [&ids[..24], &ids[24..41], &ids[30..33]]
             .map(|d| (d.to_vec(), vec![true; d.len()]))
@@ -197,8 +242,8 @@ fn a_packed_document_costs_what_it_costs_alone() {
 
 #[test]
 fn the_cache_changes_nothing_and_batches_of_unequal_prompts_neither() {
-    for (case, device) in everywhere(CASES) {
-        let (golden, model) = (Golden::open(case), load(case, &device));
+    for (case, device, precision) in every_way(CASES) {
+        let (golden, model) = (Golden::open(case), load_in(case, &device, precision));
         let ids = golden.u32("input_ids");
         let prompts = vec![ids[..20].to_vec(), ids[24..27].to_vec(), ids[30..41].to_vec()];
         let options = GenerateOptions {

@@ -1,6 +1,6 @@
 //! A causal LM of any family: load, loss, gradients, logits.
 use crate::backprop;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::family::{self, Family};
 use crate::load::Weights;
 use crate::lora::LoraSpec;
@@ -110,8 +110,11 @@ pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>, precision: Precision) -
         .sum();
     let bytes = precision.compute.size();
     let dense_bytes = |l: &crate::nn::Linear| l.inputs * l.outputs * bytes;
-    let linear_bytes: usize = linears.iter().map(|l| dense_bytes(l)).sum();
     let stored_bytes = |l: &crate::nn::Linear| precision.linears.bytes(l.outputs, l.inputs, precision.compute);
+    let in_blocks: usize = linears.iter().map(|l| l.inputs * l.outputs).sum();
+    let head = shape.vocab * shape.hidden;
+    let is_table = |info: &&TensorInfo| info.shape == [shape.vocab, shape.hidden];
+    let tables = base.tensors().values().filter(is_table).count();
     let u_columns: usize = planned.iter().map(|p| p.r).sum::<usize>() / shape.layers.max(1);
     Ok(Sizes {
         family: family.name().to_string(),
@@ -119,7 +122,7 @@ pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>, precision: Precision) -
         hidden: shape.hidden,
         vocab: shape.vocab,
         context: shape.context,
-        matmul_params: linears.iter().map(|l| l.inputs * l.outputs).sum::<usize>() + shape.vocab * shape.hidden,
+        matmul_params: in_blocks + head,
         total_params,
         lora_params: planned
             .iter()
@@ -128,7 +131,9 @@ pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>, precision: Precision) -
         adapted_modules: planned.len(),
         kept_bytes_per_token: (shape.kept_per_token + u_columns) * bytes,
         recomputed_bytes_per_token: shape.hidden * bytes,
-        weight_bytes: total_params * bytes - linear_bytes + linears.iter().map(|l| stored_bytes(l)).sum::<usize>(),
+        weight_bytes: linears.iter().map(|l| stored_bytes(l)).sum::<usize>()
+            + tables * precision.head.bytes(shape.vocab, shape.hidden, precision.compute)
+            + (total_params - in_blocks - tables * head) * bytes,
         scratch_bytes: match precision.linears.is_quantized() {
             true => linears.iter().map(|l| dense_bytes(l)).max().unwrap_or(0),
             false => 0,

@@ -177,6 +177,14 @@ impl Checkpoint {
         })
     }
 
+    /// A JSON file that lies beside the weights, if it is there.
+    pub fn companion(&self, name: &str) -> Result<Option<Value>> {
+        match &self.weights {
+            Weights::Safetensors(_) => folder::read_json(&self.path.join(name)),
+            Weights::Gguf(_) | Weights::Random(_) => Ok(None),
+        }
+    }
+
     /// What a base of this `config.json` would be. Its weights are made up when they are asked for: for measuring alone.
     pub fn outline(name: &str, config: Value) -> Result<Self> {
         let outline = |tensors| Self {
@@ -191,14 +199,6 @@ impl Checkpoint {
             weights: Weights::Random(Random::new(tensors)),
         };
         Ok(outline(load::wanted(&outline(BTreeMap::new()))?))
-    }
-
-    /// A JSON file that lies beside the weights, if it is there.
-    pub fn companion(&self, name: &str) -> Result<Option<Value>> {
-        match &self.weights {
-            Weights::Safetensors(_) => folder::read_json(&self.path.join(name)),
-            Weights::Gguf(_) | Weights::Random(_) => Ok(None),
-        }
     }
 
     /// Names as in Hugging Face checkpoints.

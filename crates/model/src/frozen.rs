@@ -1,9 +1,11 @@
 //! A frozen weight matrix, in the form its device multiplies it by.
+use crate::ops::PackedBf16;
 use crate::precision::Stored;
 use crate::quant::{Int8, Nf4, Quantized, int8, nf4};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, autodiff::checkpoint::strategy::CheckpointStrategy};
 use burn::tensor::{DType, Device, FloatDType, Int, IntDType, Tensor, TensorData};
+use std::sync::Arc;
 
 /// `[out, in]`, as checkpoints have it. Cloning copies a handle.
 #[derive(Debug, Clone)]
@@ -12,6 +14,8 @@ pub enum Frozen {
     Dense(Tensor<2>),
     Nf4(Nf4Weight<Dispatch>),
     Int8(Int8Weight<Dispatch>),
+    /// In bf16, on flex.
+    Packed(Arc<PackedBf16>),
 }
 
 impl From<Tensor<2>> for Frozen {
@@ -25,6 +29,10 @@ impl Frozen {
     pub fn new(dense: Tensor<2>, stored: Stored) -> Self {
         match stored {
             Stored::Dense => Self::Dense(dense),
+            Stored::PackedBf16 => {
+                let (dims, data) = (dense.dims(), dense.cast(DType::F32).into_data());
+                Self::Packed(PackedBf16::new(data.as_slice().unwrap_or(&[]), dims).into())
+            }
             Stored::Nf4 | Stored::Int8 => {
                 let ([rows, columns], device) = (dense.dims(), dense.device());
                 let values: Vec<f32> = dense.clone().into_data().iter().collect();
@@ -50,6 +58,24 @@ impl Frozen {
             Self::Dense(weight) => weight.dims(),
             Self::Nf4(weight) => weight.dims,
             Self::Int8(weight) => weight.dims,
+            Self::Packed(packed) => packed.dims(),
+        }
+    }
+
+    /// Rows `ids`, `[ids, in]`: a look-up in an embedding.
+    pub fn rows(&self, ids: &[u32]) -> Tensor<2> {
+        match self {
+            Self::Dense(table) => {
+                let signed: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
+                let ids = Tensor::<1, Int>::from_data(TensorData::new(signed, [ids.len()]), &table.device());
+                table.clone().select(0, ids)
+            }
+            Self::Packed(table) => {
+                let rows = ids.iter().flat_map(|id| table.row(*id as usize)).collect();
+                let data = TensorData::new(rows, [ids.len(), table.dims()[1]]);
+                Tensor::from_data(data, (&Device::flex(), DType::F32))
+            }
+            Self::Nf4(_) | Self::Int8(_) => Self::Dense(self.dense(DType::F32)).rows(ids),
         }
     }
 
@@ -59,6 +85,10 @@ impl Frozen {
             Self::Dense(weight) => weight.clone().cast(dtype),
             Self::Nf4(weight) => weight.dense().cast(dtype),
             Self::Int8(weight) => weight.dense().cast(dtype),
+            Self::Packed(packed) => {
+                let data = TensorData::new(packed.dense(), packed.dims());
+                Tensor::from_data(data, (&Device::flex(), dtype))
+            }
         }
     }
 
@@ -67,6 +97,7 @@ impl Frozen {
             Self::Dense(weight) => Weight::Dense(weight.into_dispatch()),
             Self::Nf4(weight) => Weight::Nf4(weight),
             Self::Int8(weight) => Weight::Int8(weight),
+            Self::Packed(packed) => Weight::Packed(packed),
         }
     }
 }
@@ -77,6 +108,7 @@ pub enum Weight<B: Backend> {
     Dense(FloatTensor<B>),
     Nf4(#[extension_type] Nf4Weight<B>),
     Int8(#[extension_type] Int8Weight<B>),
+    Packed(Arc<PackedBf16>),
 }
 
 impl<B: Backend, C: CheckpointStrategy> Weight<Autodiff<B, C>> {
@@ -107,6 +139,7 @@ impl<B: Backend, C: CheckpointStrategy> Weight<Autodiff<B, C>> {
                 codes: weight.codes,
                 scales: weight.scales.into_primitive(),
             }),
+            Self::Packed(packed) => Weight::Packed(packed),
         }
     }
 }

@@ -62,18 +62,12 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// The head where it is tied to the embedding.
-    pub fn tied(&self, embedding: &Tensor<2>) -> Frozen {
-        let embedding = embedding.clone();
-        if self.read {
-            Frozen::new(embedding, self.precision.head)
-        } else {
-            embedding.into()
-        }
-    }
-
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    pub fn device(&self) -> Device {
+        self.device.clone()
     }
 
     pub fn root(&self) -> At<'_, 'a> {
@@ -197,8 +191,8 @@ impl<'w, 'a> At<'w, 'a> {
         self.frozen(name, rows, columns, self.weights.precision.linears)
     }
 
-    /// The weight of the head, as [`Self::linear`].
-    pub fn head(&self, name: &str, rows: usize, columns: usize) -> Frozen {
+    /// The embedding of the tokens, or the head: `[vocab, d]`, both in the form the head is stored in.
+    pub fn table(&self, name: &str, rows: usize, columns: usize) -> Frozen {
         self.frozen(name, rows, columns, self.weights.precision.head)
     }
 

@@ -1,4 +1,5 @@
 //! Which dtype stores, computes and accumulates. Nowhere else is one chosen.
+use crate::ops::has_dpbf16;
 use crate::quant::nf4;
 use crate::{ModelError, Result};
 use burn::tensor::{DType, Device};
@@ -62,6 +63,8 @@ impl Quantize {
 pub enum Stored {
     /// In the dtype of the activations.
     Dense,
+    /// In bf16, packed for products with f32 sums (flex on processors that multiply bf16).
+    PackedBf16,
     /// [`crate::quant::nf4`]
     Nf4,
     /// [`crate::quant::int8`]
@@ -75,6 +78,7 @@ impl Stored {
         let blocks = elements.div_ceil(nf4::BLOCK);
         match self {
             Self::Dense => elements * compute.size(),
+            Self::PackedBf16 => 2 * elements,
             Self::Nf4 => elements.div_ceil(2) + blocks + 4 * blocks.div_ceil(nf4::NESTED) + 4 * 256,
             Self::Int8 => elements + 4 * rows,
         }
@@ -124,8 +128,13 @@ impl Precision {
         };
         match dtype {
             Dtype::F32 => Ok(Self::F32),
+            Dtype::Auto | Dtype::Bf16 if is_flex(device) && has_dpbf16() => Ok(Self {
+                compute: DType::F32,
+                linears: Stored::PackedBf16,
+                head: Stored::PackedBf16,
+            }),
             Dtype::Bf16 if is_flex(device) => Err(ModelError::Precision {
-                problem: "flex computes in f32 alone".into(),
+                problem: "this processor cannot multiply bf16 (it lacks AVX512-BF16)".into(),
             }),
             Dtype::Bf16 => Ok(bf16),
             Dtype::Auto if is_flex(device) => Ok(Self::F32),

@@ -5,7 +5,7 @@ use crate::load::{At, Weights};
 use crate::nn::{Angles, Heads, LayerNorm, Linear, Pass};
 use crate::ops::{self, Gelu};
 use crate::{Frozen, Result};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::Tensor;
 use serde::Deserialize;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -45,11 +45,10 @@ pub struct GptNeo {
     pub transformer: Transformer,
     pub lm_head: Frozen,
     shape: Shape,
-    device: Device,
 }
 pub struct Transformer {
-    pub wte: Tensor<2>,
-    pub wpe: Tensor<2>,
+    pub wte: Frozen,
+    pub wpe: Frozen,
     pub h: Vec<Block>,
     pub ln_f: LayerNorm,
 }
@@ -127,32 +126,22 @@ impl GptNeo {
                 },
             }
         };
-        let wte = at.matrix("wte.weight", cfg.vocab_size, d);
-        let wpe = at.matrix("wpe.weight", cfg.max_position_embeddings, d);
+        let wte = at.table("wte.weight", cfg.vocab_size, d);
+        let wpe = at.matrix("wpe.weight", cfg.max_position_embeddings, d).into();
         let h = kinds.iter().enumerate().map(block).collect();
         let ln_f = LayerNorm::load(&at.at("ln_f"), d, cfg.layer_norm_epsilon);
         let tied = cfg.tie_word_embeddings && !weights.has("lm_head.weight");
         let lm_head = match tied {
-            true => weights.tied(&wte),
-            false => weights.root().head("lm_head.weight", cfg.vocab_size, d),
+            true => wte.clone(),
+            false => weights.root().table("lm_head.weight", cfg.vocab_size, d),
         };
-        let device = wte.device();
         // Older checkpoints store the causal masks as buffers.
         weights.finish(|name| name.ends_with("attn.attention.bias") || name.ends_with("attn.attention.masked_bias"))?;
         Ok(Self {
             transformer: Transformer { wte, wpe, h, ln_f },
             lm_head,
             shape,
-            device,
         })
-    }
-
-    fn rows(&self, table: &Tensor<2>, indices: &[u32]) -> Tensor<2> {
-        let ids: Vec<i32> = indices.iter().map(|t| *t as i32).collect();
-        table.clone().select(
-            0,
-            Tensor::<1, Int>::from_data(TensorData::new(ids, [indices.len()]), &self.device),
-        )
     }
 }
 
@@ -185,7 +174,7 @@ impl Family for GptNeo {
         self.shape
     }
     fn embed(&self, tokens: &[u32], positions: &[u32]) -> Tensor<2> {
-        self.rows(&self.transformer.wte, tokens) + self.rows(&self.transformer.wpe, positions)
+        self.transformer.wte.rows(tokens) + self.transformer.wpe.rows(positions)
     }
     fn angles(&self, _positions: &[u32]) -> Option<Angles> {
         None

@@ -4,7 +4,7 @@ use crate::checkpoint::Checkpoint;
 use crate::load::{At, Weights};
 use crate::nn::{Angles, Heads, Linear, Pass, RmsNorm, Rope};
 use crate::{Frozen, Result, ops};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -45,7 +45,7 @@ pub struct Llama {
     device: Device,
 }
 pub struct Model {
-    pub embed_tokens: Tensor<2>,
+    pub embed_tokens: Frozen,
     pub layers: Vec<Block>,
     pub norm: RmsNorm,
 }
@@ -114,16 +114,16 @@ impl Llama {
                 post_attention_layernorm: RmsNorm::load(&at.at("post_attention_layernorm"), d, cfg.rms_norm_eps),
             }
         };
-        let embed_tokens = model.matrix("embed_tokens.weight", cfg.vocab_size, d);
+        let embed_tokens = model.table("embed_tokens.weight", cfg.vocab_size, d);
         let layers = (0..cfg.num_hidden_layers).map(block).collect();
         let norm = RmsNorm::load(&model.at("norm"), d, cfg.rms_norm_eps);
         // A head in the file wins over the config's word that it is tied, as in transformers.
         let tied = cfg.tie_word_embeddings && !weights.has("lm_head.weight");
         let lm_head = match tied {
-            true => weights.tied(&embed_tokens),
-            false => weights.root().head("lm_head.weight", cfg.vocab_size, d),
+            true => embed_tokens.clone(),
+            false => weights.root().table("lm_head.weight", cfg.vocab_size, d),
         };
-        let device = embed_tokens.device();
+        let device = weights.device();
         weights.finish(|name| name.ends_with("rotary_emb.inv_freq"))?;
         Ok(Self {
             model: Model {
@@ -184,9 +184,7 @@ impl Family for Llama {
         self.shape
     }
     fn embed(&self, tokens: &[u32], _positions: &[u32]) -> Tensor<2> {
-        let ids: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
-        let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [tokens.len()]), &self.device);
-        self.model.embed_tokens.clone().select(0, ids)
+        self.model.embed_tokens.rows(tokens)
     }
     fn angles(&self, positions: &[u32]) -> Option<Angles> {
         Some(self.rope.angles(positions, &self.device))

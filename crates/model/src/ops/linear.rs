@@ -36,6 +36,7 @@ pub fn reference(x: Tensor<2>, weight: &Frozen) -> Tensor<2> {
 mod tests {
     use super::*;
     use crate::ops::testing::*;
+    use crate::precision::Stored;
 
     #[test]
     fn equals_the_reference_in_value_and_gradient() {
@@ -47,6 +48,20 @@ mod tests {
                 |p, i| linear(i[0].clone(), &p.put(&weight).into()),
                 |i| reference(i[0].clone(), &weight.clone().into()),
                 1e-5,
+            );
+        }
+    }
+
+    #[test]
+    fn packed_in_bf16_equals_the_reference_within_its_noise() {
+        let weight = Frozen::new(random::<2>(2, [101, 67]), Stored::PackedBf16);
+        for rows in [1, 11, 40] {
+            assert_parity_at(
+                &[Place::flex()],
+                &[random(1, [rows, 67])],
+                |_, i| linear(i[0].clone(), &weight),
+                |i| reference(i[0].clone(), &weight),
+                3e-2,
             );
         }
     }

@@ -82,6 +82,7 @@ pub fn reference(hidden: Tensor<2>, weight: &Frozen, targets: &[u32]) -> (Tensor
 mod tests {
     use super::*;
     use crate::ops::testing::*;
+    use crate::precision::Stored;
 
     #[test]
     fn equals_the_reference_in_value_and_gradient() {
@@ -98,5 +99,16 @@ mod tests {
             place.assert_close("losses", &loss, &loss_ref, 1e-5);
             assert!(none.is_none());
         }
+    }
+
+    #[test]
+    fn packed_in_bf16_equals_the_reference_within_its_noise() {
+        let hidden = random::<2>(1, [50, 24]);
+        let weight = Frozen::new(random::<2>(2, [101, 24]) * 3.0, Stored::PackedBf16);
+        let targets: Arc<[u32]> = (0..50).map(|i| (i * 37 % 101) as u32).collect();
+        let (loss_ref, dh_ref) = reference(hidden.clone(), &weight, &targets);
+        let (loss, dh) = linear_cross_entropy(hidden, &weight, targets, true);
+        assert!(max_difference(&loss, &loss_ref) < 5e-2);
+        assert!(max_difference(&dh.unwrap(), &dh_ref) < 5e-2);
     }
 }

@@ -84,7 +84,7 @@ pub fn reference(x: Tensor<2>, weight: &Frozen, a: Tensor<2>, b: Tensor<2>, cfg:
 mod tests {
     use super::*;
     use crate::ops::testing::*;
-    use crate::precision::ADAPTER;
+    use crate::precision::{ADAPTER, Stored};
 
     #[test]
     fn equals_the_reference_in_value_and_gradient() {
@@ -103,6 +103,25 @@ mod tests {
                 },
                 |i| reference(i[0].clone(), &weight.clone().into(), i[1].clone(), i[2].clone(), cfg),
                 5e-5,
+            );
+        }
+    }
+
+    #[test]
+    fn packed_in_bf16_equals_the_reference_within_its_noise() {
+        let weight = Frozen::new(random::<2>(2, [21, 37]), Stored::PackedBf16);
+        for (rows, dropout) in [(11, 0.0), (11, 0.3), (40, 0.0), (40, 0.3)] {
+            let cfg = LoraCfg {
+                scale: 1.7,
+                dropout,
+                seed: 5,
+            };
+            assert_parity_at(
+                &[Place::flex()],
+                &[random(1, [rows, 37]), random(3, [4, 37]), random(4, [21, 4])],
+                |_, i| lora_linear(i[0].clone(), &weight, i[1].clone(), i[2].clone(), cfg),
+                |i| reference(i[0].clone(), &weight, i[1].clone(), i[2].clone(), cfg),
+                5e-2,
             );
         }
     }

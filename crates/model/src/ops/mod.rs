@@ -35,6 +35,7 @@ pub(crate) mod tch;
 
 pub use adamw::adamw;
 pub use attention::{Segment, attention};
+pub use flex::{PackedBf16, has_dpbf16};
 pub use gelu::{Gelu, gelu};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
@@ -72,11 +73,20 @@ pub(crate) mod testing {
     }
 
     impl Place {
+        pub fn flex() -> Self {
+            Self {
+                device: Device::flex(),
+                dtype: DType::F32,
+            }
+        }
+
         pub fn all() -> Vec<Self> {
-            let place = |device, dtype| Self { device, dtype };
-            let mut all = vec![place(Device::flex(), DType::F32)];
+            let mut all = vec![Self::flex()];
             #[cfg(feature = "tch")]
-            all.extend([DType::F32, DType::BF16].map(|dtype| place(crate::libtorch::cpu(), dtype)));
+            all.extend([DType::F32, DType::BF16].map(|dtype| Self {
+                device: crate::libtorch::cpu(),
+                dtype,
+            }));
             all
         }
 
@@ -133,6 +143,17 @@ pub(crate) mod testing {
         reference: impl Fn(&[Tensor<2>]) -> Tensor<2>,
         tolerance: f32,
     ) {
+        assert_parity_at(&Place::all(), inputs, kernel, reference, tolerance);
+    }
+
+    /// The same at some places alone.
+    pub fn assert_parity_at(
+        places: &[Place],
+        inputs: &[Tensor<2>],
+        kernel: impl Fn(&Place, &[Tensor<2>]) -> Tensor<2>,
+        reference: impl Fn(&[Tensor<2>]) -> Tensor<2>,
+        tolerance: f32,
+    ) {
         let run = |place: &Place, f: &dyn Fn(&[Tensor<2>]) -> Tensor<2>| {
             let leaves: Vec<_> = inputs.iter().map(|x| place.put(x).autodiff().require_grad()).collect();
             let y = f(&leaves);
@@ -144,13 +165,9 @@ pub(crate) mod testing {
                 .collect();
             (y, gradients)
         };
-        let plain = Place {
-            device: Device::flex(),
-            dtype: DType::F32,
-        };
-        let (y_ref, gradients_ref) = run(&plain, &reference);
-        for place in Place::all() {
-            let (y, gradients) = run(&place, &|leaves| kernel(&place, leaves));
+        let (y_ref, gradients_ref) = run(&Place::flex(), &reference);
+        for place in places {
+            let (y, gradients) = run(place, &|leaves| kernel(place, leaves));
             place.assert_close("values", &y, &y_ref, tolerance);
             for (i, (g, r)) in gradients.iter().zip(&gradients_ref).enumerate() {
                 place.assert_close(&format!("gradients of input {i}"), g, r, tolerance);

@@ -22,6 +22,7 @@ impl Dense {
     pub fn new(weight: Weight<Flex>) -> Self {
         match weight {
             Weight::Dense(weight) => Self::Own(Rows::new(weight)),
+            Weight::Packed(packed) => Self::Scratch(packed.dense(), packed.dims()),
             Weight::Nf4(weight) => {
                 let absmax = match &weight.absmax {
                     Absmax::Plain(absmax) => nf4::Absmax::Plain(slice(absmax)),

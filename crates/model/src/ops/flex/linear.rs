@@ -1,28 +1,24 @@
 //! Two products on all cores.
-use super::matmul::{View, matmul, parallel, times_transposed};
-use super::{Rows, dense::Dense, tensor, unwritten};
+use super::frozen::Matrix;
+use super::{Rows, tensor, unwritten};
 use crate::frozen::Weight;
 use crate::ops::linear::LinearOp;
 use burn::backend::{Flex, tensor::FloatTensor};
 
 impl LinearOp for Flex {
     fn frozen_linear(x: FloatTensor<Self>, weight: Weight<Self>) -> FloatTensor<Self> {
-        let (x, weight) = (Rows::new(x), Dense::new(weight));
-        let ((n, inputs), (outputs, _)) = (x.dims(), weight.dims());
+        let (x, weight) = (Rows::new(x), Matrix::from(weight));
+        let (n, outputs) = (x.dims().0, weight.dims().0);
         let mut y = unwritten(n * outputs);
-        times_transposed(&mut y, 0.0, x.as_slice(), weight.as_slice(), inputs, 1.0);
+        weight.forward(&mut y, x.as_slice());
         tensor(y, [n, outputs])
     }
 
     fn frozen_linear_backward(dy: FloatTensor<Self>, weight: Weight<Self>) -> FloatTensor<Self> {
-        let (dy, weight) = (Rows::new(dy), Dense::new(weight));
-        let (n, (outputs, inputs)) = (dy.dims().0, weight.dims());
+        let (dy, weight) = (Rows::new(dy), Matrix::from(weight));
+        let (n, inputs) = (dy.dims().0, weight.dims().1);
         let mut dx = unwritten(n * inputs);
-        let (dy, w) = (
-            View::new(dy.as_slice(), n, outputs),
-            View::new(weight.as_slice(), outputs, inputs),
-        );
-        matmul(&mut dx, inputs, 0.0, dy, w, 1.0, parallel());
+        weight.backward(&mut dx, false, dy.as_slice());
         tensor(dx, [n, inputs])
     }
 }

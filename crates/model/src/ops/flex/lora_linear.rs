@@ -1,6 +1,7 @@
 //! The base product, then the low-rank one added in place; nothing dense of the update's size.
+use super::frozen::Matrix;
 use super::matmul::{View, matmul, parallel, times_transposed};
-use super::{Rows, dense::Dense, rows_per_task, tensor, unwritten};
+use super::{Rows, rows_per_task, tensor, unwritten};
 use crate::frozen::Weight;
 use crate::noise;
 use crate::ops::lora_linear::{LoraCfg, LoraLinearOp};
@@ -45,10 +46,10 @@ impl LoraLinearOp for Flex {
         b: FloatTensor<Self>,
         cfg: LoraCfg,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (x, weight, a, b) = (Rows::new(x), Dense::new(weight), Rows::new(a), Rows::new(b));
+        let (x, weight, a, b) = (Rows::new(x), Matrix::from(weight), Rows::new(a), Rows::new(b));
         let ((n, inputs), (outputs, _), (r, _)) = (x.dims(), weight.dims(), a.dims());
         let mut y = unwritten(n * outputs);
-        times_transposed(&mut y, 0.0, x.as_slice(), weight.as_slice(), inputs, 1.0);
+        weight.forward(&mut y, x.as_slice());
         let mut u = unwritten(n * r);
         times_transposed(
             &mut u,
@@ -73,11 +74,10 @@ impl LoraLinearOp for Flex {
         cfg: LoraCfg,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let (dy, x, u) = (Rows::new(dy), Rows::new(x), Rows::new(u));
-        let (weight, a, b) = (Dense::new(weight), Rows::new(a), Rows::new(b));
+        let (weight, a, b) = (Matrix::from(weight), Rows::new(a), Rows::new(b));
         let ((n, inputs), (outputs, _), (r, _)) = (x.dims(), weight.dims(), a.dims());
         let scale = cfg.scale as f32;
         let dys = View::new(dy.as_slice(), n, outputs);
-        let w = View::new(weight.as_slice(), outputs, inputs);
         let (a, b) = (View::new(a.as_slice(), r, inputs), View::new(b.as_slice(), outputs, r));
 
         let mut db = unwritten(outputs * r);
@@ -107,12 +107,12 @@ impl LoraLinearOp for Flex {
         let mut dx = unwritten(n * inputs);
         let du = View::new(&du, n, r);
         if cfg.dropout == 0.0 {
-            matmul(&mut dx, inputs, 0.0, dys, w, 1.0, parallel());
+            weight.backward(&mut dx, false, dy.as_slice());
             matmul(&mut dx, inputs, 1.0, du, a, 1.0, parallel());
         } else {
             matmul(&mut dx, inputs, 0.0, du, a, 1.0, parallel());
             mask(&mut dx, inputs, &cfg);
-            matmul(&mut dx, inputs, 1.0, dys, w, 1.0, parallel());
+            weight.backward(&mut dx, true, dy.as_slice());
         }
         (
             tensor(dx, [n, inputs]),

@@ -2,16 +2,20 @@
 pub(super) mod adamw;
 mod attention;
 mod dense;
+mod frozen;
 mod gelu;
 mod layer_norm;
 mod linear;
 mod linear_cross_entropy;
 mod lora_linear;
 mod matmul;
+mod packed;
 mod rms_norm;
 mod rope;
 pub(super) mod simd;
 mod swiglu;
+
+pub use packed::{PackedBf16, has_dpbf16};
 
 use burn::backend::flex::FlexTensor;
 use burn::tensor::TensorData;

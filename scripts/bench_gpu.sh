@@ -62,18 +62,19 @@ part() {
     cat "$out/$name.txt"
 }
 
-# bench NAME arguments...: `tune bench` into NAME.json.
-bench() {
-    local name=$1
-    shift
-    part "$name" "$tune" bench --device "$device" --dtype bf16 --json "$out/$name.json" "$@"
-}
-
-# shaped NAME SHAPE BATCH SEQ arguments...
+# shaped NAME SHAPE BATCH SEQ arguments...: `tune bench` into NAME.json.
 shaped() {
     local name=$1 shape=$2 batch=$3 seq=$4
     shift 4
-    bench "$name" --shape "$shape" --batch "$batch" --seq "$seq" "$@"
+    part "$name" "$tune" bench --shape "$shape" --batch "$batch" --seq "$seq" --device "$device" --dtype bf16 \
+        --json "$out/$name.json" "$@"
+}
+
+# compare NAME MODES: the peers on what NAME measured, into NAME-peers.json.
+compare() {
+    if [[ ! -f $out/$1.json ]]; then return; fi
+    part "$1-peers" python3 "$here/bench_peers.py" "$out/$1.json" --modes "$2" --steps "$peer_steps" --limit 55 \
+        --json "$out/$1-peers.json"
 }
 
 # The peers, where there is a network; without them their rows say so.
@@ -84,6 +85,25 @@ if [[ -n $missing ]]; then
     timeout 60 python3 -m pip install --quiet --disable-pip-version-check --retries 1 --timeout 10 $missing 2>&1 | tail -n 1
 fi
 
+# The same steps on the GPU in bf16, and on the CPU in f32: these all the while, on half of the cores.
+curve() {
+    local name=$1
+    shift
+    (
+        cd "$here/.." || exit 1
+        timeout "$limit" "$@" "$tune" train configs/lora.toml --force --set "model.base=$SMOLLM2" \
+            --set "output.dir=$scratch/$name" --set "train.max_steps=$curve_steps" --set train.eval_every=0 \
+            --set train.save_every=0 --set train.samples=0 --set data.max_length=256 "${precision[@]}"
+        cp "$scratch/$name/metrics.jsonl" "$out/$name.jsonl"
+    ) >"$out/$name.txt" 2>&1 || why "$name"
+}
+if [[ -n ${SMOLLM2:-} ]]; then
+    SMOLLM2=$(cd "$SMOLLM2" && pwd)
+    cores=$(nproc)
+    precision=(--set device=cpu --set model.dtype=f32)
+    curve curve-cpu taskset -c "$((cores / 2))-$((cores - 1))" &
+fi
+
 part machine sh -c 'nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader || true; nproc
     python3 -c "import torch; print(\"torch\", torch.__version__)"'
 part doctor "$tune" doctor --device "$device"
@@ -92,18 +112,10 @@ part doctor "$tune" doctor --device "$device"
 shaped 8b "$big" "${big_rows[@]}" --steps "$steps" --keep-blocks "$big_blocks"
 shaped 1b "$middle" "${middle_rows[@]}" --steps "$steps" --keep-blocks "$middle_blocks"
 shaped 135m "$small" "${small_rows[@]}" --steps "$((3 * steps))" --keep-blocks "$small_blocks"
-peers=()
-for name in 8b 1b 135m; do
-    if [[ -f $out/$name.json ]]; then peers+=("$out/$name.json"); fi
-done
-# peers NAME JSON-FILES...: at most two minutes in all for training.
-compare() {
-    local name=$1
-    shift
-    say "$name"
-    python3 "$here/bench_peers.py" "$@" --steps "$peer_steps" --limit 45 --json "$out/$name.json" | tee "$out/$name.txt"
-}
-if ((${#peers[@]})); then compare peers "${peers[@]}"; fi
+# Of the peers those that count; `scripts/bench_peers.py` runs the rest too.
+compare 8b peft+checkpointing,peft+liger
+compare 1b peft,peft+liger
+compare 135m peft
 
 # NF4: what it costs, and the longest context of a 24 GiB card.
 shaped nf4 "$big" "${nf4_rows[@]}" --steps "$steps" --quantize nf4 --memory "$ten_gib"
@@ -118,7 +130,7 @@ shaped recomputed "$middle" "${middle_rows[@]}" --steps "$steps" --by-op 0 --kee
 
 # Decoding.
 shaped decoding "$middle" 16 128 --generate --new-tokens 64
-if [[ -f $out/decoding.json ]]; then compare decoding-peers "$out/decoding.json"; fi
+compare decoding transformers
 
 # From the start of the program to the first step, with the weights in the page cache.
 start_from_files() {
@@ -145,20 +157,12 @@ if [[ -f $out/8b.json ]] && ((SECONDS <= limit)); then
     rm -rf "$scratch/base"
 fi
 
-# The same 200 steps on the GPU in bf16 and on the CPU in f32.
-curve() {
-    local name=$1
-    shift
-    part "$name" "$tune" train "$here/../configs/lora.toml" --force --set "model.base=$SMOLLM2" --set "output.dir=$scratch/$name" \
-        --set "train.max_steps=$curve_steps" --set train.eval_every=0 --set train.save_every=0 --set train.samples=0 \
-        --set data.max_length=256 "$@"
-    cp "$scratch/$name/metrics.jsonl" "$out/$name.jsonl"
-}
 if [[ -n ${SMOLLM2:-} ]]; then
-    SMOLLM2=$(cd "$SMOLLM2" && pwd)
-    cd "$here/.." || exit 1
-    curve curve-gpu --set "device=$device" --set model.dtype=bf16
-    curve curve-cpu --set device=cpu --set model.dtype=f32
+    say curve-gpu
+    precision=(--set "device=$device" --set model.dtype=bf16)
+    curve curve-gpu env
+    say "curve-cpu: waiting for its end"
+    wait
 fi
 
 say results

@@ -38,9 +38,8 @@ class Folder:
 
     def peer(self, name, mode):
         """Tokens/s of a peer beside part `name`, or None."""
-        for result in self.whole("peers") or []:
-            if result["file"] == name:
-                return result["peers"].get(mode, {}).get("tokens_per_second")
+        for result in self.whole(f"{name}-peers") or []:
+            return result["peers"].get(mode, {}).get("tokens_per_second")
 
 
 def row(what, bound, found, ok):
@@ -121,8 +120,7 @@ def decoding(folder):
         return row("decoding", "beside transformers", folder.why_not("decoding"), None)
     what = f"decoding, {got['prompts']} prompts of {got['prompt_tokens']}, {got['new_tokens']} new each"
     speed = got["new_tokens_per_second"]["median"]
-    peers = (folder.whole("decoding-peers") or [{"peers": {}}])[0]["peers"]
-    theirs = peers.get("transformers", {}).get("tokens_per_second")
+    theirs = folder.peer("decoding", "transformers")
     beside = f"{speed / theirs:.2f}× transformers' {theirs:,.0f}" if theirs else "transformers not measured"
     return row(what, "beside transformers", f"{speed:,.0f} tok/s, {beside}", None)
 
@@ -176,6 +174,10 @@ def by_op(folder, name):
     return "\n".join(lines) + "\n"
 
 
+def table_in(text):
+    return "\n".join(line for line in text.splitlines() if line.startswith("|")) + "\n"
+
+
 def main():
     folder = Folder(sys.argv[1])
     rows = [
@@ -188,7 +190,9 @@ def main():
     text = ["# A trial of the script: no figure means anything" if trial else "# GPU results", "", "```", folder.text("machine"), folder.text("doctor"), "```", ""]
     text += ["| what | bound | found | |", "|---|---|---|---|"]
     text += [f"| {r['what']} | {r['bound']} | {r['found']} | {r['verdict']} |" for r in rows]
-    text += ["", "## Beside the peers", "", folder.text("peers"), "", folder.text("decoding-peers"), "", "## Time by op", ""]
+    text += ["", "## Beside the peers", ""]
+    text += [table_in(folder.text(f"{name}-peers")) for name in ("8b", "1b", "135m", "decoding")]
+    text += ["## Time by op", ""]
     text += [by_op(folder, name) for name in ("8b", "1b", "135m", "nf4")]
     (folder.path / "results.md").write_text("\n".join(text) + "\n")
     parts = {path.stem: json.loads(path.read_text()) for path in sorted(folder.path.glob("*.json")) if path.stem != "results"}

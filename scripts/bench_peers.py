@@ -190,7 +190,7 @@ def main():
         for mode in modes:
             print(f"{what}: {mode}", file=sys.stderr)
             peers[mode] = run(path, mode, args)
-        results.append(dict(what=what, file=path.stem, device=device_of(workload), ours=ours, peers=peers))
+        results.append(dict(what=what, device=device_of(workload), ours=ours, peers=peers))
     print(table(results))
     if args.json:
         args.json.write_text(json.dumps(results, indent=1))

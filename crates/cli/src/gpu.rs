@@ -1,5 +1,6 @@
 //! What this machine and this build have for computing on an NVIDIA GPU, and what is missing.
-use crate::printer::plural;
+#[cfg(feature = "tch")]
+use crate::printer::bytes;
 use std::path::Path;
 
 /// What was found. The judgement over it needs no GPU to be tested.
@@ -11,8 +12,8 @@ struct Found {
     cards: Vec<String>,
     /// `13.0`, of the LibTorch that is loaded; `None` if it computes on the CPU alone.
     cuda: Option<String>,
-    /// GPUs LibTorch can use.
-    usable: usize,
+    /// GPUs LibTorch can use, each described.
+    usable: Vec<String>,
 }
 
 /// The driver, the cards, and what stands between them and this program; a line each.
@@ -35,7 +36,11 @@ const NEEDED: &[(&str, u32)] = &[("12", 525), ("13", 580)];
 
 fn judge(found: &Found) -> String {
     let Some(driver) = &found.driver else {
-        return "none: no NVIDIA driver is loaded".into();
+        // Some systems hide the driver's files and let it be used.
+        return match &found.usable[..] {
+            [] => "none: no NVIDIA driver is loaded".into(),
+            usable => usable.join("\n"),
+        };
     };
     if !cfg!(feature = "tch") {
         return "this build computes on the CPU; one with `--features tch` uses GPUs".into();
@@ -47,12 +52,12 @@ fn judge(found: &Found) -> String {
     let branch: Option<u32> = driver.split('.').next().and_then(|branch| branch.parse().ok());
     let major = cuda.split('.').next().unwrap_or(cuda);
     let needed = NEEDED.iter().find(|(of, _)| *of == major).map(|(_, needed)| *needed);
-    match (branch, needed, found.usable) {
+    match (branch, needed, &found.usable[..]) {
         (Some(branch), Some(needed), _) if branch < needed => {
             format!("driver {driver} is too old for this LibTorch's CUDA {cuda}: update it to {needed} or later")
         }
-        (_, _, 0) => "LibTorch sees none: is it hidden by CUDA_VISIBLE_DEVICES, and does `nvidia-smi` list it?".into(),
-        (_, _, usable) => format!("{} to use: --device cuda:0", plural(usable, "GPU")),
+        (_, _, []) => "LibTorch sees none: is it hidden by CUDA_VISIBLE_DEVICES, and does `nvidia-smi` list it?".into(),
+        (_, _, usable) => usable.join("\n"),
     }
 }
 
@@ -76,9 +81,23 @@ fn find() -> Found {
 fn of_libtorch() -> Found {
     Found {
         cuda: crate::startup::loaded().1.and_then(|version| cuda(&version)),
-        usable: tune_model::libtorch::cuda_devices(),
+        usable: (0..tune_model::libtorch::cuda_devices()).map(describe).collect(),
         ..Found::default()
     }
+}
+
+#[cfg(feature = "tch")]
+fn describe(index: usize) -> String {
+    use tune_model::libtorch::{gpu_memory, gpu_name};
+    let (name, (major, minor)) = match gpu_name(index) {
+        Ok(known) => known,
+        Err(why) => return format!("cuda:{index}: {why}"),
+    };
+    let memory = gpu_memory(index).map(|memory| format!(", {} free of {}", bytes(memory.free), bytes(memory.total)));
+    format!(
+        "cuda:{index}: {name}, capability {major}.{minor}{}",
+        memory.unwrap_or_default()
+    )
 }
 
 #[cfg(not(feature = "tch"))]
@@ -132,17 +151,18 @@ mod tests {
             driver: Some("580.95.05".into()),
             cards: vec!["NVIDIA H100".into()],
             cuda: Some("13.0".into()),
-            usable: 1,
+            usable: vec!["cuda:0: NVIDIA H100".into()],
         };
-        assert!(judge(&good).contains("1 GPU"));
+        assert_eq!(judge(&good), "cuda:0: NVIDIA H100");
         let without = |change: fn(&mut Found)| {
             let mut found = good.clone();
             change(&mut found);
             judge(&found)
         };
-        assert!(without(|f| f.driver = None).contains("no NVIDIA driver"));
+        let no_driver = |f: &mut Found| (f.driver, f.usable) = (None, Vec::new());
+        assert!(without(no_driver).contains("no NVIDIA driver"));
         assert!(without(|f| f.cuda = None).contains("CPU alone"));
         assert!(without(|f| f.driver = Some("570.1".into())).contains("580 or later"));
-        assert!(without(|f| f.usable = 0).contains("CUDA_VISIBLE_DEVICES"));
+        assert!(without(|f| f.usable.clear()).contains("CUDA_VISIBLE_DEVICES"));
     }
 }

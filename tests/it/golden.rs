@@ -1,4 +1,5 @@
 //! Reads what `scripts/make_goldens.py` wrote.
+use burn::tensor::Device;
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 use tune_model::checkpoint::{Checkpoint, OpenOptions};
@@ -12,6 +13,14 @@ pub fn folder(case: &str) -> PathBuf {
 
 pub fn checkpoint(case: &str) -> Checkpoint {
     Checkpoint::open(&folder(case).to_string_lossy(), &OpenOptions::default()).expect("golden checkpoint")
+}
+
+/// What the numbers are judged on.
+pub fn devices() -> Vec<Device> {
+    let mut devices = vec![Device::flex()];
+    #[cfg(feature = "tch")]
+    devices.push(tune_model::libtorch::cpu());
+    devices
 }
 
 pub fn adapter(case: &str, name: &str) -> Adapter {

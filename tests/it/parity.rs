@@ -1,6 +1,6 @@
 //! Numbers against transformers, peft and torch.optim on tiny random models (`scripts/make_goldens.py`), and against ourselves:
 //! packed = alone, kept = recomputed, cache = no cache, merged = adapted.
-use crate::golden::{Golden, adapter, checkpoint, max_difference, relative};
+use crate::golden::{Golden, adapter, checkpoint, devices, max_difference, relative};
 use burn::tensor::Device;
 use tune_model::generate::{GenerateOptions, generate};
 use tune_model::lora::{LoraSpec, Targets};
@@ -15,15 +15,22 @@ const CASES: &[&str] = &[
 ];
 const ADAPTED: &[&str] = &["llama-gqa-tied", "llama3-rope-untied", "gpt-neo"];
 
-fn load(case: &str) -> CausalLm {
-    CausalLm::load(&checkpoint(case), None, &Device::flex(), Precision::F32, &mut |_, _| ())
+fn load(case: &str, device: &Device) -> CausalLm {
+    CausalLm::load(&checkpoint(case), None, device, Precision::F32, &mut |_, _| ())
         .unwrap_or_else(|e| panic!("{case}: {e}"))
 }
 
-fn load_adapted(case: &str) -> CausalLm {
-    let mut model = load(case);
+fn load_adapted(case: &str, device: &Device) -> CausalLm {
+    let mut model = load(case, device);
     model.attach(&adapter(case, "adapter")).unwrap();
     model
+}
+
+/// Each case on each device.
+fn everywhere<'a>(cases: &'a [&str]) -> impl Iterator<Item = (&'a str, Device)> {
+    devices()
+        .into_iter()
+        .flat_map(move |device| cases.iter().map(move |case| (*case, device.clone())))
 }
 
 fn all_linear(r: usize) -> LoraSpec {
@@ -78,24 +85,24 @@ fn golden_input(golden: &Golden) -> Input {
 
 #[test]
 fn logits_equal_transformers() {
-    for case in CASES {
+    for (case, device) in everywhere(CASES) {
         let golden = Golden::open(case);
-        let logits = load(case).logits(&golden_input(&golden)).unwrap();
+        let logits = load(case, &device).logits(&golden_input(&golden)).unwrap();
         let d = max_difference(&logits, &golden.f32("logits"));
-        assert!(d < 1e-4, "{case}: logits differ by {d}");
+        assert!(d < 1e-4, "{case} on {device:?}: logits differ by {d}");
     }
 }
 
 #[test]
 fn logits_with_adapters_equal_peft() {
-    for case in ADAPTED {
+    for (case, device) in everywhere(ADAPTED) {
         let golden = Golden::open(case);
-        let logits = load_adapted(case).logits(&golden_input(&golden)).unwrap();
+        let logits = load_adapted(case, &device).logits(&golden_input(&golden)).unwrap();
         let d = max_difference(&logits, &golden.f32("adapter_logits"));
-        assert!(d < 1e-4, "{case}: logits differ by {d}");
+        assert!(d < 1e-4, "{case} on {device:?}: logits differ by {d}");
     }
     let golden = Golden::open("llama-gqa-tied");
-    let mut model = load("llama-gqa-tied");
+    let mut model = load("llama-gqa-tied", &Device::flex());
     model.attach(&adapter("llama-gqa-tied", "adapter-pattern")).unwrap();
     let d = max_difference(
         &model.logits(&golden_input(&golden)).unwrap(),
@@ -106,8 +113,8 @@ fn logits_with_adapters_equal_peft() {
 
 #[test]
 fn loss_and_gradients_equal_peft_and_torch_autograd() {
-    for case in ADAPTED {
-        let (golden, model) = (Golden::open(case), load_adapted(case));
+    for (case, device) in everywhere(ADAPTED) {
+        let (golden, model) = (Golden::open(case), load_adapted(case, &device));
         let input = pack(&golden_sequences(&golden, ""));
         let (loss, gradients) = model
             .loss_and_gradients(&input, Keep { blocks: 99 }, Noise::default())
@@ -116,7 +123,7 @@ fn loss_and_gradients_equal_peft_and_torch_autograd() {
         assert_eq!(loss.learned, golden.u32("learned")[0] as usize);
         assert!(
             (loss.sum - wanted).abs() / wanted < 1e-5,
-            "{case}: loss {} wanted {wanted}",
+            "{case} on {device:?}: loss {} wanted {wanted}",
             loss.sum
         );
         let adapters = model.adapters();
@@ -129,7 +136,7 @@ fn loss_and_gradients_equal_peft_and_torch_autograd() {
                 let key = format!("grad.{}.{name}", adapter.path);
                 let ours: Vec<f32> = gradient.into_data().iter::<f32>().collect();
                 let d = relative(&ours, &golden.f32(&key));
-                assert!(d < 1e-5, "{case}: {key} differs by {d}");
+                assert!(d < 1e-5, "{case} on {device:?}: {key} differs by {d}");
             }
         }
     }
@@ -137,8 +144,8 @@ fn loss_and_gradients_equal_peft_and_torch_autograd() {
 
 #[test]
 fn kept_and_recomputed_blocks_give_the_same_gradients() {
-    for case in ADAPTED {
-        let (golden, model) = (Golden::open(case), load_adapted(case));
+    for (case, device) in everywhere(ADAPTED) {
+        let (golden, model) = (Golden::open(case), load_adapted(case, &device));
         let input = pack(&golden_sequences(&golden, ""));
         let noise = Noise {
             seed: 7,
@@ -169,8 +176,8 @@ fn kept_and_recomputed_blocks_give_the_same_gradients() {
 
 #[test]
 fn a_packed_document_costs_what_it_costs_alone() {
-    for case in CASES {
-        let (golden, model) = (Golden::open(case), load(case));
+    for (case, device) in everywhere(CASES) {
+        let (golden, model) = (Golden::open(case), load(case, &device));
         let ids = golden.u32("input_ids");
         let documents: Vec<_> = [&ids[..24], &ids[24..41], &ids[30..33]]
             .map(|d| (d.to_vec(), vec![true; d.len()]))
@@ -190,8 +197,8 @@ fn a_packed_document_costs_what_it_costs_alone() {
 
 #[test]
 fn the_cache_changes_nothing_and_batches_of_unequal_prompts_neither() {
-    for case in CASES {
-        let (golden, model) = (Golden::open(case), load(case));
+    for (case, device) in everywhere(CASES) {
+        let (golden, model) = (Golden::open(case), load(case, &device));
         let ids = golden.u32("input_ids");
         let prompts = vec![ids[..20].to_vec(), ids[24..27].to_vec(), ids[30..41].to_vec()];
         let options = GenerateOptions {
@@ -225,11 +232,11 @@ fn the_cache_changes_nothing_and_batches_of_unequal_prompts_neither() {
 
 #[test]
 fn fresh_adapters_change_nothing_and_count_by_formula() {
-    for case in CASES {
+    for (case, device) in everywhere(CASES) {
         let golden = Golden::open(case);
         let base = checkpoint(case);
         let spec = all_linear(4);
-        let model = CausalLm::load(&base, Some(&spec), &Device::flex(), Precision::F32, &mut |_, _| ()).unwrap();
+        let model = CausalLm::load(&base, Some(&spec), &device, Precision::F32, &mut |_, _| ()).unwrap();
         let d = max_difference(&model.logits(&golden_input(&golden)).unwrap(), &golden.f32("logits"));
         assert!(d < 1e-4, "{case}: B = 0 but logits differ by {d}");
         let counted: usize = model

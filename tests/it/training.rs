@@ -1,5 +1,5 @@
 //! The optimizer step against torch, the accumulation grid, and whole runs on a tiny model.
-use crate::golden::{Golden, adapter, checkpoint, folder};
+use crate::golden::{Golden, adapter, checkpoint, devices, folder};
 use burn::tensor::{Device, Tensor};
 use std::path::Path;
 use std::sync::atomic::AtomicU8;
@@ -30,11 +30,11 @@ fn options(number: usize, rate: f64) -> StepOptions {
     }
 }
 
-fn adapted() -> CausalLm {
+fn adapted(device: &Device) -> CausalLm {
     let mut model = CausalLm::load(
         &checkpoint("llama-gqa-tied"),
         None,
-        &Device::flex(),
+        device,
         Precision::F32,
         &mut |_, _| (),
     )
@@ -75,34 +75,36 @@ fn adapter_values(model: &CausalLm) -> Vec<f32> {
 #[test]
 fn twenty_adamw_steps_equal_peft_and_torch() {
     let golden = Golden::open("llama-gqa-tied");
-    let mut model = adapted();
-    let mut adamw = AdamW::new(TORCH, &model.adapters());
-    let (losses, norms) = (golden.f64("adamw.losses"), golden.f64("adamw.grad_norms"));
-    for i in 0..20 {
-        let sample = |row: usize| {
-            let name = |what| format!("adamw.{what}.{}.{row}", i % 4);
-            (golden.u32(&name("ids")), golden.bools(&name("learn")))
-        };
-        let window = [batch(&[sample(0), sample(1)])];
-        let result = step(&mut model, &mut adamw, &window, &options(i + 1, 1e-2)).unwrap();
-        assert!(
-            (result.loss - losses[i]).abs() / losses[i] < 1e-5,
-            "step {i}: {} wanted {}",
-            result.loss,
-            losses[i]
-        );
-        assert!(
-            (result.grad_norm - norms[i]).abs() / norms[i] < 1e-4,
-            "step {i}: {} {}",
-            result.grad_norm,
-            norms[i]
-        );
-    }
-    for m in model.adapters() {
-        for (name, tensor) in [("lora_A", &m.a), ("lora_B", &m.b)] {
-            let wanted = golden.f32(&format!("adamw.final.{}.{name}", m.path));
-            let d = crate::golden::max_difference(&values(tensor), &wanted);
-            assert!(d < 1e-4, "{} {name} differs by {d}", m.path);
+    for device in devices() {
+        let mut model = adapted(&device);
+        let mut adamw = AdamW::new(TORCH, &model.adapters());
+        let (losses, norms) = (golden.f64("adamw.losses"), golden.f64("adamw.grad_norms"));
+        for i in 0..20 {
+            let sample = |row: usize| {
+                let name = |what| format!("adamw.{what}.{}.{row}", i % 4);
+                (golden.u32(&name("ids")), golden.bools(&name("learn")))
+            };
+            let window = [batch(&[sample(0), sample(1)])];
+            let result = step(&mut model, &mut adamw, &window, &options(i + 1, 1e-2)).unwrap();
+            assert!(
+                (result.loss - losses[i]).abs() / losses[i] < 1e-5,
+                "{device:?}, step {i}: {} wanted {}",
+                result.loss,
+                losses[i]
+            );
+            assert!(
+                (result.grad_norm - norms[i]).abs() / norms[i] < 1e-4,
+                "{device:?}, step {i}: {} {}",
+                result.grad_norm,
+                norms[i]
+            );
+        }
+        for m in model.adapters() {
+            for (name, tensor) in [("lora_A", &m.a), ("lora_B", &m.b)] {
+                let wanted = golden.f32(&format!("adamw.final.{}.{name}", m.path));
+                let d = crate::golden::max_difference(&values(tensor), &wanted);
+                assert!(d < 1e-4, "{device:?}: {} {name} differs by {d}", m.path);
+            }
         }
     }
 }
@@ -117,7 +119,7 @@ fn every_way_to_accumulate_eight_samples_is_the_same_step() {
         })
         .collect();
     let run = |batch_size: usize| {
-        let mut model = adapted();
+        let mut model = adapted(&Device::flex());
         let mut adamw = AdamW::new(TORCH, &model.adapters());
         let window: Vec<_> = samples.chunks(batch_size).map(batch).collect();
         let result = step(&mut model, &mut adamw, &window, &options(1, 1e-3)).unwrap();

@@ -47,19 +47,30 @@ impl Precision {
     /// # Errors
     /// If `device` cannot compute in what was asked for.
     pub fn resolve(dtype: Dtype, device: &Device) -> Result<Self> {
-        let cpu = is_flex(device);
+        let bf16 = Self {
+            compute: DType::BF16,
+            ..Self::F32
+        };
         match dtype {
             Dtype::F32 => Ok(Self::F32),
-            Dtype::Auto if cpu => Ok(Self::F32),
-            Dtype::Bf16 if cpu => Err(ModelError::Precision {
+            Dtype::Bf16 if is_flex(device) => Err(ModelError::Precision {
                 problem: "flex computes in f32 alone".into(),
             }),
-            Dtype::Auto | Dtype::Bf16 => Ok(Self {
-                compute: DType::BF16,
-                ..Self::F32
-            }),
+            Dtype::Bf16 => Ok(bf16),
+            Dtype::Auto if is_flex(device) => Ok(Self::F32),
+            #[cfg(feature = "tch")]
+            Dtype::Auto if crate::libtorch::is_cpu(device) && !cpu_multiplies_bf16() => Ok(Self::F32),
+            Dtype::Auto => Ok(bf16),
         }
     }
+}
+
+/// Whether this processor multiplies bf16 faster than f32: by AVX512-BF16, which every one with AMX has as well.
+pub fn cpu_multiplies_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
 }
 
 /// Whether `device` is Burn's pure-Rust CPU backend.

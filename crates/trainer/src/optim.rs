@@ -1,6 +1,7 @@
-//! AdamW over the adapter pairs: `torch.optim.AdamW`'s update on f32 tensors, on whatever device they are.
+//! AdamW over the adapter pairs: all A, laid end to end, are one tensor to update, all B another.
 use burn::tensor::{DType, Tensor};
 use tune_model::causal_lm::AdapterTensors;
+use tune_model::ops::adamw::{AdamWCfg, State, adamw};
 
 /// `(A, B)` of each adapter, or their gradients.
 pub type Pairs = Vec<(Tensor<2>, Tensor<2>)>;
@@ -32,70 +33,117 @@ impl Moments {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct AdamW {
     options: Options,
     /// Updates made so far.
-    pub steps: usize,
-    /// Of A and B of each adapter, in the model's order.
-    pub moments: Vec<[Moments; 2]>,
+    steps: usize,
+    /// All A, all B.
+    sides: Vec<Side>,
+}
+
+/// The moments of all A or of all B, end to end in the model's order.
+#[derive(Debug)]
+struct Side {
+    shapes: Vec<[usize; 2]>,
+    mean: Tensor<1>,
+    variance: Tensor<1>,
 }
 
 impl AdamW {
     pub fn new(options: Options, adapters: &[AdapterTensors]) -> Self {
-        let moments = adapters
-            .iter()
-            .map(|pair| [Moments::zeros(&pair.a), Moments::zeros(&pair.b)])
-            .collect();
+        let zeros = |pair: &AdapterTensors| [Moments::zeros(&pair.a), Moments::zeros(&pair.b)];
+        Self::resumed(options, 0, &adapters.iter().map(zeros).collect::<Vec<_>>())
+    }
+
+    /// After `steps` updates that left these moments of A and B of each adapter.
+    pub fn resumed(options: Options, steps: usize, moments: &[[Moments; 2]]) -> Self {
+        let side = |side: usize| {
+            let of = moments.iter().map(|pair| &pair[side]);
+            Side {
+                shapes: of.clone().map(|moments| moments.mean.dims()).collect(),
+                mean: end_to_end(of.clone().map(|moments| &moments.mean)),
+                variance: end_to_end(of.map(|moments| &moments.variance)),
+            }
+        };
         Self {
             options,
-            steps: 0,
-            moments,
+            steps,
+            sides: vec![side(0), side(1)],
         }
+    }
+
+    /// The moments of A and B of each adapter.
+    pub fn moments(&self) -> Vec<[Moments; 2]> {
+        let of = |side: &Side| -> Vec<Moments> {
+            let pairs = cut(&side.mean, &side.shapes).zip(cut(&side.variance, &side.shapes));
+            pairs.map(|(mean, variance)| Moments { mean, variance }).collect()
+        };
+        let [a, b] = [&self.sides[0], &self.sides[1]].map(of);
+        a.into_iter().zip(b).map(|(a, b)| [a, b]).collect()
     }
 
     /// The updated pairs; `gradients` are multiplied by `scale` first (the division by the learned tokens and the clip).
     pub fn update(&mut self, adapters: Vec<AdapterTensors>, gradients: Pairs, scale: f64, rate: f64) -> Pairs {
         self.steps += 1;
-        let (options, steps) = (self.options, self.steps);
-        let pairs = adapters.into_iter().zip(gradients).zip(&mut self.moments);
-        pairs
-            .map(|((adapter, (da, db)), [moments_a, moments_b])| {
-                let a = step(adapter.a, da.mul_scalar(scale), moments_a, rate, steps, &options);
-                let b = step(
-                    adapter.b,
-                    db.mul_scalar(scale),
-                    moments_b,
-                    rate * options.b_ratio,
-                    steps,
-                    &options,
-                );
-                (a, b)
-            })
-            .collect()
+        let cfg = AdamWCfg {
+            rate,
+            betas: self.options.betas,
+            eps: self.options.eps,
+            weight_decay: self.options.weight_decay,
+            step: self.steps,
+            scale,
+        };
+        let faster = AdamWCfg {
+            rate: rate * self.options.b_ratio,
+            ..cfg
+        };
+        let (a, b): (Vec<_>, Vec<_>) = adapters.into_iter().map(|x| (x.a, x.b)).unzip();
+        let (da, db): (Vec<_>, Vec<_>) = gradients.into_iter().unzip();
+        // Taken out, so that no second handle keeps the moments from being updated in place.
+        let sides = std::mem::take(&mut self.sides).into_iter();
+        let (sides, updated): (Vec<_>, Vec<_>) = sides
+            .zip([(a, da, cfg), (b, db, faster)])
+            .map(|(side, (parameters, gradients, cfg))| side.update(&parameters, &gradients, cfg))
+            .unzip();
+        self.sides = sides;
+        let mut updated = updated.into_iter();
+        let [a, b] = [updated.next(), updated.next()].map(Option::unwrap_or_default);
+        a.into_iter().zip(b).collect()
     }
 }
 
-/// As torch writes it: `m.lerp_(g, 1-b1)`, `v.mul_(b2).addcmul_(g, g, 1-b2)`,
-/// `p.mul_(1 - lr*wd).addcdiv_(m, v.sqrt()/sqrt(1-b2^t) + eps, -lr/(1-b1^t))`.
-fn step(p: Tensor<2>, g: Tensor<2>, moments: &mut Moments, rate: f64, steps: usize, options: &Options) -> Tensor<2> {
-    let [beta1, beta2] = options.betas;
-    let correction = |beta: f64| 1.0 - beta.powi(steps.min(i32::MAX as usize) as i32);
-    let mean = moments.mean.clone();
-    moments.mean = (g.clone() - mean.clone()).mul_scalar(1.0 - beta1) + mean;
-    moments.variance = moments.variance.clone().mul_scalar(beta2) + (g.clone() * g).mul_scalar(1.0 - beta2);
-    let denominator = moments
-        .variance
-        .clone()
-        .sqrt()
-        .div_scalar(correction(beta2).sqrt())
-        .add_scalar(options.eps);
-    let decayed = if options.weight_decay == 0.0 {
-        p
-    } else {
-        p.mul_scalar(1.0 - rate * options.weight_decay)
-    };
-    decayed - (moments.mean.clone() / denominator).mul_scalar(rate / correction(beta1))
+impl Side {
+    /// The moments and parameters after an update.
+    fn update(self, parameters: &[Tensor<2>], gradients: &[Tensor<2>], cfg: AdamWCfg) -> (Self, Vec<Tensor<2>>) {
+        let state = State {
+            parameter: end_to_end(parameters.iter()),
+            mean: self.mean,
+            variance: self.variance,
+        };
+        let state = adamw(state, end_to_end(gradients.iter()), cfg);
+        let parameters = cut(&state.parameter, &self.shapes).collect();
+        let side = Self {
+            shapes: self.shapes,
+            mean: state.mean,
+            variance: state.variance,
+        };
+        (side, parameters)
+    }
+}
+
+fn end_to_end<'a>(tensors: impl Iterator<Item = &'a Tensor<2>>) -> Tensor<1> {
+    Tensor::cat(tensors.map(|t| t.clone().reshape([-1])).collect(), 0)
+}
+
+/// Undoes [`end_to_end`], without copying.
+fn cut<'a>(whole: &'a Tensor<1>, shapes: &'a [[usize; 2]]) -> impl Iterator<Item = Tensor<2>> + 'a {
+    shapes.iter().scan(0, |start, shape| {
+        let n = shape[0] * shape[1];
+        let part = whole.clone().narrow(0, *start, n).reshape(*shape);
+        *start += n;
+        Some(part)
+    })
 }
 
 /// Euclidean norm over all gradients together.

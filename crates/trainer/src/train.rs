@@ -216,9 +216,8 @@ impl<'a> Run<'a> {
             return Ok(Trained { model, adamw, loader });
         };
         model.attach(&saved.adapter)?;
-        let mut adamw = AdamW::new(options, &model.adapters());
-        adamw.steps = saved.progress.step;
-        adamw.moments = saved.moments(&model.adapters(), &self.start.device)?;
+        let moments = saved.moments(&model.adapters(), &self.start.device)?;
+        let adamw = AdamW::resumed(options, saved.progress.step, &moments);
         loader.seek(saved.progress.cursor);
         watch.on(Event::Note(&format!("going on after step {}", saved.progress.step)));
         Ok(Trained { model, adamw, loader })
@@ -375,7 +374,7 @@ impl<'a> Run<'a> {
         let tensors = trained.model.adapters();
         let adapter = adapter_out::collect(&tensors, self.settings, &self.prepared.base);
         let dir = self.dir.checkpoints();
-        let path = checkpoint::save(&dir, &self.progress, &adapter, &tensors, &trained.adamw.moments)?;
+        let path = checkpoint::save(&dir, &self.progress, &adapter, &tensors, &trained.adamw.moments())?;
         checkpoint::prune(&dir, self.settings.train.keep_last, self.progress.best)?;
         self.say(Status::Running, None)?;
         if let Some(board) = &mut self.board {

@@ -9,11 +9,13 @@
 //! | [`swiglu`], [`gelu`] | yes | yes | yes |
 //! | [`attention`] | yes | yes | yes |
 //! | [`linear_cross_entropy`] | yes | its gradient comes with its value | yes |
+//! | [`adamw`] | yes | none | yes |
 //!
 //! Kernels serve f32 on flex, f32 and bf16 on LibTorch; anything else runs the reference, which is made of Burn's own
 //! differentiable operations. A new backend adds a folder here and its name to the `#[backend_extension]` lists.
 #![cfg_attr(feature = "tch", allow(deprecated))] // As `libtorch.rs` says.
 
+pub mod adamw;
 pub mod attention;
 pub mod gelu;
 pub mod layer_norm;
@@ -30,6 +32,7 @@ pub mod switch;
 #[cfg(feature = "tch")]
 pub(crate) mod tch;
 
+pub use adamw::adamw;
 pub use attention::{Segment, attention};
 pub use gelu::gelu;
 pub use layer_norm::layer_norm;

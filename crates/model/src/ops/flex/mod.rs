@@ -1,4 +1,5 @@
 //! Kernels for `flex`, Burn's pure-Rust CPU backend: f32, contiguous rows, all cores.
+pub(super) mod adamw;
 mod attention;
 mod gelu;
 mod layer_norm;
@@ -8,7 +9,7 @@ mod lora_linear;
 mod matmul;
 mod rms_norm;
 mod rope;
-mod simd;
+pub(super) mod simd;
 mod swiglu;
 
 use burn::backend::flex::FlexTensor;

@@ -1,148 +1,90 @@
-//! ATen's flash attention, segment by segment on views. Key heads are the batch and their query heads the heads, so that keys
-//! and values are shared by a stride of zero instead of being repeated.
+//! Scores of a block of queries against only the keys they see, from products over all key heads at once; the rows of the
+//! query heads that share a key head lie one below the other, so that keys and values are never repeated.
+//!
+//! Scores have the dtype of the activations, as in transformers' eager attention; softmax sums in f32. Probabilities are made
+//! again for the backward pass. (ATen's own attention on the CPU multiplies bf16 as f32, and takes twice the time.)
 use super::{cuda, new};
 use crate::ops::attention::{AttentionCfg, AttentionOp, Segment};
 use burn::backend::{LibTorch, tensor::FloatTensor};
 use std::ops::Range;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
-/// Queries that share one mask, where one is needed.
-const BLOCK: usize = 256;
+/// Queries a block at most, and the scores it may have.
+const QUERIES: usize = 256;
+const SCORES: usize = 32 << 20;
 
 /// Queries and the keys any of them sees, both as rows of the tensors.
-struct Part {
+struct Block {
     queries: Range<usize>,
     keys: Range<usize>,
-    causal: bool,
-    /// Added to the scores, `[queries, keys]`.
+    /// Added to the scores, `[queries, keys]`: −∞ where a key is not seen.
     mask: Option<Tensor>,
 }
 
-/// Every segment's parts, in the order of their queries.
-fn parts(cfg: &AttentionCfg, q: &Tensor) -> Vec<Part> {
-    cfg.segments
-        .iter()
-        .flat_map(|segment| segment_parts(cfg, segment, q.kind(), q.device()))
-        .collect()
-}
-
-/// A whole segment where its mask is none or ATen's own, blocks of queries elsewhere.
-fn segment_parts(cfg: &AttentionCfg, segment: &Segment, kind: Kind, device: Device) -> Vec<Part> {
-    let (queries, keys) = (segment.queries.len(), segment.keys.len());
-    let unwindowed = cfg.window.is_none_or(|window| window >= keys);
-    if unwindowed && queries == keys {
-        return vec![Part {
-            queries: segment.queries.clone(),
-            keys: segment.keys.clone(),
-            causal: true,
-            mask: None,
-        }];
-    }
-    let block = |start: usize| {
-        let end = (start + BLOCK).min(queries);
-        let seen = cfg.visible(segment, start).start..cfg.visible(segment, end - 1).end;
-        let mut hidden = vec![f32::NEG_INFINITY; (end - start) * seen.len()];
-        for (i, row) in (start..end).zip(hidden.chunks_exact_mut(seen.len())) {
-            let visible = cfg.visible(segment, i);
-            row[visible.start - seen.start..visible.end - seen.start].fill(0.0);
-        }
-        let mask = || {
-            let shape = [(end - start) as i64, seen.len() as i64];
-            Tensor::from_slice(&hidden).view(shape).to_device(device).to_kind(kind)
-        };
-        Part {
-            queries: segment.queries.start + start..segment.queries.start + end,
-            keys: segment.keys.start + seen.start..segment.keys.start + seen.end,
-            causal: false,
-            mask: (end - start > 1).then(mask),
-        }
-    };
-    (0..queries).step_by(BLOCK).map(block).collect()
-}
-
-/// Rows of `[tokens, heads * head_dim]` as `[kv_heads, heads / kv_heads, rows, head_dim]`, a view.
-fn heads(t: &Tensor, rows: &Range<usize>, cfg: &AttentionCfg) -> Tensor {
-    let (kv, group) = (cfg.kv_heads as i64, (cfg.heads / cfg.kv_heads) as i64);
-    let rows = t.narrow(0, rows.start as i64, rows.len() as i64);
-    let shared = rows.size()[1] == kv * cfg.head_dim as i64;
-    let t = rows.view([rows.size()[0], kv, if shared { 1 } else { group }, cfg.head_dim as i64]);
-    t.permute([1, 2, 0, 3])
-        .expand([kv, group, rows.size()[0], cfg.head_dim as i64], false)
-}
-
-/// The inverse of [`heads`] for a tensor of its shape.
-fn rows(t: &Tensor) -> Tensor {
-    let t = t.permute([2, 0, 1, 3]);
-    t.reshape([t.size()[0], -1])
-}
-
-/// The part's log-sum-exps in `[heads, tokens]`, a view as [`heads`] has it.
-fn lse_of(lse: &Tensor, part: &Part, cfg: &AttentionCfg) -> Tensor {
-    lse.narrow(1, part.queries.start as i64, part.queries.len() as i64)
-        .unflatten(0, [cfg.kv_heads as i64, -1])
-}
-
-/// The parts' rows, one after the other.
-fn whole(mut parts: Vec<Tensor>) -> Tensor {
-    match parts.len() {
-        1 => parts.remove(0),
-        _ => Tensor::cat(&parts, 0),
-    }
-}
-
-/// The sum over each key head's query heads, as rows.
-fn shared_rows(t: &Tensor) -> Tensor {
-    match t.size()[1] {
-        1 => rows(t),
-        _ => rows(&t.sum_dim_intlist([1].as_slice(), true, t.kind())),
-    }
-}
-
-/// `(out, log-sum-exp)` of `[kv_heads, heads / kv_heads, rows, ..]`.
-fn forward([q, k, v]: [&Tensor; 3], part: &Part, scale: f64) -> (Tensor, Tensor) {
-    let mask = part.mask.as_ref();
-    if q.device() == Device::Cpu {
-        return Tensor::internal_scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, part.causal, mask, scale);
-    }
-    let out = Tensor::scaled_dot_product_attention(q, k, v, mask, 0.0, part.causal, scale, false);
-    let unused = q.select(3, 0).to_kind(Kind::Float);
-    (out, unused)
-}
-
-/// `(dq, dk, dv)`, of `dk` and `dv` one a query head.
-fn backward(
-    dout: &Tensor,
-    [q, k, v]: [&Tensor; 3],
-    out: &Tensor,
-    lse: &Tensor,
-    part: &Part,
-    scale: f64,
-) -> (Tensor, Tensor, Tensor) {
-    let mask = part.mask.as_ref();
-    if q.device() == Device::Cpu {
-        return Tensor::internal_scaled_dot_product_flash_attention_for_cpu_backward(
-            dout,
-            q,
-            k,
-            v,
-            out,
-            lse,
-            0.0,
-            part.causal,
-            mask,
-            scale,
-        );
-    }
-    // tch lacks the forward call whose results the backward one wants: LibTorch's own tape runs both.
-    tch::with_grad(|| {
-        let [q, k, v] = [q, k, v].map(|t| t.detach().set_requires_grad(true));
-        let out = Tensor::scaled_dot_product_attention(&q, &k, &v, mask, 0.0, part.causal, scale, false);
-        let gradients = Tensor::run_backward(&[(out * dout).sum(Kind::Float)], &[&q, &k, &v], false, false);
-        match <[Tensor; 3]>::try_from(gradients) {
-            Ok([dq, dk, dv]) => (dq, dk, dv),
-            Err(_) => unreachable!("one gradient for each input"),
-        }
+/// Every segment's blocks, in the order of their queries.
+fn blocks<'a>(cfg: &'a AttentionCfg, q: &'a Tensor) -> impl Iterator<Item = Block> + 'a {
+    cfg.segments.iter().flat_map(move |segment| {
+        let step = (SCORES / (cfg.heads * segment.keys.len().max(1))).clamp(1, QUERIES);
+        (0..segment.queries.len()).step_by(step).map(move |start| {
+            let within = start..(start + step).min(segment.queries.len());
+            block(cfg, segment, within, q)
+        })
     })
+}
+
+fn block(cfg: &AttentionCfg, segment: &Segment, within: Range<usize>, q: &Tensor) -> Block {
+    let (first, last) = (cfg.visible(segment, within.start), cfg.visible(segment, within.end - 1));
+    let keys = first.start..last.end;
+    let hidden = || {
+        let shape = [within.len() as i64, keys.len() as i64];
+        Tensor::full(shape, f64::NEG_INFINITY, (q.kind(), q.device()))
+    };
+    // Each query sees one key more than the query before it, and with a window that is full one less at the other end.
+    let after = (first.end < last.end).then(|| hidden().triu_((first.end - keys.start) as i64));
+    let before = (first.start < last.start).then(|| {
+        let full = within.clone().find(|i| cfg.visible(segment, *i).start > first.start);
+        hidden().tril_(-((full.unwrap_or(within.end) - within.start) as i64))
+    });
+    let mask = match (after, before) {
+        (Some(after), Some(before)) => Some(after + before),
+        (after, before) => after.or(before),
+    };
+    let absolute = |all: &Range<usize>, part: Range<usize>| all.start + part.start..all.start + part.end;
+    Block {
+        queries: absolute(&segment.queries, within),
+        keys: absolute(&segment.keys, keys),
+        mask,
+    }
+}
+
+/// Rows of `[tokens, heads * head_dim]` as `[kv_heads, heads / kv_heads * rows, head_dim]`.
+fn stacked(t: &Tensor, rows: &Range<usize>, cfg: &AttentionCfg) -> Tensor {
+    let (kv, d) = (cfg.kv_heads as i64, cfg.head_dim as i64);
+    let t = t
+        .narrow(0, rows.start as i64, rows.len() as i64)
+        .unflatten(1, [kv, -1, d]);
+    t.permute([1, 2, 0, 3]).reshape([kv, -1, d])
+}
+
+/// The inverse of [`stacked`], added to or written into rows of `[tokens, heads * head_dim]`.
+fn unstacked(t: &Tensor, rows: &Range<usize>) -> Tensor {
+    let (kv, d) = (t.size()[0], t.size()[2]);
+    t.view([kv, -1, rows.len() as i64, d])
+        .permute([2, 0, 1, 3])
+        .flatten(1, -1)
+}
+
+fn rows(t: &Tensor, rows: &Range<usize>) -> Tensor {
+    t.narrow(0, rows.start as i64, rows.len() as i64)
+}
+
+/// `softmax(q·kᵀ + mask)` of stacked and scaled queries, `[kv_heads, heads / kv_heads * queries, keys]`.
+fn probabilities(q: &Tensor, k: &Tensor, block: &Block) -> Tensor {
+    let scores = q.bmm(&k.transpose(1, 2));
+    if let Some(mask) = &block.mask {
+        let _ = scores.unflatten(1, [-1, block.queries.len() as i64]).g_add_(mask);
+    }
+    scores.softmax(-1, scores.kind())
 }
 
 impl AttentionOp for LibTorch {
@@ -155,6 +97,7 @@ impl AttentionOp for LibTorch {
         Self::packed_attention_forward(q, k, v, cfg).0
     }
 
+    /// The log-sum-exp is not needed here and left empty.
     fn packed_attention_forward(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -165,23 +108,18 @@ impl AttentionOp for LibTorch {
         if let Some((out, lse)) = cuda::attention_forward(q, k, v, &cfg) {
             return (new(out), new(lse));
         }
-        let lse = Tensor::empty([cfg.heads as i64, q.size()[0]], (Kind::Float, q.device()));
-        let outputs: Vec<_> = parts(&cfg, q)
-            .iter()
-            .map(|part| {
-                let qkv = [
-                    heads(q, &part.queries, &cfg),
-                    heads(k, &part.keys, &cfg),
-                    heads(v, &part.keys, &cfg),
-                ];
-                let (out, part_lse) = forward(qkv.each_ref(), part, cfg.scale);
-                lse_of(&lse, part, &cfg).copy_(&part_lse);
-                rows(&out)
-            })
-            .collect();
-        (new(whole(outputs)), new(lse))
+        let out = q.empty_like();
+        for block in blocks(&cfg, q) {
+            let (k, v) = (stacked(k, &block.keys, &cfg), stacked(v, &block.keys, &cfg));
+            let scaled = stacked(q, &block.queries, &cfg) * cfg.scale;
+            let result = probabilities(&scaled, &k, &block).bmm(&v);
+            rows(&out, &block.queries).copy_(&unstacked(&result, &block.queries));
+        }
+        (new(out), new(Tensor::empty([0], (Kind::Float, q.device()))))
     }
 
+    /// `dP = dO·Vᵀ`, `dS = P∘(dP − rowsum(P∘dP))`, `dq = s·dS·K`, `dk = dSᵀ·(s·Q)`, `dv = Pᵀ·dO`; the products sum over the
+    /// query heads of a key head.
     fn packed_attention_backward(
         dout: FloatTensor<Self>,
         q: FloatTensor<Self>,
@@ -195,30 +133,20 @@ impl AttentionOp for LibTorch {
         if let Some(gradients) = cuda::attention_backward(&dout.tensor, [q, k, v], &out.tensor, &lse.tensor, &cfg) {
             return gradients.map(new).into();
         }
-        let (dk, dv) = (k.zeros_like(), v.zeros_like());
-        let dq: Vec<_> = parts(&cfg, q)
-            .iter()
-            .map(|part| {
-                let qkv = [
-                    heads(q, &part.queries, &cfg),
-                    heads(k, &part.keys, &cfg),
-                    heads(v, &part.keys, &cfg),
-                ];
-                let (dq, part_dk, part_dv) = backward(
-                    &heads(&dout.tensor, &part.queries, &cfg),
-                    qkv.each_ref(),
-                    &heads(&out.tensor, &part.queries, &cfg),
-                    &lse_of(&lse.tensor, part, &cfg),
-                    part,
-                    cfg.scale,
-                );
-                for (total, gradient) in [(&dk, part_dk), (&dv, part_dv)] {
-                    let mut total = total.narrow(0, part.keys.start as i64, part.keys.len() as i64);
-                    let _ = total.g_add_(&shared_rows(&gradient));
-                }
-                rows(&dq)
-            })
-            .collect();
-        (new(whole(dq)), new(dk), new(dv))
+        let (dq, dk, dv) = (q.empty_like(), k.zeros_like(), v.zeros_like());
+        for block in blocks(&cfg, q) {
+            let (k, v) = (stacked(k, &block.keys, &cfg), stacked(v, &block.keys, &cfg));
+            let scaled = stacked(q, &block.queries, &cfg) * cfg.scale;
+            let dout = stacked(&dout.tensor, &block.queries, &cfg);
+            let p = probabilities(&scaled, &k, &block);
+            let dp = dout.bmm(&v.transpose(1, 2));
+            let ds = Tensor::internal_softmax_backward_data(&dp, &p, -1, p.kind());
+            let (dk_part, dv_part) = (ds.transpose(1, 2).bmm(&scaled), p.transpose(1, 2).bmm(&dout));
+            let _ = rows(&dk, &block.keys).g_add_(&unstacked(&dk_part, &block.keys));
+            let _ = rows(&dv, &block.keys).g_add_(&unstacked(&dv_part, &block.keys));
+            let dq_part = ds.bmm(&k).g_mul_scalar_(cfg.scale);
+            rows(&dq, &block.queries).copy_(&unstacked(&dq_part, &block.queries));
+        }
+        (new(dq), new(dk), new(dv))
     }
 }

@@ -1,9 +1,11 @@
 //! Kernels for LibTorch, on CPU and CUDA: ATen calls, few of them, saving little.
 //!
 //! Nothing here requires a gradient, so LibTorch records none. Inputs are never written to; what a function made itself is.
+mod adamw;
 mod attention;
 pub(crate) mod cuda;
 mod gelu;
+mod host;
 mod layer_norm;
 mod linear;
 mod linear_cross_entropy;

@@ -23,6 +23,7 @@ fn request<'a>(
         merged,
         verify: true,
         dtype: None,
+        onto_original: false,
         max_shard: 5 << 30,
         serve_target: &[],
         prompts: None,

@@ -172,6 +172,9 @@ pub struct Model {
     /// Of the base: auto, f32 or bf16
     #[arg(long, default_value = "auto")]
     pub dtype: BaseDtype,
+    /// Hold the linear layers of the base in 4 or 8 bits
+    #[arg(long, value_name = "FORM", default_value = "none")]
+    pub quantize: Quantize,
     /// auto, or one that `tune doctor` lists (cpu, cuda:0)
     #[arg(long, default_value = "auto", env = "TUNE_DEVICE")]
     pub device: String,
@@ -279,6 +282,10 @@ pub struct Export {
     /// Store the merged model in this type instead of the base's
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<Dtype>,
+    /// Which base a merged model of a run with model.quantize is made of: the one it was trained on, written out, or the
+    /// one before it was quantized
+    #[arg(long, value_name = "BASE", default_value = "dequantized")]
+    pub onto: Onto,
     /// Largest safetensors file of the merged model
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = bytes)]
     pub max_shard: u64,
@@ -315,6 +322,31 @@ pub enum BaseDtype {
     Auto,
     F32,
     Bf16,
+}
+
+/// What a merged model is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Onto {
+    Dequantized,
+    Original,
+}
+
+/// What the linears of the base are held in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Quantize {
+    None,
+    Nf4,
+    Int8,
+}
+
+impl From<Quantize> for tune_model::precision::Quantize {
+    fn from(quantize: Quantize) -> Self {
+        match quantize {
+            Quantize::None => Self::None,
+            Quantize::Nf4 => Self::Nf4,
+            Quantize::Int8 => Self::Int8,
+        }
+    }
 }
 
 impl From<BaseDtype> for tune_model::precision::Dtype {

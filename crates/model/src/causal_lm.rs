@@ -91,6 +91,8 @@ pub struct Sizes {
     pub kept_bytes_per_token: usize,
     pub recomputed_bytes_per_token: usize,
     pub weight_bytes: usize,
+    /// The largest quantized matrix, written out for a product.
+    pub scratch_bytes: usize,
 }
 
 /// Reads sizes off the headers.
@@ -107,6 +109,9 @@ pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>, precision: Precision) -
         .map(|info| info.shape.iter().product::<usize>())
         .sum();
     let bytes = precision.compute.size();
+    let dense_bytes = |l: &crate::nn::Linear| l.inputs * l.outputs * bytes;
+    let linear_bytes: usize = linears.iter().map(|l| dense_bytes(l)).sum();
+    let stored_bytes = |l: &crate::nn::Linear| precision.linears.bytes(l.outputs, l.inputs, precision.compute);
     let u_columns: usize = planned.iter().map(|p| p.r).sum::<usize>() / shape.layers.max(1);
     Ok(Sizes {
         family: family.name().to_string(),
@@ -123,8 +128,19 @@ pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>, precision: Precision) -
         adapted_modules: planned.len(),
         kept_bytes_per_token: (shape.kept_per_token + u_columns) * bytes,
         recomputed_bytes_per_token: shape.hidden * bytes,
-        weight_bytes: total_params * bytes,
+        weight_bytes: total_params * bytes - linear_bytes + linears.iter().map(|l| stored_bytes(l)).sum::<usize>(),
+        scratch_bytes: match precision.linears.is_quantized() {
+            true => linears.iter().map(|l| dense_bytes(l)).max().unwrap_or(0),
+            false => 0,
+        },
     })
+}
+
+/// Module paths of the linears of the blocks, which is what a base is quantized by; from the headers alone.
+pub fn linear_paths(base: &Checkpoint) -> Result<Vec<Arc<str>>> {
+    let device = Device::flex();
+    let family = family::load(base, Weights::new(base, &device, Precision::F32, false, &mut |_, _| ()))?;
+    Ok(family.linears().iter().map(|linear| linear.path.clone()).collect())
 }
 
 pub struct CausalLm {

@@ -1,8 +1,11 @@
 //! A base model's files, whatever they come as: folder, hub id or GGUF. Plain numbers, no tensors.
+mod bnb;
 mod folder;
 mod hub;
 
 use crate::gguf::llama::LlamaGguf;
+use crate::precision::Stored;
+use crate::quant::Quantized;
 use crate::{ModelError, Result, staging};
 use folder::Shards;
 use rayon::prelude::*;
@@ -30,6 +33,10 @@ pub enum StoredType {
     F32,
     F16,
     BF16,
+    /// A matrix that bitsandbytes quantized; its scales lie in tensors beside it, which are not listed.
+    Nf4,
+    /// As above.
+    Int8,
     /// GGUF block quantization, by ggml's name.
     Ggml(&'static str),
     /// Anything else that safetensors knows, by its name there: masks and counters that some checkpoints
@@ -44,6 +51,8 @@ impl StoredType {
             Self::F32 => "F32",
             Self::F16 => "F16",
             Self::BF16 => "BF16",
+            Self::Nf4 => "NF4",
+            Self::Int8 => "INT8",
             Self::Ggml(name) | Self::Other(name) => name,
         }
     }
@@ -188,9 +197,28 @@ impl Checkpoint {
     /// As [`read_f32`](Self::read_f32), into a buffer of exactly the tensor's elements.
     pub fn read_f32_into(&self, name: &str, out: &mut [f32]) -> Result<()> {
         match &self.weights {
-            Weights::Safetensors(shards) => shards.file(name)?.read_f32_into(name, out),
+            Weights::Safetensors(shards) => shards.read_f32_into(name, out),
             Weights::Gguf(model) => model.read_f32_into(name, out),
         }
+    }
+
+    /// A matrix of `rows` in the form `held`, quantized now unless it is stored so; `None` for a form that is not quantized.
+    pub fn read_quantized(&self, name: &str, rows: usize, held: Stored) -> Result<Option<Quantized<'_>>> {
+        let stored = match &self.weights {
+            Weights::Safetensors(shards) => shards.read_quantized(name)?,
+            Weights::Gguf(_) => None,
+        };
+        match stored.filter(|matrix| matrix.stored() == held) {
+            Some(matrix) => Ok(Some(matrix)),
+            None if held.is_quantized() => Ok(Quantized::new(&self.read_f32(name)?, rows, held)),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether bitsandbytes quantized it.
+    pub fn is_quantized(&self) -> bool {
+        let quantized = |info: &TensorInfo| matches!(info.dtype, StoredType::Nf4 | StoredType::Int8);
+        self.tensors().values().any(quantized)
     }
 
     /// The bytes as they are stored; in a GGUF q and k are still permuted.
@@ -228,7 +256,7 @@ impl Checkpoint {
         let hashes: Vec<_> = self
             .tensors()
             .par_iter()
-            .map(|(name, info)| Ok((format!("{name} {info:?}"), blake3::hash(self.stored_bytes(name)?))))
+            .map(|(name, info)| Ok((format!("{name} {info:?}"), self.hash(name)?)))
             .collect::<Result<_>>()?;
         let mut all = blake3::Hasher::new();
         all.update(self.config.to_string().as_bytes());
@@ -238,6 +266,18 @@ impl Checkpoint {
         }
         self.release();
         Ok(all.finalize().to_hex().to_string())
+    }
+
+    /// Over all that a tensor is stored in.
+    fn hash(&self, name: &str) -> Result<blake3::Hash> {
+        let mut hash = blake3::Hasher::new();
+        hash.update(self.stored_bytes(name)?);
+        if let Weights::Safetensors(shards) = &self.weights {
+            for part in shards.parts_beside(name) {
+                hash.update(shards.file(&part)?.bytes(&part)?);
+            }
+        }
+        Ok(hash.finalize())
     }
 
     /// Lets go of the pages read so far: mapped files count as this process's memory until then. They are read again

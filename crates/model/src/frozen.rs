@@ -1,14 +1,17 @@
 //! A frozen weight matrix, in the form its device multiplies it by.
 use crate::precision::Stored;
-use burn::backend::tensor::FloatTensor;
+use crate::quant::{Int8, Nf4, Quantized, int8, nf4};
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, autodiff::checkpoint::strategy::CheckpointStrategy};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, FloatDType, Int, IntDType, Tensor, TensorData};
 
 /// `[out, in]`, as checkpoints have it. Cloning copies a handle.
 #[derive(Debug, Clone)]
 pub enum Frozen {
     /// In the dtype of the activations.
     Dense(Tensor<2>),
+    Nf4(Nf4Weight<Dispatch>),
+    Int8(Int8Weight<Dispatch>),
 }
 
 impl From<Tensor<2>> for Frozen {
@@ -22,6 +25,22 @@ impl Frozen {
     pub fn new(dense: Tensor<2>, stored: Stored) -> Self {
         match stored {
             Stored::Dense => Self::Dense(dense),
+            Stored::Nf4 | Stored::Int8 => {
+                let ([rows, columns], device) = (dense.dims(), dense.device());
+                let values: Vec<f32> = dense.clone().into_data().iter().collect();
+                match Quantized::new(&values, rows, stored) {
+                    Some(quantized) => Self::quantized(&quantized, [rows, columns], &device),
+                    None => Self::Dense(dense),
+                }
+            }
+        }
+    }
+
+    /// Brings a quantized matrix `[out, in]` onto `device`.
+    pub fn quantized(matrix: &Quantized<'_>, dims: [usize; 2], device: &Device) -> Self {
+        match matrix {
+            Quantized::Nf4(matrix) => Self::Nf4(Nf4Weight::new(matrix, dims, device)),
+            Quantized::Int8(matrix) => Self::Int8(Int8Weight::new(matrix, dims, device)),
         }
     }
 
@@ -29,6 +48,8 @@ impl Frozen {
     pub fn dims(&self) -> [usize; 2] {
         match self {
             Self::Dense(weight) => weight.dims(),
+            Self::Nf4(weight) => weight.dims,
+            Self::Int8(weight) => weight.dims,
         }
     }
 
@@ -36,12 +57,16 @@ impl Frozen {
     pub fn dense(&self, dtype: DType) -> Tensor<2> {
         match self {
             Self::Dense(weight) => weight.clone().cast(dtype),
+            Self::Nf4(weight) => weight.dense().cast(dtype),
+            Self::Int8(weight) => weight.dense().cast(dtype),
         }
     }
 
     pub(crate) fn into_dispatch(self) -> Weight<Dispatch> {
         match self {
             Self::Dense(weight) => Weight::Dense(weight.into_dispatch()),
+            Self::Nf4(weight) => Weight::Nf4(weight),
+            Self::Int8(weight) => Weight::Int8(weight),
         }
     }
 }
@@ -50,6 +75,8 @@ impl Frozen {
 #[derive(Debug, Clone, ExtensionType)]
 pub enum Weight<B: Backend> {
     Dense(FloatTensor<B>),
+    Nf4(#[extension_type] Nf4Weight<B>),
+    Int8(#[extension_type] Int8Weight<B>),
 }
 
 impl<B: Backend, C: CheckpointStrategy> Weight<Autodiff<B, C>> {
@@ -57,6 +84,191 @@ impl<B: Backend, C: CheckpointStrategy> Weight<Autodiff<B, C>> {
     pub(crate) fn into_primitive(self) -> Weight<B> {
         match self {
             Self::Dense(weight) => Weight::Dense(weight.into_primitive()),
+            Self::Nf4(weight) => Weight::Nf4(Nf4Weight {
+                dims: weight.dims,
+                codes: weight.codes,
+                absmax: match weight.absmax {
+                    Absmax::Plain(absmax) => Absmax::Plain(absmax.into_primitive()),
+                    Absmax::Nested {
+                        codes,
+                        absmax,
+                        map,
+                        offset,
+                    } => Absmax::Nested {
+                        codes,
+                        absmax: absmax.into_primitive(),
+                        map: map.into_primitive(),
+                        offset,
+                    },
+                },
+            }),
+            Self::Int8(weight) => Weight::Int8(Int8Weight {
+                dims: weight.dims,
+                codes: weight.codes,
+                scales: weight.scales.into_primitive(),
+            }),
         }
+    }
+}
+
+/// [`Nf4`] on a backend.
+#[derive(Debug, Clone, ExtensionType)]
+pub struct Nf4Weight<B: Backend> {
+    pub dims: [usize; 2],
+    /// u8 `[ceil(out · in / 2)]`
+    pub codes: IntTensor<B>,
+    #[extension_type]
+    pub absmax: Absmax<B>,
+}
+
+/// [`nf4::Absmax`] on a backend.
+#[derive(Debug, Clone, ExtensionType)]
+pub enum Absmax<B: Backend> {
+    /// f32 `[blocks]`
+    Plain(FloatTensor<B>),
+    Nested {
+        /// u8 `[blocks]`
+        codes: IntTensor<B>,
+        /// f32 `[ceil(blocks / 256)]`
+        absmax: FloatTensor<B>,
+        /// f32 `[256]`
+        map: FloatTensor<B>,
+        offset: f32,
+    },
+}
+
+impl Nf4Weight<Dispatch> {
+    fn new(matrix: &Nf4<'_>, dims: [usize; 2], device: &Device) -> Self {
+        let absmax = match &matrix.absmax {
+            nf4::Absmax::Plain(absmax) => Absmax::Plain(floats(absmax, device).into_dispatch()),
+            nf4::Absmax::Nested {
+                codes,
+                absmax,
+                map,
+                offset,
+            } => Absmax::Nested {
+                codes: bytes(codes, device).into_dispatch(),
+                absmax: floats(absmax, device).into_dispatch(),
+                map: floats(map, device).into_dispatch(),
+                offset: *offset,
+            },
+        };
+        Self {
+            dims,
+            codes: bytes(&matrix.codes, device).into_dispatch(),
+            absmax,
+        }
+    }
+
+    /// f32, from Burn's operations.
+    fn dense(&self) -> Tensor<2> {
+        let [rows, columns] = self.dims;
+        let codes = Tensor::<1, Int>::from_dispatch(self.codes.clone()).cast(IntDType::I64);
+        let (n, padded) = (rows * columns, 2 * codes.dims()[0]);
+        let high = codes.clone().bitwise_right_shift_scalar(4);
+        let codes = Tensor::stack::<2>(vec![high, codes.bitwise_and_scalar(15)], 1).reshape([padded]);
+        let values = floats(&nf4::CODE, &codes.device()).select(0, codes.slice([0..n]));
+        (values * each(self.absmax.dense(), nf4::BLOCK, n)).reshape([rows, columns])
+    }
+}
+
+impl Absmax<Dispatch> {
+    fn dense(&self) -> Tensor<1> {
+        match self {
+            Self::Plain(absmax) => Tensor::from_dispatch(absmax.clone()),
+            Self::Nested {
+                codes,
+                absmax,
+                map,
+                offset,
+            } => {
+                let codes = Tensor::<1, Int>::from_dispatch(codes.clone()).cast(IntDType::I64);
+                let blocks = codes.dims()[0];
+                let absmax = each(Tensor::from_dispatch(absmax.clone()), nf4::NESTED, blocks);
+                Tensor::<1>::from_dispatch(map.clone()).select(0, codes) * absmax + *offset
+            }
+        }
+    }
+}
+
+/// [`Int8`] on a backend.
+#[derive(Debug, Clone, ExtensionType)]
+pub struct Int8Weight<B: Backend> {
+    pub dims: [usize; 2],
+    /// i8 `[out · in]`
+    pub codes: IntTensor<B>,
+    /// f32 `[out]`
+    pub scales: FloatTensor<B>,
+}
+
+impl Int8Weight<Dispatch> {
+    fn new(matrix: &Int8<'_>, dims: [usize; 2], device: &Device) -> Self {
+        let codes = TensorData::new(matrix.codes.to_vec(), [matrix.codes.len()]);
+        Self {
+            dims,
+            codes: Tensor::<1, Int>::from_data(codes, (device, DType::I8)).into_dispatch(),
+            scales: floats(&matrix.scales, device).into_dispatch(),
+        }
+    }
+
+    /// f32, from Burn's operations.
+    fn dense(&self) -> Tensor<2> {
+        let codes = Tensor::<1, Int>::from_dispatch(self.codes.clone()).cast(FloatDType::F32);
+        let scales = Tensor::<1>::from_dispatch(self.scales.clone()).reshape([self.dims[0], 1]);
+        codes.reshape(self.dims) * scales * int8::STEP
+    }
+}
+
+fn bytes(values: &[u8], device: &Device) -> Tensor<1, Int> {
+    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), (device, DType::U8))
+}
+
+fn floats(values: &[f32], device: &Device) -> Tensor<1> {
+    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), (device, DType::F32))
+}
+
+/// Each element `times` times, cut to `n`.
+fn each(x: Tensor<1>, times: usize, n: usize) -> Tensor<1> {
+    let blocks = x.dims()[0];
+    x.reshape([blocks, 1])
+        .repeat_dim(1, times)
+        .reshape([blocks * times])
+        .slice([0..n])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::random;
+
+    /// The reference for devices without a kernel is what the host makes of the codes.
+    #[test]
+    fn dense_is_what_the_host_dequantizes() {
+        let weight = random::<2>(1, [33, 71]);
+        let values: Vec<f32> = weight.clone().into_data().iter().collect();
+        for stored in [Stored::Nf4, Stored::Int8] {
+            let mut wanted = vec![0.0; values.len()];
+            Quantized::new(&values, 33, stored).unwrap().dequantize(&mut wanted);
+            let found: Vec<f32> = Frozen::new(weight.clone(), stored)
+                .dense(DType::F32)
+                .into_data()
+                .iter()
+                .collect();
+            assert_eq!(found, wanted, "{stored:?}");
+        }
+        let Quantized::Nf4(Nf4 { codes, .. }) = Quantized::new(&values, 33, Stored::Nf4).unwrap() else {
+            panic!()
+        };
+        let plain = Nf4 {
+            codes,
+            absmax: nf4::Absmax::Plain(nf4::block_maxima(&values).into()),
+        };
+        let mut wanted = vec![0.0; values.len()];
+        plain.dequantize(&mut wanted, |value| value);
+        let found = Frozen::quantized(&Quantized::Nf4(plain), [33, 71], &weight.device());
+        assert_eq!(
+            found.dense(DType::F32).into_data().iter::<f32>().collect::<Vec<_>>(),
+            wanted
+        );
     }
 }

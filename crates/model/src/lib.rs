@@ -19,6 +19,7 @@ pub mod noise;
 pub mod ops;
 pub mod peft;
 pub mod precision;
+pub mod quant;
 pub mod safetensors_file;
 pub mod sampler;
 #[cfg(feature = "tch")]

@@ -101,6 +101,11 @@ impl<'a> Weights<'a> {
     }
 
     fn values(&self, name: String, shape: &[usize]) -> Option<Vec<f32>> {
+        self.take(name, shape, |name| self.source.read_f32(name))
+    }
+
+    /// A tensor of the wanted shape as `read` reads it, if it is to be read.
+    fn take<T>(&self, name: String, shape: &[usize], read: impl FnOnce(&str) -> Result<T>) -> Option<T> {
         let mut account = self.account.borrow_mut();
         let found = self.source.tensors().get(&name).map(|info| info.shape.clone());
         let problem = match &found {
@@ -113,7 +118,7 @@ impl<'a> Weights<'a> {
         }
         let usable = self.read && account.problems.is_empty() && account.failed.is_none();
         let values = if usable {
-            self.source.read_f32(&name).map_err(|e| account.failed = Some(e)).ok()
+            read(&name).map_err(|e| account.failed = Some(e)).ok()
         } else {
             None
         };
@@ -170,11 +175,24 @@ impl<'w, 'a> At<'w, 'a> {
     }
 
     fn frozen(&self, name: &str, rows: usize, columns: usize, stored: Stored) -> Frozen {
+        if stored.is_quantized() {
+            return self.quantized(name, rows, columns, stored);
+        }
         let dense = self.matrix(name, rows, columns);
         if self.weights.read {
             Frozen::new(dense, stored)
         } else {
             dense.into()
+        }
+    }
+
+    /// As the checkpoint has it, or quantized on the host: the dense matrix never reaches the device.
+    fn quantized(&self, name: &str, rows: usize, columns: usize, stored: Stored) -> Frozen {
+        let Weights { source, device, .. } = self.weights;
+        let read = |name: &str| source.read_quantized(name, rows, stored);
+        match self.weights.take(self.join(name), &[rows, columns], read).flatten() {
+            Some(matrix) => Frozen::quantized(&matrix, [rows, columns], device),
+            None => Tensor::zeros([1, 1], (*device, self.weights.precision.compute)).into(),
         }
     }
 

@@ -1,6 +1,8 @@
 //! Base + adapter to a merged folder in Hugging Face layout, tensor by tensor, never the model twice.
+use crate::causal_lm::linear_paths;
 use crate::checkpoint::{Checkpoint, StoredType, TensorInfo, pretty};
 use crate::peft::{Adapter, LoraPair};
+use crate::precision::Quantize;
 use crate::safetensors_file::{Plan, SafetensorsFile, SafetensorsWriter, byte_len, encode};
 use crate::staging::{self, StagedFolder};
 use crate::{ModelError, Result};
@@ -8,12 +10,17 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 #[derive(Debug, Clone)]
 pub struct MergeOptions {
     /// `None`: each tensor as the base stores it, F32 where that is quantized.
     pub dtype: Option<StoredType>,
+    /// The linears of the blocks become what this form of them gives back before the update is added: what the adapter was
+    /// trained on.
+    pub onto: Quantize,
     /// bytes
     pub max_shard: u64,
     /// Replace a folder that is there already, whatever it holds.
@@ -25,6 +32,7 @@ impl Default for MergeOptions {
     fn default() -> Self {
         Self {
             dtype: None,
+            onto: Quantize::None,
             max_shard: 5_000_000_000,
             overwrite: false,
         }
@@ -60,6 +68,11 @@ pub fn merge(
         base,
         adapter,
         dtype: options.dtype,
+        onto: options.onto,
+        linears: match options.onto {
+            Quantize::None => BTreeSet::new(),
+            _ => linear_paths(base)?.into_iter().collect(),
+        },
     };
     let untied = merge.has_own_head()?;
     let shards = split(merge.plan(untied), options.max_shard);
@@ -158,6 +171,9 @@ struct Merge<'a> {
     base: &'a Checkpoint,
     adapter: &'a Adapter,
     dtype: Option<StoredType>,
+    onto: Quantize,
+    /// Modules that `onto` is about.
+    linears: BTreeSet<Arc<str>>,
 }
 
 impl Merge<'_> {
@@ -212,6 +228,7 @@ impl Merge<'_> {
             (StoredType::Other(_), _) => dtype,
             (_, Some(wanted)) => wanted,
             (StoredType::Ggml(_), None) => StoredType::F32,
+            (StoredType::Nf4 | StoredType::Int8, None) => self.base.export_dtype(),
             (_, None) => dtype,
         }
     }
@@ -221,10 +238,15 @@ impl Merge<'_> {
         let dtype = plan.info.dtype;
         let module = plan.name.strip_suffix(".weight").unwrap_or_default();
         let pair = self.adapter.pairs.get(module);
-        if pair.is_none() && self.base.kind != "gguf" && self.base.tensors()[&plan.name].dtype == dtype {
+        let quantized = self.linears.contains(module);
+        if pair.is_none() && !quantized && self.base.kind != "gguf" && self.base.tensors()[&plan.name].dtype == dtype {
             return Ok(self.base.stored_bytes(&plan.name)?.into());
         }
-        let mut weight = self.base.read_f32(&plan.name)?;
+        let mut weight = if quantized {
+            self.dequantized(plan)?
+        } else {
+            self.base.read_f32(&plan.name)?
+        };
         if let Some(pair) = pair {
             *worst = worst.max(add_update(&mut weight, pair, self.adapter.config.fan_in_fan_out, dtype));
         }
@@ -232,6 +254,16 @@ impl Merge<'_> {
             Cow::Owned(bytes) => bytes.into(),
             Cow::Borrowed(bytes) => bytes.to_vec().into(),
         })
+    }
+
+    fn dequantized(&self, plan: &Plan) -> Result<Vec<f32>> {
+        let rows = plan.info.shape.first().copied().unwrap_or(0);
+        let mut weight = vec![0.0; plan.info.elements()];
+        match self.base.read_quantized(&plan.name, rows, self.onto.stored())? {
+            Some(matrix) => matrix.dequantize(&mut weight),
+            None => self.base.read_f32_into(&plan.name, &mut weight)?,
+        }
+        Ok(weight)
     }
 
     fn write_small_files(&self, folder: &Path, untied: bool) -> Result<()> {

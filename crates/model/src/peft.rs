@@ -1,5 +1,6 @@
 //! Adapters on disk in PEFT's layout: `adapter_config.json`, `adapter_model.safetensors`.
 use crate::checkpoint::{StoredType, pretty};
+use crate::precision::Quantize;
 use crate::safetensors_file::{self, Data, SafetensorsFile};
 use crate::staging::{self, StagedFolder};
 use crate::{ModelError, Result};
@@ -10,6 +11,8 @@ use std::path::Path;
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
+/// Metadata key of [`AdapterConfig::quantize`].
+const QUANTIZE: &str = "base_quantize";
 /// What PEFT puts before a module's path in the weights file.
 const PREFIX: &str = "base_model.model.";
 
@@ -32,6 +35,8 @@ pub struct AdapterConfig {
     /// `lora_alpha` by module, in the same way.
     pub alpha_pattern: Vec<(String, f64)>,
     pub layers_to_transform: Option<Vec<usize>>,
+    /// What the base was held in while training. It lies in the metadata of the weights: PEFT warns of keys it does not know.
+    pub quantize: Quantize,
 }
 
 /// One adapted linear: `a` is `[r, in]`, `b` is `[out, r]`, row-major; the update is `scale * b * a`.
@@ -59,6 +64,7 @@ impl Adapter {
         let (mut config, targets) = read_config(&dir.join(CONFIG))?;
         let path = dir.join(WEIGHTS);
         let file = SafetensorsFile::open(&path)?;
+        config.quantize = Quantize::named(file.metadata().get(QUANTIZE).map(String::as_str));
         let mut problems = Vec::new();
         let shapes = pair_shapes(&file, &mut problems);
         let ranks = Ranks::new(&config).map_err(|problems| unusable(dir, problems))?;
@@ -110,7 +116,11 @@ impl Adapter {
             .iter()
             .map(|(name, shape, values)| (name.as_str(), shape.as_slice(), StoredType::F32, Data::F32(values)))
             .collect();
-        safetensors_file::write(&folder.path().join(WEIGHTS), &[("format", "pt")], &tensors)?;
+        let metadata = [("format", "pt")].into_iter();
+        let metadata: Vec<_> = metadata
+            .chain(self.config.quantize.name().map(|name| (QUANTIZE, name)))
+            .collect();
+        safetensors_file::write(&folder.path().join(WEIGHTS), &metadata, &tensors)?;
         folder.commit()
     }
 
@@ -371,6 +381,7 @@ fn read_config(path: &Path) -> Result<(AdapterConfig, Targets)> {
         layers_to_transform: fields
             .take("layers_to_transform", "a number or a list of them", layers)
             .filter(|l| !l.is_empty()),
+        quantize: Quantize::None,
     };
     let targets = fields.targets(narrowed);
     let refused = fields.refused();

@@ -1,4 +1,5 @@
 //! Which dtype stores, computes and accumulates. Nowhere else is one chosen.
+use crate::quant::nf4;
 use crate::{ModelError, Result};
 use burn::tensor::{DType, Device};
 use serde::{Deserialize, Serialize};
@@ -19,11 +20,70 @@ pub enum Dtype {
     Bf16,
 }
 
+/// What the linears of the blocks are quantized to, as asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quantize {
+    #[default]
+    None,
+    /// 4 bits, maxima quantized too (QLoRA).
+    Nf4,
+    /// 8 bits, a scale a row.
+    Int8,
+}
+
+impl Quantize {
+    /// As settings write it; `None` for a plain base.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Nf4 => Some("nf4"),
+            Self::Int8 => Some("int8"),
+        }
+    }
+
+    /// What has this name; `None` where nothing does.
+    pub fn named(name: Option<&str>) -> Self {
+        let all = [Self::Nf4, Self::Int8];
+        all.into_iter().find(|form| form.name() == name).unwrap_or_default()
+    }
+
+    pub fn stored(self) -> Stored {
+        match self {
+            Self::None => Stored::Dense,
+            Self::Nf4 => Stored::Nf4,
+            Self::Int8 => Stored::Int8,
+        }
+    }
+}
+
 /// The form a matrix of the base is stored in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stored {
     /// In the dtype of the activations.
     Dense,
+    /// [`crate::quant::nf4`]
+    Nf4,
+    /// [`crate::quant::int8`]
+    Int8,
+}
+
+impl Stored {
+    /// Bytes of a matrix `[rows, columns]`; `compute` is the dtype of dense ones.
+    pub fn bytes(self, rows: usize, columns: usize, compute: DType) -> usize {
+        let elements = rows * columns;
+        let blocks = elements.div_ceil(nf4::BLOCK);
+        match self {
+            Self::Dense => elements * compute.size(),
+            Self::Nf4 => elements.div_ceil(2) + blocks + 4 * blocks.div_ceil(nf4::NESTED) + 4 * 256,
+            Self::Int8 => elements + 4 * rows,
+        }
+    }
+
+    /// Whether a product needs the matrix written out first.
+    pub fn is_quantized(self) -> bool {
+        matches!(self, Self::Nf4 | Self::Int8)
+    }
 }
 
 /// What was asked for, resolved for a device.
@@ -46,7 +106,18 @@ impl Precision {
 
     /// # Errors
     /// If `device` cannot compute in what was asked for.
-    pub fn resolve(dtype: Dtype, device: &Device) -> Result<Self> {
+    pub fn resolve(dtype: Dtype, quantize: Quantize, device: &Device) -> Result<Self> {
+        let plain = Self::plain(dtype, device)?;
+        Ok(match quantize {
+            Quantize::None => plain,
+            _ => Self {
+                linears: quantize.stored(),
+                ..plain
+            },
+        })
+    }
+
+    fn plain(dtype: Dtype, device: &Device) -> Result<Self> {
         let bf16 = Self {
             compute: DType::BF16,
             ..Self::F32

@@ -115,10 +115,10 @@ fn decode_f32(name: &str, dtype: StoredType, bytes: &[u8], out: &mut [f32]) -> R
     let width = match dtype {
         StoredType::F32 => 4,
         StoredType::F16 | StoredType::BF16 => 2,
-        StoredType::Ggml(found) | StoredType::Other(found) => {
+        StoredType::Nf4 | StoredType::Int8 | StoredType::Ggml(_) | StoredType::Other(_) => {
             return Err(ModelError::NotNumbers {
                 name: name.to_string(),
-                found: found.to_string(),
+                found: dtype.name().to_string(),
             });
         }
     };

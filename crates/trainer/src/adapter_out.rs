@@ -31,6 +31,7 @@ pub fn collect(tensors: &[AdapterTensors], settings: &Settings, base: &Checkpoin
         rank_pattern: lora.rank_pattern.clone(),
         alpha_pattern: lora.alpha_pattern.clone(),
         // Whole paths say it already.
+        quantize: settings.model.quantize,
         layers_to_transform: (by_leaf && !lora.layers.is_empty()).then(|| lora.layers.clone()),
     };
     Adapter {
@@ -95,10 +96,15 @@ fn card(config: &AdapterConfig, base: &Checkpoint, progress: Option<&Progress>) 
         String::new()
     };
     let measured = progress.map(measured).unwrap_or_default();
+    let held = config
+        .quantize
+        .name()
+        .map(|form| format!(", the base held in {form}"))
+        .unwrap_or_default();
     format!(
         "---\n{hub_line}library_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n---\n\n\
          # LoRA adapter for {name}\n\n\
-         Rank {}, alpha {}{}, on {}. Trained with `tune`.\n\n\
+         Rank {}, alpha {}{}, on {}{held}. Trained with `tune`.\n\n\
          {measured}\
          ```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
          model = AutoModelForCausalLM.from_pretrained(\"{name}\")\n\

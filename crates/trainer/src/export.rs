@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use tune_data::{Codec, Origin, Sample};
 use tune_model::merge::{MergeOptions, MergeReport, merge};
 use tune_model::peft::Adapter;
-use tune_model::{Checkpoint, OpenOptions, Precision};
+use tune_model::precision::Quantize;
+use tune_model::{CausalLm, Checkpoint, OpenOptions, Precision};
 
 pub use crate::verify::Check;
 
@@ -27,6 +28,8 @@ pub struct ExportRequest<'a> {
     pub verify: bool,
     /// Type the merged weights are stored in; `None` = the base's.
     pub dtype: Option<tune_model::checkpoint::StoredType>,
+    /// Merge onto the base as it was before it was quantized for the run, instead of what the adapter was trained on.
+    pub onto_original: bool,
     /// Bytes.
     pub max_shard: u64,
     /// Who will serve the adapter; empty = what the run was set to.
@@ -84,6 +87,7 @@ pub fn export(request: &ExportRequest<'_>, watch: &mut dyn Watch) -> Result<Expo
     if let Some(dir) = request.merged {
         let options = MergeOptions {
             dtype: request.dtype,
+            onto: source.onto(request),
             max_shard: request.max_shard,
             overwrite: request.force,
         };
@@ -170,6 +174,7 @@ impl Found {
         let mut settings = Settings::default();
         settings.model.base = adapter.config.base_model_name_or_path.clone().unwrap_or_default();
         settings.model.revision = adapter.config.revision.clone().unwrap_or_default();
+        settings.model.quantize = adapter.config.quantize;
         settings.output.serve_target.clear();
         // The template it was trained with goes where it goes.
         let template = folder.join("chat_template.jinja");
@@ -209,6 +214,33 @@ impl Source {
         found.adapter.config.base_model_name_or_path = Some(base.name.clone());
         found.adapter.config.revision = base.revision.clone();
         Ok(Self { found, base, codec })
+    }
+
+    /// What the base was held in while training.
+    fn held(&self) -> Quantize {
+        self.found.settings.model.quantize
+    }
+
+    fn onto(&self, request: &ExportRequest<'_>) -> Quantize {
+        match request.onto_original {
+            true => Quantize::None,
+            false => self.held(),
+        }
+    }
+
+    /// The adapted base, held as in training or in full.
+    fn adapted(&self, held: Quantize, request: &ExportRequest<'_>, watch: &mut dyn Watch) -> Result<CausalLm> {
+        let precision = Precision {
+            linears: held.stored(),
+            ..Precision::F32
+        };
+        let mut model = load_model(&self.base, None, &request.device, precision, watch)?;
+        model.attach(&self.found.adapter)?;
+        watch.on(Event::Phase {
+            name: "comparing",
+            total: 0,
+        });
+        Ok(model)
     }
 
     fn serve_target<'a>(&'a self, request: &'a ExportRequest<'_>) -> &'a [String] {
@@ -330,12 +362,7 @@ fn check(
     let stop = stop_tokens(&source.base, &source.codec);
     let mut checks = Vec::new();
 
-    let mut model = load_model(&source.base, None, &request.device, Precision::F32, watch)?;
-    model.attach(&source.found.adapter)?;
-    watch.on(Event::Phase {
-        name: "comparing",
-        total: 0,
-    });
+    let mut model = source.adapted(source.held(), request, watch)?;
     let reference = Measured::of(&model, &probes, &stop)?;
     if let Some(path) = request.logits {
         reference.write(&probes, path)?;
@@ -350,6 +377,15 @@ fn check(
     }
     drop(model);
     if let Some(dir) = request.merged {
+        let replaced = source.onto(request) != source.held();
+        let original = match replaced {
+            true => Some(Measured::of(
+                &source.adapted(Quantize::None, request, watch)?,
+                &probes,
+                &stop,
+            )?),
+            false => None,
+        };
         let merged = Checkpoint::open(
             &dir.display().to_string(),
             &OpenOptions {
@@ -363,7 +399,12 @@ fn check(
             total: 0,
         });
         let bound = reference.merged_bound(merged.export_dtype(), blocks);
-        checks.push(reference.check("merged", &Measured::of(&model, &probes, &stop)?, bound));
+        let merged = Measured::of(&model, &probes, &stop)?;
+        checks.push(original.as_ref().unwrap_or(&reference).check("merged", &merged, bound));
+        if replaced {
+            // What leaving the base it was trained on costs is told, not judged.
+            checks.push(reference.check("trained", &merged, f64::INFINITY));
+        }
     }
     Ok(checks)
 }

@@ -185,6 +185,8 @@ fn memory_plan(
     };
     let adapters = 4 * sizes.lora_params;
     let logits = chunk_rows(sizes.vocab).min(lengths.longest) * sizes.vocab * 4;
+    let scratch = Some(sizes.scratch_bytes).filter(|bytes| *bytes > 0);
+    let scratch = scratch.map(|bytes| part("one matrix, dequantized", bytes));
     let fixed = [
         part("weights", sizes.weight_bytes),
         part("adapters", adapters),
@@ -193,6 +195,7 @@ fn memory_plan(
         part("one block's backward", lengths.longest * sizes.kept_bytes_per_token),
         part("logits, in chunks", logits),
     ];
+    let fixed: Vec<_> = fixed.into_iter().chain(scratch).collect();
     let of_blocks = |kept: usize| {
         let recomputed = sizes.layers - kept;
         lengths.longest * (kept * sizes.kept_bytes_per_token + recomputed * sizes.recomputed_bytes_per_token)
@@ -276,6 +279,7 @@ mod tests {
             kept_bytes_per_token: 1,
             recomputed_bytes_per_token: 1,
             weight_bytes: 1,
+            scratch_bytes: 0,
         }
     }
 

@@ -25,11 +25,16 @@ pub struct Prepared {
 /// Reads headers and data, no weights. `kept_before`: blocks kept by the run that goes on.
 pub fn prepare(start: &Start<'_>, kept_before: Option<usize>, watch: &mut dyn Watch) -> Result<Prepared> {
     let settings = start.settings;
-    let warnings = settings.validate()?;
+    let mut warnings = settings.validate()?;
     let (base, codec) = open_base(settings, &start.hub)?;
     let lora = settings.lora_spec();
-    let precision = Precision::resolve(settings.model.dtype, &start.device)?;
+    let precision = Precision::resolve(settings.model.dtype, settings.model.quantize, &start.device)?;
     let sizes = sizes(&base, Some(&lora), precision)?;
+    if base.is_quantized() && !precision.linears.is_quantized() {
+        warnings.push(
+            "the base is stored in 4 or 8 bits and held in full: model.quantize = \"nf4\" or \"int8\" keeps it as it is".into(),
+        );
+    }
 
     let corpus = load_data(start, &codec, watch)?;
     let data = &settings.data;

@@ -3,9 +3,10 @@ use crate::{Result, files, memory};
 use serde_json::json;
 use std::path::Path;
 use tune_data::Corpus;
-use tune_model::Checkpoint;
+use tune_model::{Checkpoint, Precision};
 
-/// `base_hash`: blake3 over config and tensors; `config`: the text of `config.toml`; `device`: as the plan names it.
+/// `base_hash`: blake3 over config and tensors; `config`: the text of `config.toml`; `device`: as the plan names it; `held`: how the base's
+/// numbers were.
 pub fn write(
     path: &Path,
     base: &Checkpoint,
@@ -13,10 +14,11 @@ pub fn write(
     corpus: &Corpus,
     config: &str,
     device: &str,
+    held: Precision,
 ) -> Result<()> {
     let receipt = json!({
         "program": { "name": "tune", "version": env!("CARGO_PKG_VERSION"), "blake3": program_hash()?, "burn": "0.22.1" },
-        "base": { "name": base.name, "revision": base.revision, "kind": base.kind, "blake3": base_hash },
+        "base": { "name": base.name, "revision": base.revision, "kind": base.kind, "blake3": base_hash, "held": held },
         "data": { "fingerprint": corpus.fingerprint, "files": corpus.report.files },
         "config_blake3": blake3::hash(config.as_bytes()).to_hex().to_string(),
         "device": device,

@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use tune_data::{DataSpec, FormatChoice, Learn, OnEmpty, Source, TooLong};
 use tune_model::lora::LoraSpec;
-use tune_model::precision::Dtype;
+use tune_model::precision::{Dtype, Quantize};
 
 /// Serializes to the resolved `config.toml` of a run, which can be run again. Every key is always present, so that
 /// unknown keys can be found by comparison with `Settings::default()` serialized: "none" is an empty string or list.
@@ -36,6 +36,8 @@ pub struct Model {
     pub offline: bool,
     /// The base's weights and activations; adapters and sums are f32 in any case.
     pub dtype: Dtype,
+    /// The linears of the blocks held in 4 or 8 bits (QLoRA).
+    pub quantize: Quantize,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

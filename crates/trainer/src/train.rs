@@ -401,8 +401,15 @@ impl<'a> Run<'a> {
         if path.exists() {
             return Ok(());
         }
-        let Prepared { base, corpus, plan, .. } = self.prepared;
-        receipt::write(&path, base, &self.identity()?.base, corpus, &self.config, &plan.device)
+        let Prepared {
+            base,
+            corpus,
+            plan,
+            precision,
+            ..
+        } = self.prepared;
+        let base_hash = &self.identity()?.base;
+        receipt::write(&path, base, base_hash, corpus, &self.config, &plan.device, *precision)
     }
 
     /// The best adapter and the curve; what there is of them, however the run ended.

@@ -17,7 +17,7 @@ const ANSWER_TOKENS: usize = 32;
 /// What was written, reloaded and compared with the adapted model it came from.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Check {
-    /// `adapter` or `merged`.
+    /// `adapter`, `merged`, or `trained`: the merged model against the quantized base the adapter was trained on.
     pub what: String,
     pub prompts: usize,
     /// Infinite where one of them is not a number or the vocabularies differ.

@@ -24,7 +24,7 @@ impl Answering {
     pub fn load(args: &Model, printer: &Printer) -> anyhow::Result<Self> {
         let began = Instant::now();
         let chosen = device::choose(&args.device)?;
-        let precision = Precision::resolve(args.dtype.into(), &chosen.device)?;
+        let precision = Precision::resolve(args.dtype.into(), args.quantize.into(), &chosen.device)?;
         let adapter = args.adapter.as_deref().map(read_adapter).transpose()?;
         let base = base_of(args, adapter.as_ref())?;
         let base = open(

@@ -1,5 +1,5 @@
 //! `tune export`: an adapter to what servers load, the checks of it, and the commands that serve it.
-use crate::args::{Dtype, Export};
+use crate::args::{Dtype, Export, Onto};
 use crate::errors::Failure;
 use crate::printer::{Printer, bytes, plural, shell_word};
 use crate::watch::Console;
@@ -24,6 +24,7 @@ pub fn run(args: &Export, printer: &Printer) -> anyhow::Result<End> {
         merged: args.merged.as_deref(),
         verify: args.verify,
         dtype: args.dtype.map(stored),
+        onto_original: args.onto == Onto::Original,
         max_shard: args.max_shard,
         serve_target: &args.serve_target,
         prompts: args.prompts.as_deref(),

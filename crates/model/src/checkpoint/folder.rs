@@ -1,5 +1,6 @@
 //! A model folder in Hugging Face layout: which files make it up, and whether they agree.
-use super::{StoredType, TensorInfo, TextFiles};
+use super::{StoredType, TensorInfo, TextFiles, bnb};
+use crate::quant::Quantized;
 use crate::safetensors_file::{SafetensorsFile, no_tensor};
 use crate::{ModelError, Result};
 use serde_json::Value;
@@ -89,12 +90,15 @@ fn refuse_quantized(folder: &Path, config: &Value) -> Result<()> {
         .get("quant_method")
         .and_then(Value::as_str)
         .unwrap_or("unnamed");
+    if method == "bitsandbytes" {
+        return Ok(());
+    }
     Err(ModelError::Unsupported {
         path: folder.join("config.json"),
         problems: vec![format!(
-            "weights quantized by `{method}`, wanted F32, F16 or BF16 (or a GGUF file)"
+            "weights quantized by `{method}`, wanted F32, F16, BF16 or bitsandbytes' NF4 or int8 (or a GGUF file)"
         )],
-        hint: "name the unquantized model, or a .gguf of it".into(),
+        hint: "name the unquantized model, with model.quantize to hold it in 4 or 8 bits; or a .gguf of it".into(),
     })
 }
 
@@ -161,6 +165,7 @@ pub(super) struct Shards {
     /// Tensor name to its place in `files`.
     places: BTreeMap<String, usize>,
     infos: BTreeMap<String, TensorInfo>,
+    quantized: BTreeMap<String, bnb::Matrix>,
 }
 
 impl Shards {
@@ -172,7 +177,7 @@ impl Shards {
         let index = folder.join(INDEX);
         // A single file beside an index is what an older save left behind, or the other way round;
         // transformers reads the single file.
-        let shards = if folder.join(SINGLE).is_file() {
+        let mut shards = if folder.join(SINGLE).is_file() {
             Self::collect(vec![SafetensorsFile::open(&folder.join(SINGLE))?])
         } else {
             let weight_map = read_index(&index)?;
@@ -186,6 +191,7 @@ impl Shards {
             shards
         };
         shards.refuse_unreadable(folder)?;
+        shards.find_quantized(folder)?;
         Ok(shards)
     }
 
@@ -194,6 +200,7 @@ impl Shards {
             files: Vec::new(),
             places: BTreeMap::new(),
             infos: BTreeMap::new(),
+            quantized: BTreeMap::new(),
         };
         for (place, file) in files.iter().enumerate() {
             for (name, info) in file.tensors() {
@@ -254,6 +261,56 @@ impl Shards {
             problems,
             hint: hint.into(),
         })
+    }
+
+    /// What bitsandbytes stores as several tensors becomes the one it stands for.
+    fn find_quantized(&mut self, folder: &Path) -> Result<()> {
+        let (found, problems) = bnb::find(&self.infos, |name| self.bytes(name));
+        if !problems.is_empty() {
+            return Err(ModelError::Unsupported {
+                path: folder.to_path_buf(),
+                problems,
+                hint: "name the unquantized model, with model.quantize to hold it in 4 or 8 bits".into(),
+            });
+        }
+        for (name, matrix) in &found {
+            self.infos.retain(|part, _| !matrix.parts(name).contains(part));
+            self.infos.insert(name.clone(), matrix.info());
+        }
+        self.quantized = found;
+        Ok(())
+    }
+
+    fn bytes(&self, name: &str) -> Result<&[u8]> {
+        self.file(name)?.bytes(name)
+    }
+
+    /// The tensors that hold a quantized matrix's scales.
+    pub fn parts_beside(&self, name: &str) -> Vec<String> {
+        self.quantized
+            .get(name)
+            .map(|matrix| matrix.parts(name))
+            .unwrap_or_default()
+    }
+
+    pub fn read_quantized(&self, name: &str) -> Result<Option<Quantized<'_>>> {
+        let matrix = self.quantized.get(name);
+        matrix
+            .map(|matrix| matrix.read(name, |part| self.bytes(part)))
+            .transpose()
+    }
+
+    pub fn read_f32_into(&self, name: &str, out: &mut [f32]) -> Result<()> {
+        match self.read_quantized(name)? {
+            None => self.file(name)?.read_f32_into(name, out),
+            Some(matrix) => {
+                if let Some(info) = self.infos.get(name) {
+                    info.check_buffer(name, out.len())?;
+                }
+                matrix.dequantize(out);
+                Ok(())
+            }
+        }
     }
 
     pub fn tensors(&self) -> &BTreeMap<String, TensorInfo> {

@@ -1,7 +1,7 @@
 //! One pass of `exp` over a chunk of logits; its normalization is applied to the `d` columns of the gradient, not to the
 //! vocabulary's.
 use super::matmul::{View, matmul, parallel};
-use super::{Rows, simd, tensor, unwritten};
+use super::{Rows, dense::Dense, simd, tensor, unwritten};
 use crate::frozen::Weight;
 use crate::ops::linear_cross_entropy::{LinearCrossEntropyOp, chunk_rows};
 use burn::backend::{Flex, tensor::FloatTensor};
@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use std::sync::Arc;
 
 /// Losses, and into `gradient` (where given, `[rows, d]`) `softmax·W − W[target]`.
-fn run(hidden: &Rows, weight: &Rows, targets: &[u32], mut gradient: Option<&mut [f32]>) -> Vec<f32> {
+fn run(hidden: &Rows, weight: &Dense, targets: &[u32], mut gradient: Option<&mut [f32]>) -> Vec<f32> {
     let ((rows, d), (vocab, _)) = (hidden.dims(), weight.dims());
     let (h, w) = (hidden.as_slice(), weight.as_slice());
     let chunk = chunk_rows(vocab).min(rows.max(1));
@@ -62,8 +62,7 @@ impl LinearCrossEntropyOp for Flex {
         weight: Weight<Self>,
         targets: Arc<[u32]>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let Weight::Dense(weight) = weight;
-        let (hidden, weight) = (Rows::new(hidden), Rows::new(weight));
+        let (hidden, weight) = (Rows::new(hidden), Dense::new(weight));
         let (rows, d) = hidden.dims();
         let mut gradient = unwritten(rows * d);
         let losses = run(&hidden, &weight, &targets, Some(&mut gradient));
@@ -75,8 +74,7 @@ impl LinearCrossEntropyOp for Flex {
         weight: Weight<Self>,
         targets: Arc<[u32]>,
     ) -> FloatTensor<Self> {
-        let Weight::Dense(weight) = weight;
-        let losses = run(&Rows::new(hidden), &Rows::new(weight), &targets, None);
+        let losses = run(&Rows::new(hidden), &Dense::new(weight), &targets, None);
         let rows = losses.len();
         tensor(losses, [rows])
     }

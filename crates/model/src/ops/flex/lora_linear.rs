@@ -1,6 +1,6 @@
 //! The base product, then the low-rank one added in place; nothing dense of the update's size.
 use super::matmul::{View, matmul, parallel, times_transposed};
-use super::{Rows, rows_per_task, tensor, unwritten};
+use super::{Rows, dense::Dense, rows_per_task, tensor, unwritten};
 use crate::frozen::Weight;
 use crate::noise;
 use crate::ops::lora_linear::{LoraCfg, LoraLinearOp};
@@ -45,8 +45,7 @@ impl LoraLinearOp for Flex {
         b: FloatTensor<Self>,
         cfg: LoraCfg,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let Weight::Dense(weight) = weight;
-        let (x, weight, a, b) = (Rows::new(x), Rows::new(weight), Rows::new(a), Rows::new(b));
+        let (x, weight, a, b) = (Rows::new(x), Dense::new(weight), Rows::new(a), Rows::new(b));
         let ((n, inputs), (outputs, _), (r, _)) = (x.dims(), weight.dims(), a.dims());
         let mut y = unwritten(n * outputs);
         times_transposed(&mut y, 0.0, x.as_slice(), weight.as_slice(), inputs, 1.0);
@@ -73,9 +72,8 @@ impl LoraLinearOp for Flex {
         b: FloatTensor<Self>,
         cfg: LoraCfg,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let Weight::Dense(weight) = weight;
         let (dy, x, u) = (Rows::new(dy), Rows::new(x), Rows::new(u));
-        let (weight, a, b) = (Rows::new(weight), Rows::new(a), Rows::new(b));
+        let (weight, a, b) = (Dense::new(weight), Rows::new(a), Rows::new(b));
         let ((n, inputs), (outputs, _), (r, _)) = (x.dims(), weight.dims(), a.dims());
         let scale = cfg.scale as f32;
         let dys = View::new(dy.as_slice(), n, outputs);

@@ -1,6 +1,7 @@
 //! Kernels for `flex`, Burn's pure-Rust CPU backend: f32, contiguous rows, all cores.
 pub(super) mod adamw;
 mod attention;
+mod dense;
 mod gelu;
 mod layer_norm;
 mod linear;

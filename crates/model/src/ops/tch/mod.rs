@@ -10,6 +10,7 @@ mod layer_norm;
 mod linear;
 mod linear_cross_entropy;
 mod lora_linear;
+mod quantized;
 mod rms_norm;
 mod rope;
 mod swiglu;
@@ -27,5 +28,7 @@ fn new(tensor: Tensor) -> TchTensor {
 fn dense(weight: &Weight<LibTorch>, kind: Kind) -> Tensor {
     match weight {
         Weight::Dense(weight) => weight.tensor.to_kind(kind),
+        Weight::Nf4(weight) => quantized::nf4(weight, kind),
+        Weight::Int8(weight) => quantized::int8(weight, kind),
     }
 }

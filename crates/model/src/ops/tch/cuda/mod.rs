@@ -5,7 +5,7 @@
 mod attention;
 pub(crate) mod driver;
 #[cfg(test)]
-mod host;
+pub(super) mod host;
 mod launch;
 mod nvrtc;
 pub(crate) mod shim;
@@ -303,7 +303,14 @@ pub fn adamw(tensors: [&Tensor; 4], cfg: &AdamWCfg) -> Option<()> {
     run("adamw.cuda", &[p, g, m, v], |on| {
         let rates = Tensor::from_slice(&rates(cfg).map(|x| x as f32)).to_device(p.device());
         let count = p.numel() as i64;
-        let args = [Arg::from(p), g.into(), m.into(), v.into(), (&rates).into(), count.into()];
+        let args = [
+            Arg::from(p),
+            g.into(),
+            m.into(),
+            v.into(),
+            (&rates).into(),
+            count.into(),
+        ];
         unsafe { launch(on, "adamw", Kind::Float, Grid::of_elements(1, count)?, args) }
     })
 }

@@ -5,6 +5,7 @@ use super::*;
 use crate::noise;
 use crate::ops::testing::*;
 use crate::ops::{adamw, linear_cross_entropy, rms_norm, rope, swiglu};
+use crate::quant::nf4::CODE;
 use half::bf16;
 use std::sync::Arc;
 
@@ -150,26 +151,6 @@ fn rounded(x: f32, kind: Kind) -> f32 {
     }
 }
 
-/// The code book of bitsandbytes.
-const NF4: [f32; 16] = [
-    -1.0,
-    -0.696_192_8,
-    -0.525_073_05,
-    -0.394_917_5,
-    -0.284_441_38,
-    -0.184_773_43,
-    -0.091_050_036,
-    0.0,
-    0.079_580_3,
-    0.160_930_2,
-    0.246_112_3,
-    0.337_915_24,
-    0.440_709_83,
-    0.562_617,
-    0.722_956_84,
-    1.0,
-];
-
 #[test]
 fn nf4_is_dequantized_to_the_bit() {
     const COUNT: usize = 64 * 300 + 38;
@@ -189,7 +170,7 @@ fn nf4_is_dequantized_to_the_bit() {
             true => map[usize::from(scales[block])] * max[block / 256] + offset,
             false => max[block],
         };
-        NF4[usize::from(nibble)] * scale
+        CODE[usize::from(nibble)] * scale
     };
     for (kind, coded) in [(Kind::Float, true), (Kind::BFloat16, true), (Kind::Float, false)] {
         host::with(|| {

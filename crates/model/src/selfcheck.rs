@@ -1,7 +1,9 @@
 //! Each fused op on small inputs of odd sizes against its reference, in value and gradient, on the device itself. What disagrees
 //! is switched off by name, and the next slower way is checked in its place: a wrong kernel costs speed, never a model.
+use crate::ops::adamw::{self, AdamWCfg};
 use crate::ops::attention::{self, AttentionCfg};
 use crate::ops::{self, LoraCfg, Segment, switch};
+use crate::precision::Stored;
 use crate::{Frozen, graph, libtorch, noise};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use std::sync::Arc;
@@ -237,6 +239,48 @@ fn lora_linear(dropout: f64) -> Case {
         reference: Box::new(move |i| {
             ops::lora_linear::reference(i[0].clone(), &plain, i[1].clone(), i[2].clone(), cfg)
         }),
+    }
+}
+
+fn quantized(names: &'static [&'static str], stored: Stored) -> Case {
+    let weight = random::<2>(2, [77, 133]);
+    let plain = Frozen::new(weight.clone(), stored);
+    Case {
+        names,
+        inputs: vec![random(1, [11, 133])],
+        fused: Box::new(move |place| {
+            let weight = Frozen::new(place.exact(&weight), stored);
+            Box::new(move |i| ops::linear(i[0].clone(), &weight))
+        }),
+        reference: Box::new(move |i| ops::linear::reference(i[0].clone(), &plain)),
+    }
+}
+
+/// A parameter and its moments after an update, side by side; always f32.
+fn adamw() -> Case {
+    let cfg = AdamWCfg {
+        rate: 0.1,
+        betas: [0.9, 0.99],
+        eps: 1e-8,
+        weight_decay: 0.05,
+        step: 3,
+        scale: 0.7,
+    };
+    let vector = |x: &Tensor<2>| x.clone().inner().cast(DType::F32).reshape([1003]);
+    let state = move |i: &[Tensor<2>]| adamw::State {
+        parameter: vector(&i[0]),
+        mean: vector(&i[1]),
+        variance: vector(&i[2]).abs(),
+    };
+    let side_by_side = |state: adamw::State<Tensor<1>>, like: &Tensor<2>| {
+        let all = Tensor::cat(vec![state.parameter, state.mean, state.variance], 0);
+        all.unsqueeze().cast(like.dtype()).autodiff().require_grad()
+    };
+    Case {
+        names: &["adamw.cuda", "adamw"],
+        inputs: (0..4).map(|seed| random(seed, [1, 1003])).collect(),
+        fused: Box::new(move |_| Box::new(move |i| side_by_side(adamw::adamw(state(i), vector(&i[3]), cfg), &i[0]))),
+        reference: Box::new(move |i| side_by_side(adamw::reference(state(i), vector(&i[3]), cfg), &i[0])),
     }
 }
 

@@ -49,7 +49,7 @@ pub trait AdamWOp: Backend {
 /// # Shapes
 /// - all: `[n]`, f32
 pub fn adamw(state: State<Tensor<1>>, gradient: Tensor<1>, cfg: AdamWCfg) -> State<Tensor<1>> {
-    if !has_kernels(&gradient) {
+    if !has_kernels("adamw", &gradient) {
         return reference(state, gradient, cfg);
     }
     let (parameter, mean, variance) = <Dispatch as AdamWOp>::adamw(

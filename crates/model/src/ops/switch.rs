@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Kernels of an op by the op's name; those on CUDA that are more than ATen's operations with a library's name, or `.cuda` for
 /// ours, behind it.
 pub const NAMES: &[&str] = &[
+    "adamw",
     "adamw.cuda",
     "attention",
     "attention.cudnn",

@@ -130,10 +130,7 @@ impl AttentionOp for LibTorch {
         cfg: AttentionCfg,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let (q, k, v) = (&q.tensor, &k.tensor, &v.tensor);
-        // Empty where the forward pass went without the kernel.
-        if lse.tensor.numel() > 0
-            && let Some(gradients) = cuda::attention_backward(&dout.tensor, [q, k, v], &out.tensor, &lse.tensor, &cfg)
-        {
+        if let Some(gradients) = cuda::attention_backward(&dout.tensor, [q, k, v], &out.tensor, &lse.tensor, &cfg) {
             return gradients.map(new).into();
         }
         let (dq, dk, dv) = (q.empty_like(), k.zeros_like(), v.zeros_like());

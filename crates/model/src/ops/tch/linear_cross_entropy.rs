@@ -16,10 +16,9 @@ fn run(hidden: &Tensor, weight: &Tensor, targets: &[u32], gradient: Option<&Tens
         let part = |t: &Tensor| t.narrow(0, (chunk * step) as i64, targets.len() as i64);
         let mut logits = scratch.narrow(0, 0, targets.len() as i64);
         let _ = part(hidden).mm_out(&logits, &weight.tr());
-        let found = cuda::cross_entropy(&logits, &indices(targets, &logits), gradient.is_some())
-            .or_else(|| host::cross_entropy(&mut logits, targets, gradient.is_some()))
-            .unwrap_or_else(|| cross_entropy(&mut logits, targets, gradient.is_some()));
-        part(&losses).copy_(&found);
+        let found = cuda::cross_entropy(&logits, targets, gradient.is_some())
+            .or_else(|| host::cross_entropy(&mut logits, targets, gradient.is_some()));
+        part(&losses).copy_(&found.unwrap_or_else(|| cross_entropy(&mut logits, targets, gradient.is_some())));
         if let Some(gradient) = gradient {
             let _ = logits.mm_out(&part(gradient), weight);
         }
@@ -27,14 +26,10 @@ fn run(hidden: &Tensor, weight: &Tensor, targets: &[u32], gradient: Option<&Tens
     losses
 }
 
-fn indices(targets: &[u32], like: &Tensor) -> Tensor {
-    let targets: Vec<i64> = targets.iter().map(|target| i64::from(*target)).collect();
-    Tensor::from_slice(&targets).to_device(like.device())
-}
-
 /// As [`host::cross_entropy`] by ATen's calls.
 fn cross_entropy(logits: &mut Tensor, targets: &[u32], gradient: bool) -> Tensor {
-    let targets = indices(targets, logits).unsqueeze(1);
+    let targets: Vec<i64> = targets.iter().map(|target| i64::from(*target)).collect();
+    let targets = Tensor::from_slice(&targets).to_device(logits.device()).unsqueeze(1);
     let mut exact = logits.to_kind(Kind::Float);
     let lse = exact.logsumexp([1].as_slice(), true);
     let losses = (&lse - exact.gather(1, &targets, false)).squeeze_dim(1);

@@ -1,5 +1,6 @@
 //! Quantized matrices written out into one buffer that a thread uses again and again: no other dense copy of one ever exists.
-//! On the CPU by the loops of [`crate::quant`], elsewhere by ATen.
+//! On the CPU by the loops of [`crate::quant`], on CUDA by our kernels, elsewhere by ATen.
+use super::cuda::{self, CodedMax};
 use crate::frozen::{Absmax, Int8Weight, Nf4Weight};
 use crate::quant::{Int8, Nf4, Quantized, int8 as rows, nf4 as blocks};
 use burn::backend::{LibTorch, libtorch::TchTensor};
@@ -33,7 +34,14 @@ pub(super) fn nf4(weight: &Nf4Weight<LibTorch>, kind: Kind) -> Tensor {
         let codes = slice(&weight.codes);
         Quantized::Nf4(Nf4 { codes, absmax })
     };
-    write(codes.device(), kind, weight.dims, host, || nf4_by_aten(weight))
+    write(
+        codes.device(),
+        kind,
+        weight.dims,
+        host,
+        |out| nf4_by_cuda(weight, out),
+        || nf4_by_aten(weight),
+    )
 }
 
 /// As [`nf4`].
@@ -43,7 +51,10 @@ pub(super) fn int8(weight: &Int8Weight<LibTorch>, kind: Kind) -> Tensor {
         let (codes, scales) = (slice(&weight.codes), slice(&weight.scales));
         Quantized::Int8(Int8 { codes, scales })
     };
-    write(codes.device(), kind, weight.dims, host, || int8_by_aten(weight))
+    let by_cuda = |out: &Tensor| cuda::int8(codes, &weight.scales.tensor, rows::STEP, out);
+    write(codes.device(), kind, weight.dims, host, by_cuda, || {
+        int8_by_aten(weight)
+    })
 }
 
 fn write<'a>(
@@ -51,9 +62,13 @@ fn write<'a>(
     kind: Kind,
     dims: [usize; 2],
     host: impl Fn() -> Quantized<'a>,
+    by_cuda: impl Fn(&Tensor) -> Option<()>,
     aten: impl Fn() -> Tensor,
 ) -> Tensor {
     let mut out = scratch(device, kind, dims);
+    if by_cuda(&out).is_some() {
+        return out;
+    }
     match (device, kind) {
         (Device::Cpu, Kind::Float) => host().dequantize(elements(&mut out)),
         (Device::Cpu, Kind::BFloat16) => host().dequantize_as(elements(&mut out), bf16::from_f32),
@@ -74,6 +89,31 @@ fn scratch(device: Device, kind: Kind, dims: [usize; 2]) -> Tensor {
         *held = Some(buffer);
         view
     })
+}
+
+fn nf4_by_cuda(weight: &Nf4Weight<LibTorch>, out: &Tensor) -> Option<()> {
+    let (max, coded) = match &weight.absmax {
+        Absmax::Plain(absmax) => (absmax, None),
+        Absmax::Nested {
+            codes,
+            absmax,
+            map,
+            offset,
+        } => {
+            let coded = CodedMax {
+                codes: &codes.tensor,
+                map: &map.tensor,
+                offset: *offset,
+            };
+            (absmax, Some(coded))
+        }
+    };
+    let matrix = cuda::Nf4 {
+        codes: &weight.codes.tensor,
+        max: &max.tensor,
+        coded,
+    };
+    cuda::nf4(&matrix, out)
 }
 
 /// f32 `[out, in]`
@@ -141,9 +181,9 @@ mod tests {
         TchTensor::new(Tensor::from_slice(values))
     }
 
-    /// What runs on CUDA, run here; the second call writes into a part of the first one's buffer.
+    /// What runs on CUDA, run here, by ATen and by our kernels; the second call writes into a part of the first one's buffer.
     #[test]
-    fn aten_writes_what_the_host_writes() {
+    fn all_ways_write_the_same_bits() {
         for dims in [[201, 130], [33, 71]] {
             let values: Vec<f32> = (0..dims[0] * dims[1]).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
             let matrix = Nf4::quantize(&values);
@@ -168,6 +208,11 @@ mod tests {
                 let aten = nf4_by_aten(&weight);
                 assert!(nf4(&weight, Kind::Float).equal(&aten));
                 assert!(nf4(&weight, Kind::BFloat16).equal(&aten.to_kind(Kind::BFloat16)));
+                let ran = cuda::host::with(|| {
+                    assert!(nf4(&weight, Kind::Float).equal(&aten));
+                    assert!(nf4(&weight, Kind::BFloat16).equal(&aten.to_kind(Kind::BFloat16)));
+                });
+                assert_eq!(ran, ["nf4_bf16", "nf4_f32"]);
             }
             let Int8 { codes, scales } = Int8::quantize(&values, dims[0]);
             let (codes, scales) = (tensor(&codes), tensor(&scales));
@@ -175,6 +220,11 @@ mod tests {
             let aten = int8_by_aten(&weight);
             assert!(int8(&weight, Kind::Float).equal(&aten));
             assert!(int8(&weight, Kind::BFloat16).equal(&aten.to_kind(Kind::BFloat16)));
+            let ran = cuda::host::with(|| {
+                assert!(int8(&weight, Kind::Float).equal(&aten));
+                assert!(int8(&weight, Kind::BFloat16).equal(&aten.to_kind(Kind::BFloat16)));
+            });
+            assert_eq!(ran, ["int8_bf16", "int8_f32"]);
         }
     }
 }

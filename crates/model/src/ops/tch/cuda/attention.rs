@@ -38,7 +38,8 @@ pub fn attention_backward(
     lse: &Tensor,
     cfg: &AttentionCfg,
 ) -> Option<[Tensor; 3]> {
-    if !served(q) || !cfg.causal {
+    // Without its log-sum-exps, the output was made another way.
+    if !served(q) || !cfg.causal || lse.size() != [cfg.heads as i64, q.size()[0]] {
         return None;
     }
     // Rows that no query sees would be left unwritten.

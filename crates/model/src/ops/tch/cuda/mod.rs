@@ -5,7 +5,7 @@
 mod attention;
 pub(crate) mod driver;
 #[cfg(test)]
-mod host;
+pub(super) mod host;
 mod launch;
 mod nvrtc;
 pub(crate) mod shim;
@@ -14,6 +14,7 @@ mod tests;
 
 pub use attention::{attention_backward, attention_forward};
 
+use crate::ops::adamw::AdamWCfg;
 use crate::ops::switch;
 use launch::{Arg, Grid, Launcher, launch};
 use std::sync::Arc;
@@ -183,18 +184,19 @@ pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Option<(Tenso
 /// `−log softmax(logits)[target]` of each row, f32. With `gradient` the logits become `softmax − one-hot`, in place.
 ///
 /// # Shapes
-/// - `logits`: `[rows, vocabulary]`, dense; `targets`: i64 `[rows]`
-pub fn cross_entropy(logits: &Tensor, targets: &Tensor, gradient: bool) -> Option<Tensor> {
-    let dense = logits.is_contiguous() && targets.is_contiguous();
-    if !dense || targets.kind() != Kind::Int64 || targets.device() != logits.device() {
+/// - `logits`: `[rows, vocabulary]`, dense
+pub fn cross_entropy(logits: &Tensor, targets: &[u32], gradient: bool) -> Option<Tensor> {
+    if !logits.is_contiguous() {
         return None;
     }
     run("linear_cross_entropy.cuda", &[logits], |on| {
         let (rows, cols) = rows_and_cols(logits);
+        let targets: Vec<i64> = targets.iter().map(|target| i64::from(*target)).collect();
+        let targets = Tensor::from_slice(&targets).to_device(logits.device());
         let losses = Tensor::empty([rows], (Kind::Float, logits.device()));
         let args = [
             Arg::from(logits),
-            targets.into(),
+            (&targets).into(),
             (&losses).into(),
             cols.into(),
             i32::from(gradient).into(),
@@ -291,23 +293,39 @@ pub fn int8(codes: &Tensor, scales: &Tensor, step: f32, y: &Tensor) -> Option<()
     })
 }
 
-/// One AdamW update of f32 vectors, in place: `[parameter, gradient, mean, variance]`.
-///
-/// # Shapes
-/// - `rates`: f32 `[8]` on the device: gradient scale, `1 − beta1`, beta2, `1 − beta2`, eps, `1 − rate · decay`,
-///   `rate / correction1`, `sqrt(correction2)`
-pub fn adamw(tensors: [&Tensor; 4], rates: &Tensor) -> Option<()> {
-    let [parameter, ..] = tensors;
-    let dense = tensors
-        .iter()
-        .all(|t| t.is_contiguous() && t.numel() == parameter.numel());
-    if !dense || parameter.kind() != Kind::Float || rates.size() != [8] {
+/// As [`crate::ops::adamw`], in place: `[parameter, gradient, mean, variance]`, dense.
+pub fn adamw(tensors: [&Tensor; 4], cfg: &AdamWCfg) -> Option<()> {
+    let [p, g, m, v] = tensors;
+    let dense = tensors.iter().all(|t| t.is_contiguous() && t.numel() == p.numel());
+    if !dense || p.kind() != Kind::Float {
         return None;
     }
-    let [p, g, m, v] = tensors;
-    run("adamw.cuda", &[p, g, m, v, rates], |on| {
+    run("adamw.cuda", &[p, g, m, v], |on| {
+        let rates = Tensor::from_slice(&rates(cfg).map(|x| x as f32)).to_device(p.device());
         let count = p.numel() as i64;
-        let args = [Arg::from(p), g.into(), m.into(), v.into(), rates.into(), count.into()];
+        let args = [
+            Arg::from(p),
+            g.into(),
+            m.into(),
+            v.into(),
+            (&rates).into(),
+            count.into(),
+        ];
         unsafe { launch(on, "adamw", Kind::Float, Grid::of_elements(1, count)?, args) }
     })
+}
+
+/// `Rates` in `kernels.cu`.
+fn rates(cfg: &AdamWCfg) -> [f64; 8] {
+    let ([beta1, beta2], [correction1, correction2]) = (cfg.betas, cfg.corrections());
+    [
+        cfg.scale,
+        1.0 - beta1,
+        beta2,
+        1.0 - beta2,
+        cfg.eps,
+        1.0 - cfg.rate * cfg.weight_decay,
+        cfg.rate / correction1,
+        correction2.sqrt(),
+    ]
 }

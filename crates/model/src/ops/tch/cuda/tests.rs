@@ -4,7 +4,8 @@ use super::launch::{Arg, Grid, launch, parts};
 use super::*;
 use crate::noise;
 use crate::ops::testing::*;
-use crate::ops::{linear_cross_entropy, rms_norm, rope, swiglu};
+use crate::ops::{adamw, linear_cross_entropy, rms_norm, rope, swiglu};
+use crate::quant::nf4::CODE;
 use half::bf16;
 use std::sync::Arc;
 
@@ -118,7 +119,7 @@ fn cross_entropy_of_large_logits_is_finite() {
             let logits = Tensor::from_slice(&[3e4f32, -3e4, 0.0, -3e4, -3e4, 3e4])
                 .view([2, 3])
                 .to_kind(kind);
-            let losses = super::cross_entropy(&logits, &Tensor::from_slice(&[0i64, 2]), true).unwrap();
+            let losses = super::cross_entropy(&logits, &[0, 2], true).unwrap();
             assert_eq!(values(&losses), [0.0, 0.0]);
             assert_eq!(values(&logits), [0.0; 6]);
         });
@@ -150,26 +151,6 @@ fn rounded(x: f32, kind: Kind) -> f32 {
     }
 }
 
-/// The code book of bitsandbytes.
-const NF4: [f32; 16] = [
-    -1.0,
-    -0.696_192_8,
-    -0.525_073_05,
-    -0.394_917_5,
-    -0.284_441_38,
-    -0.184_773_43,
-    -0.091_050_036,
-    0.0,
-    0.079_580_3,
-    0.160_930_2,
-    0.246_112_3,
-    0.337_915_24,
-    0.440_709_83,
-    0.562_617,
-    0.722_956_84,
-    1.0,
-];
-
 #[test]
 fn nf4_is_dequantized_to_the_bit() {
     const COUNT: usize = 64 * 300 + 38;
@@ -189,7 +170,7 @@ fn nf4_is_dequantized_to_the_bit() {
             true => map[usize::from(scales[block])] * max[block / 256] + offset,
             false => max[block],
         };
-        NF4[usize::from(nibble)] * scale
+        CODE[usize::from(nibble)] * scale
     };
     for (kind, coded) in [(Kind::Float, true), (Kind::BFloat16, true), (Kind::Float, false)] {
         host::with(|| {
@@ -230,38 +211,30 @@ fn int8_is_dequantized_to_the_bit() {
     }
 }
 
-/// Against the formula of torch, by ATen.
 #[test]
-fn adamw_equals_torch() {
-    let n = 1003;
-    let start = |seed| Tensor::from_slice(&values_of(seed, n));
-    let (beta1, beta2, eps, decay, rate) = (0.9, 0.99, 1e-8, 0.05, 0.1);
-    host::with(|| {
-        let (p, m, v) = (start(1), start(2), start(3).abs());
-        let (q, mut qm, mut qv) = (p.copy(), m.copy(), v.copy());
-        for step in 1..4 {
-            let g = start(10 + step as u64);
-            let corrections = [1.0 - f64::powi(beta1, step), 1.0 - f64::powi(beta2, step)];
-            let shares = [0.7, 1.0 - beta1, beta2, 1.0 - beta2];
-            let steps = [eps, 1.0 - rate * decay, rate / corrections[0], corrections[1].sqrt()];
-            let rates = Tensor::from_slice(&[shares, steps].concat()).to_kind(Kind::Float);
-            super::adamw([&p, &g, &m, &v], &rates).unwrap();
-
-            let g = g * 0.7;
-            let _ = qm.lerp_(&g, 1.0 - beta1);
-            qv = qv * beta2 + g.square() * (1.0 - beta2);
-            let denominator = qv.sqrt() / corrections[1].sqrt() + eps;
-            let moved = &q * (1.0 - rate * decay) - &qm / denominator * (rate / corrections[0]);
-            q.shallow_clone().copy_(&moved);
-        }
-        for (found, wanted) in [(&p, &q), (&m, &qm), (&v, &qv)] {
-            assert!(found.allclose(wanted, 1e-5, 1e-6, false));
-        }
+fn adamw_equals_the_reference() {
+    let cfg = AdamWCfg {
+        rate: 0.1,
+        betas: [0.9, 0.99],
+        eps: 1e-8,
+        weight_decay: 0.05,
+        step: 3,
+        scale: 0.7,
+    };
+    let ran = host::with(|| {
+        let state = |device: &burn::tensor::Device| adamw::State {
+            parameter: random::<1>(1, [1003]).to_device(device),
+            mean: random::<1>(2, [1003]).to_device(device),
+            variance: random::<1>(3, [1003]).abs().to_device(device),
+        };
+        let (cpu, plain) = (crate::libtorch::cpu(), burn::tensor::Device::flex());
+        let found = adamw::adamw(state(&cpu), random::<1>(4, [1003]).to_device(&cpu), cfg);
+        let wanted = adamw::reference(state(&plain), random::<1>(4, [1003]), cfg);
+        assert!(max_difference(&found.parameter, &wanted.parameter) < 1e-5);
+        assert!(max_difference(&found.mean, &wanted.mean) < 1e-6);
+        assert!(max_difference(&found.variance, &wanted.variance) < 1e-6);
     });
-}
-
-fn values_of(seed: u64, n: u64) -> Vec<f32> {
-    (0..n).map(|i| noise::uniform(seed, i) as f32 * 2.0 - 1.0).collect()
+    assert_eq!(ran, ["adamw_f32"]);
 }
 
 /// A tensor inside a larger one, `shift` elements in, with marks before and behind it.

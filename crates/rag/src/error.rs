@@ -36,6 +36,9 @@ pub enum RagError {
         source: rusqlite::Error,
     },
 
+    #[error("{address} names no store: {problem}")]
+    Address { address: String, problem: String },
+
     #[error("no answer from {url}: {problem}")]
     Unreachable { url: String, problem: String },
 
@@ -82,6 +85,7 @@ impl RagError {
             Self::Refused { status: 401 | 403, .. } => "the server wants another API key",
             Self::Reply { .. } => "is rag.url the address of such a server, and of a version named in the README?",
             Self::NoLexical { .. } => "set rag.retriever = \"dense\", or use store = \"sqlite\" or \"qdrant\"",
+            Self::Address { .. } => "wanted qdrant://host:port/name, chroma://host:port/name or a folder",
             Self::OtherEmbedder { .. } => "run `tune index` again: vectors of two embedders cannot be compared",
             Self::Budget { .. } => "raise rag.prompt_tokens, or ask for fewer new tokens",
             Self::Settings { .. } | Self::List { .. } | Self::Refused { .. } | Self::Model { .. } => return None,

@@ -84,6 +84,19 @@ fn memory() -> u64 {
         >> 10
 }
 
+/// Processor seconds of this process so far, in hundredths.
+fn cpu() -> f64 {
+    let stat = fs_err::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(11)
+        .take(2);
+    fields.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
 fn percentiles(name: &str, mut milliseconds: Vec<f64>) -> f64 {
     milliseconds.sort_by(f64::total_cmp);
     let at = |share: f64| milliseconds[((milliseconds.len() - 1) as f64 * share) as usize];
@@ -137,16 +150,26 @@ fn measure(chunks: usize) -> (f64, f64) {
         work();
         begun.elapsed().as_secs_f64() * 1e3
     };
+    let begun = cpu();
     let dense = (0..200).map(|_| {
         let vector = random.vector();
         timed(&mut || assert_eq!(store.dense(&vector, 50, None).unwrap().len(), 50))
     });
     let dense = percentiles("dense", dense.collect());
+    println!("dense: {:.1} ms of processor a query", (cpu() - begun) / 200.0 * 1e3);
+    let begun = Instant::now();
+    store.lexical("w1", 50, None).unwrap();
+    println!(
+        "first BM25 search, words read: {:.0} ms",
+        begun.elapsed().as_secs_f64() * 1e3
+    );
+    let begun = cpu();
     let lexical = (0..200).map(|_| {
         let question = random.text(10);
         timed(&mut || drop(store.lexical(&question, 50, None).unwrap()))
     });
     let lexical = percentiles("bm25", lexical.collect());
+    println!("bm25: {:.1} ms of processor a query", (cpu() - begun) / 200.0 * 1e3);
     println!("memory {} MiB, {} before", memory(), before);
     (dense, lexical)
 }

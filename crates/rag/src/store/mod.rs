@@ -21,6 +21,7 @@ use crate::error::{RagError, Result};
 use crate::settings::{Rag, StoreKind};
 use crate::{Embedder, Passage};
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// What all vectors of an index have in common. Where it differs, the index is another one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -135,9 +136,47 @@ pub fn open(settings: &Rag, api_key: Option<&str>, create: bool) -> Result<Box<d
     Ok(store)
 }
 
+/// Where `tune index --to` moves an index: `qdrant://host:port/name`, `chroma://host:port/name`, both with `s` before
+/// `://` for TLS, or a folder for SQLite.
+pub fn open_address(address: &str, api_key: Option<&str>) -> Result<Box<dyn Store>> {
+    let Some((scheme, rest)) = address.split_once("://") else {
+        return Ok(Box::new(Sqlite::create(Path::new(address))?));
+    };
+    let problem = |problem: &str| RagError::Address {
+        address: address.to_string(),
+        problem: problem.to_string(),
+    };
+    let (host, name) = rest
+        .trim_end_matches('/')
+        .split_once('/')
+        .ok_or_else(|| problem("no name of an index"))?;
+    let http = if scheme.ends_with('s') { "https" } else { "http" };
+    let url = format!("{http}://{host}");
+    match scheme {
+        "qdrant" | "qdrants" => Ok(Box::new(Qdrant::new(&url, name, api_key))),
+        "chroma" | "chromas" => Ok(Box::new(Chroma::new(&url, name, api_key))),
+        _ => Err(problem("no such kind of store")),
+    }
+}
+
 /// Best first, ties in the order of ids, at most `k`.
 fn ranked(mut hits: Vec<Hit>, k: usize) -> Vec<Hit> {
     hits.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.id.cmp(&b.id)));
     hits.truncate(k);
     hits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_name_stores() {
+        let place = |address: &str| open_address(address, None).map(|store| store.place());
+        assert_eq!(place("qdrant://h:6333/docs").unwrap(), "http://h:6333/collections/docs");
+        assert_eq!(place("chromas://h/docs/").unwrap(), "https://h/docs");
+        for bad in ["qdrant://h:6333", "milvus://h/x"] {
+            assert!(matches!(place(bad), Err(RagError::Address { .. })), "{bad}");
+        }
+    }
 }

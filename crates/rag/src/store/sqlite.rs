@@ -440,4 +440,19 @@ mod tests {
         writer.put(&record, &points).unwrap();
         assert_eq!(reader.dense(&points[0].vector, 1, None).unwrap().len(), 1);
     }
+
+    #[test]
+    fn a_full_disk_leaves_the_index_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = Sqlite::create(folder.path()).unwrap();
+        store.reset(&contract::manifest()).unwrap();
+        let (record, points) = contract::document("a", &["one two"]);
+        store.put(&record, &points).unwrap();
+        store.connection.pragma_update(None, "max_page_count", 20).unwrap();
+        let (large, many) = contract::document("a", &["more words than there is room for"; 500]);
+        let error = store.put(&large, &many).unwrap_err();
+        assert!(error.hint().unwrap().starts_with("the disk is full"), "{error:?}");
+        assert_eq!(store.records().unwrap(), [record]);
+        assert_eq!(store.lexical("two", 1, None).unwrap()[0].id, points[0].passage.id);
+    }
 }

@@ -238,17 +238,11 @@ impl Results {
 }
 
 impl Contrast {
-    fn turned(&self) -> Contrast {
-        let turn = |estimate: Estimate| Estimate {
-            mean: -estimate.mean,
-            low: -estimate.high,
-            high: -estimate.low,
-            ..estimate
-        };
+    pub(crate) fn turned(&self) -> Contrast {
         Contrast {
             first: self.second,
             second: self.first,
-            difference: turn(self.difference),
+            difference: self.difference.turned(),
             wins: self.losses,
             losses: self.wins,
             shown: match self.shown {
@@ -256,7 +250,7 @@ impl Contrast {
                 Finding::Worse => Finding::Better,
                 Finding::NotShown => Finding::NotShown,
             },
-            clean: self.clean.map(turn),
+            clean: self.clean.map(Estimate::turned),
             ..self.clone()
         }
     }

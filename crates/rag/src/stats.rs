@@ -28,6 +28,16 @@ impl Estimate {
         self.low <= 0.0 && self.high >= 0.0
     }
 
+    /// Of the difference taken the other way round.
+    pub fn turned(self) -> Self {
+        Self {
+            mean: -self.mean,
+            low: -self.high,
+            high: -self.low,
+            ..self
+        }
+    }
+
     /// The difference that would be shown with 80 % power at 5 %: (z.975 + z.8) standard errors.
     pub fn smallest_difference(&self) -> f64 {
         (1.959_963_984_540_054 + 0.841_621_233_572_914_3) * self.error

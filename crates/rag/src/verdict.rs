@@ -1,4 +1,5 @@
 //! What to do about it, in one line: which arm to ship, or what is missing to tell.
+use crate::eval::MIN_CLUSTERS;
 use crate::eval::arm::Arm;
 use crate::eval::settings::Eval;
 use crate::metrics::Metric;
@@ -55,61 +56,21 @@ struct Judging<'a> {
     settings: &'a Eval,
 }
 
-/// One contrast read from the side of `arm`.
-struct Seen<'a> {
-    arm: Arm,
-    other: Arm,
-    contrast: &'a Contrast,
-    turned: bool,
-}
-
-impl Seen<'_> {
-    fn finding(&self) -> Finding {
-        match (self.contrast.shown, self.turned) {
-            (Finding::NotShown, _) => Finding::NotShown,
-            (Finding::Better, false) | (Finding::Worse, true) => Finding::Better,
-            _ => Finding::Worse,
-        }
-    }
-
-    fn difference(&self) -> (f64, f64, f64) {
-        let Estimate { mean, low, high, .. } = self.contrast.difference;
-        if self.turned {
-            (-mean, -high, -low)
-        } else {
-            (mean, low, high)
-        }
-    }
-
-    /// `+12.0 points [3.1, 20.4]`.
-    fn points(&self) -> String {
-        let (mean, low, high) = self.difference();
-        format!(
-            "{:+.1} points [{:+.1}, {:+.1}]",
-            100.0 * mean,
-            100.0 * low,
-            100.0 * high
-        )
-    }
-
-    fn sample(&self) -> String {
-        let Estimate { n, clusters, .. } = self.contrast.difference;
-        format!("{n} questions in {clusters} clusters")
-    }
-}
-
-impl<'a> Judging<'a> {
-    fn seen(&self, arm: Arm, other: Arm) -> Option<Seen<'a>> {
-        self.overall.iter().find_map(|&contrast| {
-            let turned = contrast.first == other && contrast.second == arm;
-            let straight = contrast.first == arm && contrast.second == other;
-            (straight || turned).then_some(Seen {
-                arm,
-                other,
-                contrast,
-                turned,
+impl Judging<'_> {
+    /// `first` minus `second`, whichever way round it was planned.
+    fn contrast(&self, first: Arm, second: Arm) -> Option<Contrast> {
+        self.overall
+            .iter()
+            .find_map(|contrast| match (contrast.first, contrast.second) {
+                arms if arms == (first, second) => Some((*contrast).clone()),
+                arms if arms == (second, first) => Some(contrast.turned()),
+                _ => None,
             })
-        })
+    }
+
+    fn shown(&self, first: Arm, second: Arm, wanted: Finding) -> bool {
+        self.contrast(first, second)
+            .is_some_and(|contrast| contrast.shown == wanted)
     }
 
     /// The arms one would ship, the simplest first.
@@ -122,124 +83,99 @@ impl<'a> Judging<'a> {
         Some(summary.scores.get(&self.settings.metric)?.mean)
     }
 
-    fn finding(&self, arm: Arm, other: Arm) -> Option<Finding> {
-        Some(self.seen(arm, other)?.finding())
+    fn best_by_mean(&self, arms: impl Iterator<Item = Arm>) -> Option<Arm> {
+        let mean = |arm: &Arm| self.mean(*arm).unwrap_or(f64::MIN);
+        arms.max_by(|a, b| mean(a).total_cmp(&mean(b)))
     }
 
-    fn metric(&self) -> &'static str {
-        match self.settings.metric {
-            Metric::Right => "right answers",
-            other => other.label(),
-        }
-    }
-
+    /// The simplest arm that is shown better than base and that no other such arm is shown to beat.
     fn best(&self) -> Verdict {
         let named = self.named();
-        let Some(&base) = named.first() else {
+        let Some((&base, others)) = named.split_first() else {
             return self.nothing(self.arms.first().map_or(Arm::BASE, |summary| summary.arm));
         };
-        let others: Vec<Arm> = named[1..].to_vec();
-        let shown = |wanted: Finding| {
-            others
-                .iter()
-                .copied()
-                .filter(move |&arm| self.finding(arm, base) == Some(wanted))
-        };
-        let better: Vec<Arm> = shown(Finding::Better).collect();
-        let unbeaten = |arm: &Arm| {
-            better
-                .iter()
-                .all(|&rival| self.finding(rival, *arm) != Some(Finding::Better))
-        };
-        if let Some(&ship) = better.iter().find(|arm| unbeaten(arm)).or(better.last())
-            && let Some(seen) = self.seen(ship, base)
-        {
-            let line = format!(
-                "Ship {ship}: {} {} than {base} ({}).",
-                seen.points(),
-                self.metric(),
-                seen.sample()
-            );
-            return self.with_notes(Outcome::ShownBetter, ship, base, line);
+        let against_base = |wanted: Finding| others.iter().copied().filter(move |&arm| self.shown(arm, base, wanted));
+        let better: Vec<Arm> = against_base(Finding::Better).collect();
+        let unbeaten = |arm: &&Arm| !better.iter().any(|&rival| self.shown(rival, **arm, Finding::Better));
+        let ship = better.iter().find(unbeaten).or(better.last());
+        if let Some(contrast) = ship.and_then(|&ship| self.contrast(ship, base)) {
+            let (ship, compared) = (contrast.first, self.compared(&contrast));
+            return self.with_notes(Outcome::ShownBetter, ship, base, format!("Ship {ship}: {compared}."));
         }
-        if let Some(seen) = shown(Finding::Worse).find_map(|arm| self.seen(arm, base)) {
-            let line = format!(
-                "Keep {base}: {} harms, {} {} than {base} ({}), and no arm is shown better.",
-                seen.arm,
-                seen.points(),
-                self.metric(),
-                seen.sample()
-            );
-            return self.with_notes(Outcome::Worse, base, seen.arm, line);
+        if let Some(contrast) = against_base(Finding::Worse).find_map(|arm| self.contrast(arm, base)) {
+            let (arm, compared) = (contrast.first, self.compared(&contrast));
+            let line = format!("Keep {base}: {arm} harms, {compared}, and no arm is shown better.");
+            return self.with_notes(Outcome::Worse, base, arm, line);
         }
-        let by_mean = |arm: &&Arm| self.mean(**arm).unwrap_or(f64::MIN);
-        let leader = others.iter().max_by(|a, b| by_mean(a).total_cmp(&by_mean(b)));
-        match leader.and_then(|&leader| self.seen(leader, base)) {
-            Some(seen) => self.not_shown(base, &seen),
+        let leader = self.best_by_mean(others.iter().copied());
+        match leader.and_then(|leader| self.contrast(leader, base)) {
+            Some(contrast) => self.not_shown(&contrast),
             None => self.nothing(base),
         }
     }
 
     fn candidate(&self, candidate: Arm) -> Verdict {
-        let by_mean = |arm: &Arm| self.mean(*arm).unwrap_or(f64::MIN);
-        let rivals = self.named().into_iter().filter(|&arm| arm != candidate);
-        let best_rival = rivals.max_by(|a, b| by_mean(a).total_cmp(&by_mean(b)));
-        let baseline = Arm::parse(&self.settings.baseline).or(best_rival);
-        let Some(seen) = baseline.and_then(|baseline| self.seen(candidate, baseline)) else {
+        let rival = self.best_by_mean(self.named().into_iter().filter(|&arm| arm != candidate));
+        let baseline = Arm::parse(&self.settings.baseline).or(rival);
+        let Some(contrast) = baseline.and_then(|baseline| self.contrast(candidate, baseline)) else {
             return self.nothing(candidate);
         };
-        let other = seen.other;
-        let compared = format!("{} {} than {other} ({})", seen.points(), self.metric(), seen.sample());
-        match seen.finding() {
+        let (other, compared) = (contrast.second, self.compared(&contrast));
+        match contrast.shown {
             Finding::Better => self.with_notes(
                 Outcome::ShownBetter,
                 candidate,
                 other,
                 format!("Ship {candidate}: {compared}."),
             ),
-            Finding::Worse => self.with_notes(
-                Outcome::Worse,
-                other,
-                candidate,
-                format!("Keep {other}: {candidate} harms, {compared}."),
-            ),
-            Finding::NotShown => self.not_shown(other, &seen),
+            Finding::Worse => {
+                let line = format!("Keep {other}: {candidate} harms, {compared}.");
+                self.with_notes(Outcome::Worse, other, candidate, line)
+            }
+            Finding::NotShown => self.not_shown(&contrast),
         }
     }
 
-    fn not_shown(&self, keep: Arm, seen: &Seen) -> Verdict {
+    fn not_shown(&self, contrast: &Contrast) -> Verdict {
+        let (arm, keep) = (contrast.first, contrast.second);
         let line = format!(
-            "Not shown: {} {} {} than {} ({}). Keep {keep}; {}",
-            seen.arm,
-            seen.points(),
-            self.metric(),
-            seen.other,
-            seen.sample(),
-            self.missing(seen)
+            "Not shown: {arm}, {}. Keep {keep}; {}",
+            self.compared(contrast),
+            self.missing(contrast)
         );
-        self.with_notes(Outcome::NotShown, keep, seen.arm, line)
+        self.with_notes(Outcome::NotShown, keep, arm, line)
+    }
+
+    /// `right answers +12.0 points against base [+3.1, +20.4] (200 questions in 40 clusters)`.
+    fn compared(&self, contrast: &Contrast) -> String {
+        let metric = match self.settings.metric {
+            Metric::Right => "right answers",
+            other => other.label(),
+        };
+        let Estimate { n, clusters, .. } = contrast.difference;
+        let points = points(&contrast.difference);
+        format!(
+            "{metric} {points} against {} ({n} questions in {clusters} clusters)",
+            contrast.second
+        )
     }
 
     /// What it would take to tell.
-    fn missing(&self, seen: &Seen) -> String {
-        let Estimate { n, clusters, .. } = seen.contrast.difference;
+    fn missing(&self, contrast: &Contrast) -> String {
+        let Estimate { n, clusters, mean, .. } = contrast.difference;
         let least = self.settings.min_questions;
-        let visible = seen.contrast.smallest_difference;
-        let found = seen.difference().0.abs();
         if n < least {
             return format!("too few questions: ask at least {least}.");
         }
-        if clusters < crate::eval::MIN_CLUSTERS {
-            return format!(
-                "too few documents behind the questions: at least {}.",
-                crate::eval::MIN_CLUSTERS
-            );
+        if clusters < MIN_CLUSTERS {
+            return format!("too few documents behind the questions: at least {MIN_CLUSTERS}.");
         }
+        let visible = contrast.smallest_difference;
         let can = format!("this many questions show {:.1} points or more", 100.0 * visible);
-        if found == 0.0 {
+        if mean == 0.0 {
             return format!("{can}.");
         }
-        let needed = n as f64 * (visible / found).powi(2);
+        let needed = n as f64 * (visible / mean).powi(2);
         match needed {
             needed if needed <= n as f64 => format!("{can}; the other planned contrasts ask for more than 95 %."),
             needed if needed > 100_000.0 => format!("{can}, and more questions will hardly show this one."),
@@ -261,24 +197,23 @@ impl<'a> Judging<'a> {
     /// in the line already.
     fn with_notes(&self, outcome: Outcome, ship: Arm, told: Arm, line: String) -> Verdict {
         let mut notes = Vec::new();
-        for seen in self.named().into_iter().filter_map(|arm| self.seen(arm, ship)) {
-            let (arm, points) = (seen.arm, seen.points());
+        for contrast in self.named().into_iter().filter_map(|arm| self.contrast(arm, ship)) {
+            let (arm, found) = (contrast.first, points(&contrast.difference));
             if arm != told {
-                notes.push(match seen.finding() {
-                    Finding::Better => format!("{arm} is shown better than {ship}: {points}."),
-                    Finding::Worse => format!("{arm} is shown worse than {ship}: {points}."),
-                    Finding::NotShown => format!("{arm} against {ship} is not shown: {points}."),
+                notes.push(match contrast.shown {
+                    Finding::Better => format!("{arm} is shown better than {ship}: {found}."),
+                    Finding::Worse => format!("{arm} is shown worse than {ship}: {found}."),
+                    Finding::NotShown => format!("{arm} against {ship} is not shown: {found}."),
                 });
             }
-            if let Some(clean) = seen.contrast.clean
-                && clean.holds_zero() != seen.contrast.difference.holds_zero()
+            if let Some(clean) = contrast
+                .clean
+                .filter(|clean| clean.holds_zero() != contrast.difference.holds_zero())
             {
                 notes.push(format!(
                     "Without the questions that training rows or documents give away, {arm} against {ship} is another \
-                     matter: {:+.1} points [{:+.1}, {:+.1}].",
-                    100.0 * if seen.turned { -clean.mean } else { clean.mean },
-                    100.0 * if seen.turned { -clean.high } else { clean.low },
-                    100.0 * if seen.turned { -clean.low } else { clean.high },
+                     matter: {}.",
+                    points(&clean)
                 ));
             }
         }
@@ -289,6 +224,13 @@ impl<'a> Judging<'a> {
             notes,
         }
     }
+}
+
+/// `+12.0 points [+3.1, +20.4]`.
+fn points(difference: &Estimate) -> String {
+    let Estimate { mean, low, high, .. } = *difference;
+    let [mean, low, high] = [mean, low, high].map(|share| format!("{:+.1}", 100.0 * share).replace('-', "−"));
+    format!("{mean} points [{low}, {high}]")
 }
 
 /// To two digits, upwards.

@@ -393,7 +393,11 @@ fn rag_wins() {
         (Outcome::ShownBetter, Arm::RAG, 0),
         "{verdict:?}"
     );
-    assert!(verdict.line.starts_with("Ship rag: +7"), "{}", verdict.line);
+    assert!(
+        verdict.line.starts_with("Ship rag: right answers +7"),
+        "{}",
+        verdict.line
+    );
 }
 
 #[test]

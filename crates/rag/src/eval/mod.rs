@@ -184,7 +184,8 @@ pub fn evaluate(inputs: Inputs, watch: &mut dyn FnMut(Progress)) -> Result<Resul
     let summaries = summary::arms(&arms, &asked, settings);
     let contrasts = summary::contrasts(&arms, &asked, settings);
     let verdict = verdict(&summaries, &contrasts, settings);
-    let costs: Vec<_> = summaries.iter().map(|summary| (summary.arm, &summary.cost)).collect();
+    let shipped = summaries.iter().filter(|summary| Arm::NAMED.contains(&summary.arm));
+    let costs: Vec<_> = shipped.map(|summary| (summary.arm, &summary.cost)).collect();
     let references = || {
         questions
             .iter()

@@ -28,7 +28,8 @@ pub fn score(question: &Question, answer: &str, evidence: &Evidence, abstentions
     let abstained = abstention::abstains(answer, abstentions);
     let checks = checks(question, answer);
     let keeps_form = checks.values().all(|&kept| kept == 1.0);
-    let knows = knows(question, answer, abstained);
+    let nothing_tells = question.stratum == Stratum::NotInCorpus || evidence.context == Context::Distractors;
+    let knows = knows(question, answer) || abstained && nothing_tells;
     let mut scores = checks;
     scores.insert(Metric::Right, f64::from(knows && keeps_form));
     if question.stratum != Stratum::NotInCorpus {
@@ -48,16 +49,15 @@ pub fn score(question: &Question, answer: &str, evidence: &Evidence, abstentions
 }
 
 /// Whether the answer says what it should, whatever its form.
-fn knows(question: &Question, answer: &str, abstained: bool) -> bool {
+fn knows(question: &Question, answer: &str) -> bool {
     let contained = question
         .answers
         .iter()
         .any(|reference| squad::contains(answer, reference));
-    match question.stratum {
-        Stratum::NotInCorpus => abstained || contained,
-        // A number within tolerance need not be written as the reference is.
-        _ if question.tolerance.is_some() => within(question, answer) == Some(true),
-        _ => contained || question.answers.is_empty(),
+    // A number within tolerance need not be written as the reference is.
+    match within(question, answer) {
+        Some(close) => close,
+        None => contained || question.answers.is_empty() && question.stratum != Stratum::NotInCorpus,
     }
 }
 
@@ -121,7 +121,8 @@ fn failed_stage(question: &Question, evidence: &Evidence) -> Stage {
     }
     let in_prompt = evidence.passages.iter().any(|(_, gold)| *gold);
     match (evidence.context, evidence.indexed) {
-        (Context::None | Context::Distractors, _) | (_, None) => Stage::Wrong,
+        (Context::Distractors, _) => Stage::NotAbstained,
+        (Context::None, _) | (_, None) => Stage::Wrong,
         (_, Some(false)) => Stage::NotIndexed,
         _ if in_prompt => Stage::NotUsed,
         (Context::Retrieved, _) if !evidence.retrieved => Stage::NotRetrieved,
@@ -186,6 +187,15 @@ mod tests {
         assert_eq!(
             failed(none.clone(), "9 days", Context::None, &[], [true, true]),
             Some(Stage::Wrong)
+        );
+        let distractors = Context::Distractors;
+        assert_eq!(
+            failed(none.clone(), "9 days", distractors, &other, [true, true]),
+            Some(Stage::NotAbstained)
+        );
+        assert_eq!(
+            failed(none.clone(), "I do not know", distractors, &other, [true, true]),
+            None
         );
         let form = json!({"regex": "^In "});
         assert_eq!(

@@ -40,7 +40,12 @@ pub fn html(results: &Results) -> String {
     };
     let sections = [
         section("matrix", "Matrix", &matrix_lead(results), matrix(results)),
-        section("differences", "Differences", DIFFERENCES, contrasts(results)),
+        section(
+            "differences",
+            "Differences",
+            &differences_lead(results),
+            contrasts(results),
+        ),
         section("strata", "By kind of question", "", strata(results)),
         section("retrieval", "Retrieval", RETRIEVAL, retrieval(results)),
         section("latency", "Quality against latency", LATENCY, scatter(results)),
@@ -67,8 +72,6 @@ pub fn html(results: &Results) -> String {
     )
 }
 
-const DIFFERENCES: &str = "First minus second, question by question, with the 95 % interval of 10,000 resamples by source \
-    document. An interval that holds 0 shows nothing; p-values are Holm-adjusted over these comparisons.";
 const RETRIEVAL: &str =
     "Of the questions whose gold passage is known. A second passage over the same gold counts nothing.";
 const LATENCY: &str =
@@ -140,8 +143,13 @@ fn colour(arm: Arm) -> &'static str {
     }
 }
 
+/// May be broken after a plus.
 fn tag(arm: Arm) -> String {
-    format!("<span class=\"arm {}\">{}</span>", colour(arm), arm.name())
+    format!(
+        "<span class=\"arm {}\">{}</span>",
+        colour(arm),
+        arm.name().replace('+', "+<wbr>")
+    )
 }
 
 /// Mean and interval of shares of 1 on a bar from 0 to 1.
@@ -159,11 +167,12 @@ fn range(estimate: &Estimate) -> String {
 
 fn matrix_lead(results: &Results) -> String {
     let metric = results.settings.metric;
-    format!(
-        "{}, out of 100, with its 95 % interval. {}.",
-        metric.label(),
-        metric.meaning()
-    )
+    let misled = match metric {
+        Metric::Right => " Among distractors only, saying so is right.",
+        _ => "",
+    };
+    let (label, meaning) = (metric.label(), metric.meaning());
+    format!("{label}, out of 100, with its 95 % interval. {meaning}.{misled}")
 }
 
 fn matrix(results: &Results) -> String {
@@ -199,7 +208,7 @@ fn cell(arm: Arm, results: &Results) -> String {
     let named = if Arm::NAMED.contains(&arm) {
         tag(arm)
     } else {
-        String::new()
+        format!("<small>{}</small>", arm.name())
     };
     let ship = if results.verdict.ship == arm { " ship" } else { "" };
     let best = if ship.is_empty() {
@@ -213,6 +222,14 @@ fn cell(arm: Arm, results: &Results) -> String {
         bar(score, colour(arm)),
         range(score),
         score.n
+    )
+}
+
+fn differences_lead(results: &Results) -> String {
+    format!(
+        "First minus second, question by question, with the 95 % interval of {} resamples by source document. An interval \
+         that holds 0 shows nothing; p-values are Holm-adjusted over these comparisons.",
+        grouped(results.settings.resamples as u64)
     )
 }
 
@@ -418,10 +435,16 @@ fn retrieval(results: &Results) -> String {
 }
 
 fn scatter(results: &Results) -> String {
+    let few = results.arms.len() <= 4;
     let point = |arm: &ArmSummary| {
         let score = arm.scores.get(&results.settings.metric)?;
         Some(Point {
-            label: arm.arm.name(),
+            label: if few || Arm::NAMED.contains(&arm.arm) {
+                arm.arm.name()
+            } else {
+                String::new()
+            },
+            title: arm.arm.name(),
             class: colour(arm.arm).to_string(),
             x: arm.cost.total?.p50,
             y: [score.mean, score.low, score.high],
@@ -592,7 +615,9 @@ fn all_wrong(asked: &Asked) -> bool {
 
 fn question(asked: &Asked, results: &Results, open: bool) -> String {
     let question = &asked.question;
-    let marks: String = asked.answers.iter().map(|(arm, given)| mark(*arm, given)).collect();
+    let marked = |arm: Arm| asked.answers.len() <= 4 || Arm::NAMED.contains(&arm);
+    let marks = asked.answers.iter().filter(|(arm, _)| marked(**arm));
+    let marks: String = marks.map(|(arm, given)| mark(*arm, given)).collect();
     let mut class = String::from("question");
     if spread(asked, results) > 0.0 {
         class.push_str(" differing");

@@ -47,7 +47,10 @@ pub fn lines(title: &str, categories: &[String], lines: &[Line]) -> String {
 }
 
 pub struct Point {
+    /// Written beside it; may be empty.
     pub label: String,
+    /// Told when it is pointed at.
+    pub title: String,
     pub class: String,
     /// 0 or more.
     pub x: f64,
@@ -82,34 +85,32 @@ pub fn scatter(title: &str, points: &[Point]) -> String {
             "<line class=\"whisker {class}\" x1=\"{px:.1}\" x2=\"{px:.1}\" y1=\"{low:.1}\" y2=\"{high:.1}\"/>"
         ));
         out.push_str(&format!(
-            "<circle class=\"dot {class}\" cx=\"{px:.1}\" cy=\"{mean:.1}\" r=\"6\"/>"
+            "<circle class=\"dot {class}\" cx=\"{px:.1}\" cy=\"{mean:.1}\" r=\"{}\"><title>{}</title></circle>",
+            if point.label.is_empty() { 4 } else { 7 },
+            super::html::escape(&point.title)
         ));
     }
     let anchors: Vec<(f64, f64)> = points.iter().map(|point| (x(point.x), y(point.y[0]))).collect();
-    for (point, label) in points.iter().zip(place_labels(points, &anchors)) {
-        out.push_str(&text(
-            label.x,
-            label.y,
-            if label.left { "end" } else { "start" },
-            "label",
-            &point.label,
-        ));
+    for label in place_labels(points, &anchors) {
+        let anchor = if label.left { "end" } else { "start" };
+        out.push_str(&text(label.x, label.y, anchor, "label", label.text));
     }
     out + "</svg>"
 }
 
-struct Label {
+struct Label<'a> {
+    text: &'a str,
     x: f64,
     y: f64,
     left: bool,
 }
 
 /// Beside its point, on the side with room, moved down where another label stands.
-fn place_labels(points: &[Point], anchors: &[(f64, f64)]) -> Vec<Label> {
+fn place_labels<'a>(points: &'a [Point], anchors: &[(f64, f64)]) -> Vec<Label<'a>> {
     let mut taken: Vec<(f64, f64, f64)> = Vec::new();
-    let mut order: Vec<usize> = (0..points.len()).collect();
+    let mut order: Vec<usize> = (0..points.len()).filter(|&i| !points[i].label.is_empty()).collect();
     order.sort_by(|&a, &b| anchors[a].1.total_cmp(&anchors[b].1));
-    let mut labels: Vec<Option<Label>> = points.iter().map(|_| None).collect();
+    let mut labels = Vec::new();
     for i in order {
         let width = 8.2 * points[i].label.chars().count() as f64;
         let left = anchors[i].0 + 12.0 + width > WIDTH;
@@ -123,9 +124,14 @@ fn place_labels(points: &[Point], anchors: &[(f64, f64)]) -> Vec<Label> {
             y = other.2 + 15.0;
         }
         taken.push((from, to, y));
-        labels[i] = Some(Label { x, y, left });
+        labels.push(Label {
+            text: &points[i].label,
+            x,
+            y,
+            left,
+        });
     }
-    labels.into_iter().flatten().collect()
+    labels
 }
 
 /// 1, 2 or 5 times a power of ten, so that about four fit.
@@ -178,6 +184,7 @@ mod tests {
     fn labels_do_not_cover_each_other() {
         let point = |x: f64| Point {
             label: "tuned".into(),
+            title: String::new(),
             class: String::new(),
             x,
             y: [0.5; 3],
@@ -185,7 +192,8 @@ mod tests {
         let points = [point(1.0), point(1.01), point(2.0)];
         let anchors = [(100.0, 100.0), (101.0, 101.0), (450.0, 100.0)];
         let labels = place_labels(&points, &anchors);
-        assert!((labels[0].y - labels[1].y).abs() >= 15.0);
-        assert!(labels[2].left);
+        // From the highest point down.
+        assert!((labels[0].y - labels[2].y).abs() >= 15.0);
+        assert!(labels[1].left);
     }
 }

@@ -18,7 +18,7 @@ pub fn interval(estimate: &Estimate) -> String {
 }
 
 pub fn signed(share: f64) -> String {
-    format!("{:+.1}", 100.0 * share)
+    format!("{:+.1}", 100.0 * share).replace('-', "−")
 }
 
 pub fn p_value(p: f64) -> String {

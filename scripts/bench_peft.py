@@ -4,8 +4,9 @@
     python scripts/bench_peft.py tokenize --model DIR --data FILE.jsonl
 
 Rows are {"text"} (every token learned) or {"prompt", "response"} (chat template, the answer learned). Prints one JSON
-object. `train`: f32, r 16 all-linear, alpha 32, AdamW, clip 1.0, one row of at most --max-length tokens a step, all
-cores; median over the steps after the first. `scripts/bench.py` runs it beside `tune`.
+object. `train`: r 16 all-linear, alpha 32, AdamW, clip 1.0, one row of at most --max-length tokens a step, all cores;
+median over the steps after the first. With `--dtype bf16` the adapters stay f32 and the step runs under autocast, as
+transformers' Trainer does it. `scripts/bench.py` runs it beside `tune`.
 """
 
 import argparse
@@ -51,7 +52,7 @@ def train(args):
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     with open(args.data, encoding="utf-8") as file:
         batches = encode(tokenizer, [json.loads(line) for line in file], args.max_length)
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.base))
     lora = peft.LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     model = peft.get_peft_model(model, lora).train()
     params = [p for p in model.parameters() if p.requires_grad]
@@ -63,7 +64,8 @@ def train(args):
         row = step % len(batches["input_ids"])
         ids, labels = (torch.tensor([batches[k][row]]) for k in ("input_ids", "labels"))
         began = time.perf_counter()
-        loss = model(input_ids=ids, labels=labels).loss
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.dtype == "bf16"):
+            loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, 1.0)
         optimizer.step()
@@ -112,6 +114,8 @@ if __name__ == "__main__":
     parser.add_argument("--data", required=True)
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
+    parser.add_argument("--base", choices=["float32", "bfloat16"], default="float32", help="dtype of the frozen weights")
     args = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     print(json.dumps(train(args) if args.what == "train" else tokenize(args)))

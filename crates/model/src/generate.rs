@@ -3,7 +3,7 @@ use crate::causal_lm::{CausalLm, Input};
 use crate::nn::{Cache, Pass};
 use crate::ops::Segment;
 use crate::{ModelError, Result, sampler};
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor, TensorData};
 use std::cell::RefCell;
 
 #[derive(Debug, Clone)]
@@ -99,10 +99,6 @@ pub fn generate(
     let mut running: Vec<Sequence> = prompts.iter().enumerate().map(start).collect();
     let mut done: Vec<Option<Generation>> = prompts.iter().map(|_| None).collect();
     let mut steps: Vec<Vec<Step>> = vec![Vec::new(); prompts.len()];
-    let capacity = running.iter().map(|s| s.prompt + s.limit).collect();
-    let cache = Cache::new(model.layers(), capacity, model.device(), model.precision().compute);
-    let cache = RefCell::new(cache);
-
     running.retain(|s| {
         if s.limit == 0 {
             done[s.index] = Some(Generation {
@@ -113,6 +109,10 @@ pub fn generate(
         }
         s.limit > 0
     });
+    let lengths: Vec<_> = running.iter().map(|s| (s.index, s.prompt)).collect();
+    let further = running.iter().map(|s| s.limit).max().unwrap_or(0);
+    let (device, dtype) = (model.device(), model.precision().compute);
+    let cache = RefCell::new(Cache::new(model.layers(), &lengths, further, device, dtype));
     let mut fed = 0;
     while !running.is_empty() {
         let logits = next_logits(model, &running, fed, &cache);
@@ -152,7 +152,9 @@ pub fn generate(
 /// last token of every sequence, `[sequences, vocab]`.
 fn next_logits(model: &CausalLm, running: &[Sequence], fed: usize, cache: &RefCell<Cache>) -> Vec<f32> {
     let family = model.family();
-    cache.borrow_mut().select(running.iter().map(|s| s.index).collect());
+    cache
+        .borrow_mut()
+        .select(&running.iter().map(|s| s.index).collect::<Vec<_>>());
     let mut input = Input {
         tokens: Vec::new(),
         positions: Vec::new(),
@@ -178,9 +180,7 @@ fn next_logits(model: &CausalLm, running: &[Sequence], fed: usize, cache: &RefCe
     };
     let x = family.embed(&input.tokens, &input.positions);
     let x = (0..model.layers()).fold(x, |x, layer| family.block(layer, x, &pass));
-    let last: Vec<Tensor<2>> = input.starts[1..]
-        .iter()
-        .map(|end| x.clone().narrow(0, end - 1, 1))
-        .collect();
-    model.head_logits(Tensor::cat(last, 0))
+    let last: Vec<i32> = input.starts[1..].iter().map(|end| *end as i32 - 1).collect();
+    let last = Tensor::<1, Int>::from_data(TensorData::new(last, [running.len()]), model.device());
+    model.head_logits(x.select(0, last))
 }

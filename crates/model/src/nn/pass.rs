@@ -83,30 +83,18 @@ impl<'a> Pass<'a> {
     /// # Shapes
     /// - `q`: `[tokens, heads * head_dim]`, `k`, `v`: `[tokens, kv_heads * head_dim]`, result as `q`
     pub fn attend(&self, layer: usize, q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads) -> Tensor<2> {
-        match self.cache {
-            None => ops::attention(q, k, v, self.cfg(heads, self.segments.clone())),
-            Some(cache) => cache.borrow_mut().attend(layer, q, k, v, &self.segments, |segment| {
-                self.cfg(heads, Arc::from([segment]))
-            }),
-        }
-    }
-
-    fn cfg(&self, h: Heads, segments: Arc<[Segment]>) -> AttentionCfg {
-        let Heads {
-            heads,
-            kv_heads,
-            head_dim,
-            scale,
-            window,
-        } = h;
-        AttentionCfg {
-            heads,
-            kv_heads,
-            head_dim,
-            scale,
-            window,
+        let cfg = AttentionCfg {
+            heads: heads.heads,
+            kv_heads: heads.kv_heads,
+            head_dim: heads.head_dim,
+            scale: heads.scale,
+            window: heads.window,
             causal: true,
-            segments,
+            segments: self.segments.clone(),
+        };
+        match self.cache {
+            None => ops::attention(q, k, v, cfg),
+            Some(cache) => cache.borrow_mut().attend(layer, q, k, v, cfg),
         }
     }
 }

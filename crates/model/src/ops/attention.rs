@@ -159,4 +159,22 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn decoding_from_one_buffer_equals_the_reference() {
+        // Three sequences in rows of 40 keys, written up to the 33rd.
+        let even = [(0..1, 4..33), (1..2, 40..73), (2..3, 80 + 31..80 + 33)];
+        let uneven = [(0..1, 4..33), (1..2, 40..71), (2..3, 80..81)];
+        for segments in [&even[..], &uneven[..]] {
+            for window in [None, Some(7)] {
+                let cfg = cfg(window, segments);
+                let [q, k, v] = [random(1, [3, 32]), random(2, [120, 16]), random(3, [120, 16])];
+                let wanted = reference(q.clone(), k.clone(), v.clone(), cfg.clone());
+                for place in Place::all() {
+                    let found = attention(place.put(&q), place.put(&k), place.put(&v), cfg.clone());
+                    place.assert_close("values", &found, &wanted, 2e-5);
+                }
+            }
+        }
+    }
 }

@@ -87,6 +87,39 @@ fn probabilities(q: &Tensor, k: &Tensor, block: &Block) -> Tensor {
     scores.softmax(-1, scores.kind())
 }
 
+/// One query a sequence over keys laid out as `[sequences, capacity, ..]`, all ending at the same column: one call of ATen's
+/// attention for all, to which the query heads of a key head are queries that see the same keys. `None` for other layouts.
+fn decode(q: &Tensor, k: &Tensor, v: &Tensor, cfg: &AttentionCfg) -> Option<Tensor> {
+    let sequences = cfg.segments.len();
+    let capacity = k.size()[0] as usize / sequences.max(1);
+    let end = cfg.segments.first()?.keys.end;
+    let seen: Vec<Range<usize>> = cfg.segments.iter().map(|segment| cfg.visible(segment, 0)).collect();
+    let fits = cfg.segments.iter().enumerate().all(|(s, segment)| {
+        let keys = &segment.keys;
+        segment.queries == (s..s + 1) && keys.start >= s * capacity && keys.end == s * capacity + end
+    });
+    if !fits || end > capacity || sequences * capacity != k.size()[0] as usize {
+        return None;
+    }
+    let lengths: Vec<i64> = seen.iter().map(|keys| keys.len() as i64).collect();
+    let longest = lengths.iter().copied().max()?;
+    let (kv, d) = (cfg.kv_heads as i64, cfg.head_dim as i64);
+    let keys = |t: &Tensor| {
+        let t = t.reshape([sequences as i64, capacity as i64, kv, d]);
+        t.narrow(1, end as i64 - longest, longest).transpose(1, 2)
+    };
+    let mask = lengths.iter().any(|length| *length < longest).then(|| {
+        let hidden = Tensor::from_slice(&lengths).to_device(q.device()).neg_() + longest;
+        let columns = Tensor::arange(longest, (Kind::Int64, q.device()));
+        columns
+            .ge_tensor(&hidden.unsqueeze(1))
+            .view([sequences as i64, 1, 1, longest])
+    });
+    let queries = q.reshape([sequences as i64, kv, -1, d]);
+    let out = Tensor::scaled_dot_product_attention(&queries, &keys(k), &keys(v), mask, 0.0, false, cfg.scale, false);
+    Some(out.reshape(q.size()))
+}
+
 impl AttentionOp for LibTorch {
     fn packed_attention(
         q: FloatTensor<Self>,
@@ -94,7 +127,10 @@ impl AttentionOp for LibTorch {
         v: FloatTensor<Self>,
         cfg: AttentionCfg,
     ) -> FloatTensor<Self> {
-        Self::packed_attention_forward(q, k, v, cfg).0
+        match decode(&q.tensor, &k.tensor, &v.tensor, &cfg) {
+            Some(out) => new(out),
+            None => Self::packed_attention_forward(q, k, v, cfg).0,
+        }
     }
 
     /// The log-sum-exp is not needed here and left empty.

@@ -6,7 +6,8 @@ llamas that transformers saved quantized, with the logits of their dequantized w
 Ran with bitsandbytes 0.50.2, torch 2.11.0, transformers 5.23.0. Where its CPU path differs from the CUDA one: a last,
 shorter block is divided by its absmax on the CPU and multiplied by the reciprocal on CUDA, so that a value within one
 rounding of a boundary may get the neighbouring code; the offset is torch's mean, whose last bit depends on the device and
-the number of threads.
+the number of threads. bitsandbytes 0.50.2 also dequantizes rows of, say, 32 or 96 columns wrongly on a CPU with AVX-512 (even
+multiples of 16 that are no whole number of blocks), so the matrices here have none of those.
 """
 
 import shutil
@@ -59,7 +60,7 @@ def make_matrices():
 
 def make_models():
     config = LlamaConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         vocab_size=64, max_position_embeddings=64, tie_word_embeddings=False,
     )
     dense = OUT / "dense"

@@ -326,6 +326,7 @@ fn attention(names: &'static [&'static str], segments: &[(usize, usize)], window
         head_dim: 64,
         scale: 0.125,
         window,
+        causal: true,
         segments,
     };
     let plain = cfg.clone();

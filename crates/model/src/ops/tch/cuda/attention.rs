@@ -177,6 +177,7 @@ mod tests {
             head_dim: 64,
             scale: 1.0,
             window,
+            causal: true,
             segments: segments.iter().map(segment).collect(),
         };
         Packed::new(&cfg, tokens, keys)

@@ -86,7 +86,7 @@ mod tests {
     use tune_model::Precision;
     use tune_model::causal_lm::sizes_of_shape;
     use tune_model::lora::{LoraSpec, Targets};
-    use tune_model::precision::Dtype;
+    use tune_model::precision::{Dtype, Quantize};
 
     const GIB: u64 = 1 << 30;
 
@@ -106,12 +106,19 @@ mod tests {
     }
 
     fn llama_8b() -> Sizes {
+        llama_8b_in(Quantize::None)
+    }
+
+    fn llama_8b_in(quantize: Quantize) -> Sizes {
         let config = json!({
             "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
             "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
             "max_position_embeddings": 131072, "rope_theta": 500000.0
         });
-        sizes(config, Precision::resolve_for(Dtype::Bf16, DeviceKind::Cuda).unwrap())
+        sizes(
+            config,
+            Precision::resolve_for(Dtype::Bf16, quantize, DeviceKind::Cuda).unwrap(),
+        )
     }
 
     fn llama_1b() -> Sizes {
@@ -120,7 +127,10 @@ mod tests {
             "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
             "max_position_embeddings": 131072, "rope_theta": 500000.0, "tie_word_embeddings": true
         });
-        sizes(config, Precision::resolve_for(Dtype::Bf16, DeviceKind::Cuda).unwrap())
+        sizes(
+            config,
+            Precision::resolve_for(Dtype::Bf16, Quantize::None, DeviceKind::Cuda).unwrap(),
+        )
     }
 
     fn micro(tokens: usize) -> Micro {
@@ -153,6 +163,14 @@ mod tests {
         assert!(bytes <= 42 * GIB, "{}", bytes as f64 / GIB as f64);
         let bytes = room(&small, 0).footprint(micro(4 * 2048), nothing_recomputed).total();
         assert!(bytes <= 11 * GIB, "{}", bytes as f64 / GIB as f64);
+    }
+
+    #[test]
+    fn quantized_to_4_bits_it_fits_small_cards() {
+        let sizes = llama_8b_in(Quantize::Nf4);
+        assert!(room(&sizes, 10 * GIB).keep(micro(2048), 0..=32).is_some());
+        let longest = room(&sizes, 24 * GIB).longest(1, micro(1));
+        assert!(longest >= 78_000, "{longest}");
     }
 
     #[test]

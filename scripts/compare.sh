@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Base, RAG, fine-tuned and hybrid answers of one small model, side by side: configs/support.toml from index to verdict.
+# Base, RAG, fine-tuned and hybrid answers of one small model, side by side: configs/support/config.toml from index to verdict.
 #
 #   scripts/compare.sh [--quick] [BASE [EMBEDDER]]
 #
@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tune=${TUNE:-target/release/tune}
-config=configs/support.toml
+config=configs/support/config.toml
 set=() train=() eval=()
 if [[ ${1:-} == --quick ]]; then
     shift

@@ -167,8 +167,8 @@ pub struct Train {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  tune index configs/support.toml
-  tune index configs/support.toml --to qdrant://localhost:6333/support    move it, without embedding again")]
+  tune index configs/support/config.toml
+  tune index configs/support/config.toml --to qdrant://localhost:6333/support    move it, without embedding again")]
 pub struct Index {
     #[command(flatten)]
     pub config: Config,
@@ -180,8 +180,8 @@ pub struct Index {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  tune search configs/support.toml \"How long do refunds take?\"
-  tune search configs/support.toml --queries datasets/support/questions.jsonl --json > hits.jsonl")]
+  tune search configs/support/config.toml \"How long do refunds take?\"
+  tune search configs/support/config.toml --queries datasets/support/questions.jsonl --json > hits.jsonl")]
 pub struct Search {
     #[command(flatten)]
     pub config: Config,
@@ -202,8 +202,8 @@ pub struct Search {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  tune ask configs/support.toml \"How long do refunds take?\"
-  tune ask configs/support.toml --arm hybrid --log runs/support/log.jsonl \"How long do refunds take?\"")]
+  tune ask configs/support/config.toml \"How long do refunds take?\"
+  tune ask configs/support/config.toml --arm hybrid --log runs/support/log.jsonl \"How long do refunds take?\"")]
 pub struct Ask {
     #[command(flatten)]
     pub config: Config,
@@ -226,8 +226,8 @@ pub struct Ask {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  tune eval configs/support.toml
-  tune eval configs/support.toml --set eval.arms=base,rag --set eval.output=runs/support/eval-rag
+  tune eval configs/support/config.toml
+  tune eval configs/support/config.toml --set eval.arms=base,rag --set eval.output=runs/support/eval-rag
 
 Exit codes: 0 shown better, 3 not shown, 4 worse, 2 fault. Stopped at any moment, the same command goes on.")]
 pub struct Eval {
@@ -238,8 +238,8 @@ pub struct Eval {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  tune advise configs/support.toml            from the config's [advise] and what can be counted
-  tune advise configs/support.toml --ask      questions in the terminal
+  tune advise configs/support/config.toml            from the config's [advise] and what can be counted
+  tune advise configs/support/config.toml --ask      questions in the terminal
   tune advise runs/support/eval               from what was measured")]
 pub struct Advise {
     /// A config, or the results of an evaluation (folder or results.json)
@@ -318,7 +318,7 @@ pub enum Data {
     /// Make training rows for a hybrid model: question, gold passage among distractors, answer
     #[command(after_help = "\
 Example:
-  tune data raft configs/support.toml --questions datasets/support/raft.jsonl --out runs/support/raft.jsonl")]
+  tune data raft configs/support/config.toml --questions datasets/support/raft.jsonl --out runs/support/raft.jsonl")]
     Raft(RaftArgs),
     /// Read every row and report counts, lengths, duplicates, overlap and bad rows; exits 2 on faults
     #[command(after_help = "\

@@ -2,6 +2,7 @@
 //! found here, all at once.
 use crate::config::Config;
 use crate::toml_file::{Problem, TomlFile};
+use serde::Deserialize;
 use toml::Value;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 

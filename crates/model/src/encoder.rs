@@ -205,7 +205,7 @@ impl Encoder {
         let e = &self.embeddings;
         let rows = |table: &Tensor<2>, ids| table.clone().select(0, indices(ids, &self.device));
         let x = rows(&e.word, tokens) + rows(&e.token_type, types) + rows(&e.position, positions);
-        let x = e.norm.forward(x);
+        let x = e.norm.forward(x).value;
         let whole = |s: &[usize]| Segment {
             queries: s[0]..s[1],
             keys: s[0]..s[1],
@@ -250,11 +250,10 @@ impl Layer {
     fn forward(&self, x: Tensor<2>, cfg: &AttentionCfg, pass: &Pass<'_>) -> Tensor<2> {
         let of = |linear: &Linear| linear.forward(x.clone(), pass);
         let attended = ops::attention(of(&self.query), of(&self.key), of(&self.value), cfg.clone());
-        let x = self
-            .attention_norm
-            .forward(self.attention_output.forward(attended, pass) + x);
+        let x = self.attention_output.forward(attended, pass) + x;
+        let x = self.attention_norm.forward(x).value;
         let inner = ops::gelu(self.intermediate.forward(x.clone(), pass), Gelu::Exact);
-        self.output_norm.forward(self.output.forward(inner, pass) + x)
+        self.output_norm.forward(self.output.forward(inner, pass) + x).value
     }
 }
 

@@ -41,6 +41,8 @@ fn of_config(args: &Bench, config: &Path, printer: &Printer, started: Instant) -
         hub: environment::hub(Some(&settings.model.revision), settings.model.offline, false),
         device: chosen.device.clone(),
         device_why: chosen.why.clone(),
+        memory: None,
+        planned_for: None,
         stop: &interrupt::STOP,
         started,
     };

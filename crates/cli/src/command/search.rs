@@ -117,7 +117,7 @@ fn told(scores: &Scores) -> String {
 fn marked(text: &str, marks: &[std::ops::Range<usize>], style: &Style) -> String {
     let end = text.char_indices().nth(SHOWN).map_or(text.len(), |(at, _)| at);
     let (mut shown, mut at) = (String::new(), 0);
-    for mark in marks.iter().filter(|mark| mark.end <= end && mark.start >= at) {
+    for mark in marks.iter().take_while(|mark| mark.end <= end) {
         shown += &text[at..mark.start];
         shown += &style.yellow_bold(&text[mark.clone()]);
         at = mark.end;

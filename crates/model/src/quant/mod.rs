@@ -17,7 +17,7 @@ impl Quantized<'_> {
     /// On all cores; `None` where `stored` is no quantized form.
     pub fn new(values: &[f32], rows: usize, stored: Stored) -> Option<Quantized<'static>> {
         match stored {
-            Stored::Dense => None,
+            Stored::Dense | Stored::PackedBf16 => None,
             Stored::Nf4 => Some(Quantized::Nf4(Nf4::quantize(values))),
             Stored::Int8 => Some(Quantized::Int8(Int8::quantize(values, rows))),
         }

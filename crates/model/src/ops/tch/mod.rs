@@ -28,6 +28,13 @@ fn new(tensor: Tensor) -> TchTensor {
 fn dense(weight: &Weight<LibTorch>, kind: Kind) -> Tensor {
     match weight {
         Weight::Dense(weight) => weight.tensor.to_kind(kind),
+        // No such form is made for LibTorch, which multiplies bf16 as it is.
+        Weight::Packed(packed) => {
+            let [outputs, inputs] = packed.dims().map(|n| n as i64);
+            Tensor::from_slice(&packed.dense())
+                .view([outputs, inputs])
+                .to_kind(kind)
+        }
         Weight::Nf4(weight) => quantized::nf4(weight, kind),
         Weight::Int8(weight) => quantized::int8(weight, kind),
     }

@@ -5,6 +5,7 @@ mod device;
 mod environment;
 mod errors;
 mod interrupt;
+mod kernels;
 mod options;
 mod printer;
 mod resolve;

@@ -162,6 +162,15 @@ pub struct Train {
     /// Print the plan and stop; reads the data and the base's headers, no weights
     #[arg(long)]
     pub dry_run: bool,
+    #[command(flatten)]
+    pub ops: Ops,
+}
+
+#[derive(Debug, Args)]
+pub struct Ops {
+    /// `reference` computes without kernels of ours, slowly; `no-rms_norm.cuda,no-graph` leaves out some
+    #[arg(long = "ops", value_name = "OPS", default_value = "", hide_default_value = true)]
+    pub ops: String,
 }
 
 #[derive(Debug, Args)]
@@ -668,6 +677,8 @@ pub struct Doctor {
     /// Leave out the self-test
     #[arg(long)]
     pub no_self_test: bool,
+    #[command(flatten)]
+    pub ops: Ops,
 }
 
 #[derive(Debug, Args)]

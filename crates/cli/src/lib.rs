@@ -9,6 +9,7 @@ mod environment;
 mod errors;
 mod gpu;
 mod interrupt;
+mod kernels;
 mod library;
 #[cfg(feature = "tch")]
 mod libtorch_version;

@@ -163,6 +163,9 @@ fn cases() -> Vec<Case> {
         lora_linear(0.0),
         lora_linear(0.3),
         linear_cross_entropy(),
+        quantized(&["nf4.cuda", "linear"], Stored::Nf4),
+        quantized(&["int8.cuda", "linear"], Stored::Int8),
+        adamw(),
     ];
     // Lengths of all kinds, with and without a window, and equal ones, which another library serves.
     let packed = [(0, 70), (70, 71), (71, 200)];
@@ -352,7 +355,7 @@ mod tests {
     #[test]
     fn all_agree_on_the_cpu() {
         let checks = run(&crate::libtorch::cpu());
-        assert!(checks.len() >= 18, "{checks:?}");
+        assert!(checks.len() >= 24, "{checks:?}");
         let wrong: Vec<_> = checks.iter().filter(|check| !check.ok()).collect();
         assert!(wrong.is_empty(), "{wrong:?}");
     }

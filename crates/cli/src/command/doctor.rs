@@ -3,7 +3,7 @@ use crate::args::{Doctor, VERSION};
 use crate::device::BACKENDS;
 use crate::errors::Failure;
 use crate::printer::{Printer, Style, bytes, duration, plural, row};
-use crate::{End, device, environment, gpu, self_test};
+use crate::{End, device, environment, gpu, kernels, self_test};
 use std::path::Path;
 use std::time::Instant;
 use tune_model::Precision;
@@ -28,6 +28,8 @@ pub fn run(args: &Doctor, printer: &Printer) -> anyhow::Result<End> {
         return Ok(End::Done);
     }
     let chosen = device::choose(&args.device)?;
+    args.ops.apply()?;
+    kernels::report(&chosen.device, printer)?;
     let began = Instant::now();
     show("device", chosen.why.clone())?;
     match self_test::run(&chosen.device, Precision::F32) {

@@ -3,7 +3,7 @@ use crate::args::{Kind, Train};
 use crate::interrupt::STOP;
 use crate::printer::{Printer, bytes, duration, shell_word};
 use crate::watch::{Console, plan_table};
-use crate::{End, device, environment, interrupt, resolve};
+use crate::{End, device, environment, interrupt, kernels, resolve};
 use std::time::Instant;
 use tune_model::DeviceKind;
 use tune_trainer::settings::Settings;
@@ -51,6 +51,8 @@ pub fn run(args: &Train, printer: &Printer, started: Instant) -> anyhow::Result<
         return Ok(End::Done);
     }
     let again = printer.clone();
+    args.ops.apply()?;
+    kernels::check(&start.device, printer);
     interrupt::install(move || again.talk("\nsaving and stopping; Ctrl-C again stops at once"))?;
     let ended = tune_trainer::train::train(&start, &mut console);
     console.finish();

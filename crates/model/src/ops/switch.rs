@@ -43,14 +43,15 @@ pub fn off(name: &'static str, why: impl Into<String>) {
     ANY.store(true, Ordering::Release);
 }
 
-/// Switches off what a user names: kernels divided by commas, or `reference` for all of them.
+/// Switches off what a user does without: `no-` and a kernel, divided by commas, or `reference` for all of them.
 ///
 /// # Errors
-/// The first name that is none.
+/// The first of them that is none.
 pub fn off_by_user(names: &str) -> Result<(), String> {
-    let why = "asked for";
+    let why = "as asked";
     for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-        match NAMES.iter().find(|known| **known == name) {
+        let known = NAMES.iter().find(|known| name.strip_prefix("no-") == Some(known));
+        match known {
             Some(known) => off(known, why),
             None if name == "reference" => NAMES.iter().for_each(|known| off(known, why)),
             None => return Err(name.into()),
@@ -74,7 +75,8 @@ mod tests {
 
     #[test]
     fn a_name_that_is_none_is_given_back() {
-        assert_eq!(off_by_user("rms_nrom"), Err("rms_nrom".into()));
+        assert_eq!(off_by_user("no-rms_nrom"), Err("no-rms_nrom".into()));
+        assert_eq!(off_by_user("rms_norm"), Err("rms_norm".into()));
         assert!(is_on("rms_norm"));
     }
 

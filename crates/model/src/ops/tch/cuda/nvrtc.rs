@@ -66,6 +66,7 @@ impl Nvrtc {
             ))?;
             let (size, read) = match form {
                 Form::Cubin => (c"nvrtcGetCUBINSize", c"nvrtcGetCUBIN"),
+                #[cfg(test)]
                 Form::Ptx => (c"nvrtcGetPTXSize", c"nvrtcGetPTX"),
             };
             let result = match self.check(compile(program, 1, options.as_ptr())) {
@@ -117,6 +118,8 @@ impl Nvrtc {
 pub enum Form {
     /// For cards of this capability alone; whatever the driver's version, nothing is left to translate.
     Cubin,
+    /// To be read.
+    #[cfg(test)]
     Ptx,
 }
 

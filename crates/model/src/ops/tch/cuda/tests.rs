@@ -376,3 +376,42 @@ fn what_is_not_served_is_left_to_aten() {
         assert!(super::swiglu(&x.tr(), &x.tr()).is_none(), "columns");
     });
 }
+
+/// The calls of the shim reach LibTorch, and come back with its words instead of an exception.
+#[test]
+fn without_a_card_every_call_says_why() {
+    if tch::Cuda::device_count() > 0 {
+        return;
+    }
+    let t = Tensor::zeros([4, 2, 8], (Kind::BFloat16, Device::Cpu));
+    let lse = Tensor::zeros([2, 4], (Kind::Float, Device::Cpu));
+    let lengths = || shim::Lengths {
+        starts: Tensor::from_slice(&[0i32, 4]),
+        longest: 4,
+    };
+    let saved = [&t, &t, &t, &t, &t, &lse];
+    let messages = [
+        shim::flash_forward([&t; 3], &lengths(), &lengths(), 0.5, 2).err(),
+        shim::flash_backward(saved, &lengths(), &lengths(), 0.5, -1).err(),
+        shim::cudnn_forward([&t; 3], 1, 0.5).err(),
+        shim::cudnn_backward(saved, 1, 0.5).err(),
+        shim::current_stream(0).err(),
+        shim::leave_default_stream(0).err(),
+        shim::allocated(0).err(),
+        shim::reset_peak(0).err(),
+        shim::Graph::begin().err(),
+        shim::Event::record(0).err(),
+    ];
+    for (i, message) in messages.iter().enumerate() {
+        let message = message.as_ref().unwrap_or_else(|| panic!("call {i} succeeded"));
+        assert!(!message.is_empty(), "call {i}");
+    }
+    if shim::absent().is_none() {
+        for (message, operation) in messages
+            .iter()
+            .zip(["_flash_attention_forward", "_flash_attention_backward"])
+        {
+            assert!(message.as_ref().unwrap().contains(operation), "{message:?}");
+        }
+    }
+}

@@ -4,7 +4,7 @@
     cargo build --release
     python scripts/bench.py --model DIR            # SmolLM2-135M as a Hugging Face folder; about 6 minutes
 
-Both sides train on the same rows, one of 512 tokens a step (f32, r 16 all-linear, no accumulation), turn by turn
+Both sides train on the same rows, one of 512 tokens a step (r 16 all-linear, no accumulation), turn by turn
 so that noise hits both; medians over runs and steps. Nothing else may use the cores meanwhile: torch's threads wait
 by spinning, and lose several times their speed. Prints a Markdown table.
 """
@@ -51,12 +51,13 @@ def chat_rows(rng, tokenizer, count):
     return rows
 
 
-def config(folder, model, data, kind, steps):
+def config(folder, model, dtype, data, kind, steps):
     """A config for `tune train` with everything off that PEFT's side doesn't do."""
     run = folder / "run"
     path = folder / "bench.toml"
     path.write_text(f"""
 [model]
+dtype = "{dtype}"
 base = {json.dumps(str(model))}
 [data]
 train = [{json.dumps(str(data))}]
@@ -101,7 +102,7 @@ def run(command):
 
 def train_tune(args, data, kind):
     with tempfile.TemporaryDirectory() as folder:
-        path, run_dir = config(Path(folder), args.model, data, kind, args.steps)
+        path, run_dir = config(Path(folder), args.model, args.dtype, data, kind, args.steps)
         _, _, peak = run([args.tune, "train", path])
         lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "tokens_per_second" in line]
@@ -129,7 +130,7 @@ def tokenize_tune(args, folder, rows):
     seconds = []
     for some in (rows, rows[:1]):
         data = write_rows(folder / "tokenize.jsonl", some)
-        path, _ = config(folder, args.model, data, "prompt-response", steps=0)
+        path, _ = config(folder, args.model, args.dtype, data, "prompt-response", steps=0)
         seconds.append(min(run([args.tune, "train", path, "--dry-run"])[1] for _ in range(2)))
     return len(rows) / (seconds[0] - seconds[1])
 
@@ -144,6 +145,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=lambda p: Path(p).resolve(), required=True)
     parser.add_argument("--tune", type=Path, default=ROOT / "target/release/tune")
+    parser.add_argument("--dtype", default="auto", help="model.dtype of tune's side; PEFT's is f32")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--records", type=int, default=20000, help="rows of the tokenization part")

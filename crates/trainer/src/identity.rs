@@ -3,14 +3,17 @@ use crate::{error::Change, settings::Settings};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use tune_data::Corpus;
+use tune_model::Precision;
 
 /// Settings that may differ when a run goes on: they change what is watched, kept or where it lies, never the numbers.
 /// Base and data are compared by content instead of by name.
-const FREE: [&str; 15] = [
+const FREE: [&str; 16] = [
     "device",
     "model.base",
     "model.revision",
     "model.offline",
+    // What it resolved to is compared.
+    "model.dtype",
     "data.cache",
     "output.dir",
     "output.serve_target",
@@ -28,6 +31,9 @@ const FREE: [&str; 15] = [
 pub struct Identity {
     /// Dotted key to value, those that matter.
     pub settings: BTreeMap<String, String>,
+    /// What `model.dtype` came to on the device.
+    #[serde(default)]
+    pub precision: Option<Precision>,
     /// Data file to blake3.
     pub files: BTreeMap<String, String>,
     /// Over data, tokenizer, template and the settings that shape the samples.
@@ -36,7 +42,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    pub fn new(settings: &Settings, corpus: &Corpus, base: String) -> Self {
+    pub fn new(settings: &Settings, precision: Precision, corpus: &Corpus, base: String) -> Self {
         let files = corpus
             .report
             .files
@@ -45,6 +51,7 @@ impl Identity {
             .collect();
         Self {
             settings: numbers(settings),
+            precision: Some(precision),
             files,
             data: corpus.fingerprint.clone(),
             base,
@@ -58,6 +65,10 @@ impl Identity {
         let explained = !changes.is_empty();
         if earlier.data != self.data && !explained {
             changes.push(change("tokenizer, chat template or samples", &earlier.data, &self.data));
+        }
+        if earlier.precision != self.precision {
+            let name = |precision: Option<Precision>| precision.map_or("unknown".into(), |p| format!("{p:?}"));
+            changes.push(change("precision", &name(earlier.precision), &name(self.precision)));
         }
         if earlier.base != self.base {
             changes.push(change("weights of the base", &earlier.base, &self.base));

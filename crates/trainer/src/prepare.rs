@@ -76,7 +76,12 @@ pub fn prepare(start: &Start<'_>, kept_before: Option<usize>, watch: &mut dyn Wa
 impl Prepared {
     /// Hashes the base.
     pub fn identity(&self, settings: &Settings) -> Result<Identity> {
-        Ok(Identity::new(settings, &self.corpus, self.base.fingerprint()?))
+        Ok(Identity::new(
+            settings,
+            self.precision,
+            &self.corpus,
+            self.base.fingerprint()?,
+        ))
     }
 
     /// The micro-batches of the next step. A window ends with its epoch, so that each epoch sees each row once.

@@ -1,6 +1,7 @@
 //! The base product, then the low-rank one added in place; nothing dense of the update's size.
 use super::frozen::Matrix;
-use super::matmul::{View, matmul, parallel, times_transposed};
+use super::low_rank::from_rank;
+use super::matmul::{FEW_ROWS, View, matmul, parallel, times_transposed};
 use super::{Rows, rows_per_task, tensor, unwritten};
 use crate::frozen::Weight;
 use crate::noise;
@@ -50,16 +51,15 @@ impl LoraLinearOp for Flex {
         let ((n, inputs), (outputs, _), (r, _)) = (x.dims(), weight.dims(), a.dims());
         let mut y = unwritten(n * outputs);
         weight.forward(&mut y, x.as_slice());
+        let (into_a, scale) = (dropped(x.as_slice(), inputs, &cfg), cfg.scale as f32);
+        let (a, b) = (a.as_slice(), b.as_slice());
         let mut u = unwritten(n * r);
-        times_transposed(
-            &mut u,
-            0.0,
-            &dropped(x.as_slice(), inputs, &cfg),
-            a.as_slice(),
-            inputs,
-            1.0,
-        );
-        times_transposed(&mut y, 1.0, &u, b.as_slice(), r, cfg.scale as f32);
+        times_transposed(&mut u, 0.0, &into_a, a, inputs, 1.0);
+        if n > FEW_ROWS {
+            from_rank(&mut y, true, &u, View::new(b, outputs, r).t(), scale);
+        } else {
+            times_transposed(&mut y, 1.0, &u, b, r, scale);
+        }
         (tensor(y, [n, outputs]), tensor(u, [n, r]))
     }
 
@@ -80,37 +80,22 @@ impl LoraLinearOp for Flex {
         let dys = View::new(dy.as_slice(), n, outputs);
         let (a, b) = (View::new(a.as_slice(), r, inputs), View::new(b.as_slice(), outputs, r));
 
-        let mut db = unwritten(outputs * r);
-        matmul(
-            &mut db,
-            r,
-            0.0,
-            dys.t(),
-            View::new(u.as_slice(), n, r),
-            scale,
-            parallel(),
-        );
-        let mut du = unwritten(n * r);
-        matmul(&mut du, r, 0.0, dys, b, scale, parallel());
+        let product = |rows: usize, columns: usize, lhs, rhs, factor| {
+            let mut out = unwritten(rows * columns);
+            matmul(&mut out, columns, 0.0, lhs, rhs, factor, parallel());
+            out
+        };
+        let db = product(outputs, r, dys.t(), View::new(u.as_slice(), n, r), scale);
+        let du = product(n, r, dys, b, scale);
         let into_a = dropped(x.as_slice(), inputs, &cfg);
-        let mut da = unwritten(r * inputs);
-        matmul(
-            &mut da,
-            inputs,
-            0.0,
-            View::new(&du, n, r).t(),
-            View::new(&into_a, n, inputs),
-            1.0,
-            parallel(),
-        );
+        let da = product(r, inputs, View::new(&du, n, r).t(), View::new(&into_a, n, inputs), 1.0);
 
         let mut dx = unwritten(n * inputs);
-        let du = View::new(&du, n, r);
         if cfg.dropout == 0.0 {
             weight.backward(&mut dx, false, dy.as_slice());
-            matmul(&mut dx, inputs, 1.0, du, a, 1.0, parallel());
+            from_rank(&mut dx, true, &du, a, 1.0);
         } else {
-            matmul(&mut dx, inputs, 0.0, du, a, 1.0, parallel());
+            from_rank(&mut dx, false, &du, a, 1.0);
             mask(&mut dx, inputs, &cfg);
             weight.backward(&mut dx, true, dy.as_slice());
         }

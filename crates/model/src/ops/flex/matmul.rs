@@ -6,8 +6,8 @@ use rayon::prelude::*;
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     data: &'a [f32],
-    rows: usize,
-    columns: usize,
+    pub rows: usize,
+    pub columns: usize,
     row_stride: usize,
     column_stride: usize,
 }
@@ -28,6 +28,9 @@ impl<'a> View<'a> {
             column_stride: 1,
         }
     }
+    pub fn get(&self, i: usize, j: usize) -> f32 {
+        self.data[i * self.row_stride + j * self.column_stride]
+    }
     pub fn t(self) -> Self {
         Self {
             rows: self.columns,
@@ -41,7 +44,7 @@ impl<'a> View<'a> {
 
 /// Rows up to which a product with a transposed weight is bound by reading the weight, and packing it first, as `gemm`
 /// does, costs more than the product.
-const FEW_ROWS: usize = 16;
+pub const FEW_ROWS: usize = 16;
 
 /// `out = keep * out + factor * x · weightᵀ` on all cores, all three row-major and contiguous: `x` `[n, inputs]`, `weight`
 /// `[outputs, inputs]`, `out` `[n, outputs]`.

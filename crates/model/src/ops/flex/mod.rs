@@ -8,6 +8,7 @@ mod layer_norm;
 mod linear;
 mod linear_cross_entropy;
 mod lora_linear;
+mod low_rank;
 mod matmul;
 mod packed;
 mod rms_norm;

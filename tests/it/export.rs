@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicU8;
 use tune_model::merge::{MergeOptions, merge};
 use tune_model::peft::Adapter;
+use tune_model::precision::Quantize;
 use tune_model::{CausalLm, Checkpoint, Input, Precision};
 use tune_trainer::export::{ExportRequest, export};
 use tune_trainer::verify::{Measured, Probe};
@@ -91,6 +92,31 @@ fn an_adapter_peft_wrote_is_exported_and_verified() {
         "{:?}",
         report.checks
     );
+}
+
+#[test]
+fn an_adapter_of_a_quantized_base_is_merged_onto_what_it_was_trained_on_unless_asked() {
+    for quantize in [Quantize::Nf4, Quantize::Int8] {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, merged) = (dir.path().join("from"), dir.path().join("merged"));
+        let mut trained = adapter("llama-gqa-tied", "adapter");
+        trained.config.quantize = quantize;
+        trained.write(&from).unwrap();
+        assert_eq!(Adapter::read(&from).unwrap().config.quantize, quantize);
+        let base = folder("llama-gqa-tied").to_string_lossy().into_owned();
+        let mut request = request(&from, &base, None, Some(&merged));
+        let report = export(&request, &mut Silent).unwrap();
+        let [check] = report.checks.as_slice() else { panic!() };
+        assert!(check.passed && check.max_logit_difference < 1e-4, "{check}");
+
+        request.onto_original = true;
+        let report = export(&request, &mut Silent).unwrap();
+        let [check, cost] = report.checks.as_slice() else {
+            panic!()
+        };
+        assert!(check.passed && check.max_logit_difference < 1e-4, "{check}");
+        assert!(cost.max_logit_difference > 10.0 * check.max_logit_difference, "{cost}");
+    }
 }
 
 /// Rewrites an adapter folder.

@@ -1,4 +1,4 @@
-//! Kernels for LibTorch, on CPU and CUDA: ATen calls, few of them, saving little.
+//! Kernels for LibTorch, on CPU and CUDA: ATen calls, few of them, saving little; and loops of our own in host memory.
 //!
 //! Nothing here requires a gradient, so LibTorch records none. Inputs are never written to; what a function made itself is.
 mod adamw;
@@ -37,5 +37,23 @@ fn dense(weight: &Weight<LibTorch>, kind: Kind) -> Tensor {
         }
         Weight::Nf4(weight) => quantized::nf4(weight, kind),
         Weight::Int8(weight) => quantized::int8(weight, kind),
+    }
+}
+
+#[cfg(test)]
+mod testing {
+    //! What kernels of this folder are compared on.
+    use tch::{Device, Kind, Tensor};
+
+    pub fn waves<const D: usize>(seed: i64, shape: [i64; D]) -> Tensor {
+        let n: i64 = shape.iter().product();
+        (Tensor::arange(n, (Kind::Float, Device::Cpu)) * (seed as f64 + 0.37))
+            .sin()
+            .view(&shape[..])
+    }
+
+    pub fn assert_equal(found: &Tensor, wanted: &Tensor) {
+        let difference = (found - wanted).abs().max().double_value(&[]);
+        assert!(difference < 1e-5, "differ by {difference}");
     }
 }

@@ -1,5 +1,5 @@
-//! Statistics in f32 whatever the dtype of the rows.
-use super::{cuda, new};
+//! One loop on the CPU; elsewhere ATen's calls, with statistics in f32 whatever the dtype of the rows.
+use super::{cuda, host, new};
 use crate::ops::rms_norm::RmsNormOp;
 use burn::backend::{LibTorch, tensor::FloatTensor};
 use tch::{Kind, Tensor};
@@ -11,31 +11,53 @@ fn inverse_rms(x: &Tensor, eps: f64) -> (Tensor, Tensor) {
     (x, (mean + eps).rsqrt_())
 }
 
+fn forward(x: &Tensor, weight: &Tensor, eps: f64) -> Tensor {
+    let kind = x.kind();
+    let (x, inverse) = inverse_rms(x, eps);
+    (x * inverse * weight.to_kind(Kind::Float)).to_kind(kind)
+}
+
+/// With `n = x/rms` and `g = dy·weight`: `dx = (g − n·mean(g·n)) / rms`.
+fn backward(x: &Tensor, weight: &Tensor, dy: &Tensor, eps: f64) -> Tensor {
+    let kind = x.kind();
+    let (x, inverse) = inverse_rms(x, eps);
+    let n = x * &inverse;
+    let g = dy.to_kind(Kind::Float) * weight.to_kind(Kind::Float);
+    let shared = (&g * &n).mean_dim([1].as_slice(), true, Kind::Float);
+    ((g - n * shared) * inverse).to_kind(kind)
+}
+
 impl RmsNormOp for LibTorch {
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
-        if let Some(y) = cuda::rms_norm(&x.tensor, &weight.tensor, eps) {
-            return new(y);
-        }
-        let kind = x.tensor.kind();
-        let (x, inverse) = inverse_rms(&x.tensor, eps);
-        new((x * inverse * weight.tensor.to_kind(Kind::Float)).to_kind(kind))
+        let (x, weight) = (&x.tensor, &weight.tensor);
+        new(cuda::rms_norm(x, weight, eps)
+            .or_else(|| host::rms_norm(x, weight, eps))
+            .unwrap_or_else(|| forward(x, weight, eps)))
     }
 
-    /// With `n = x/rms` and `g = dy·weight`: `dx = (g − n·mean(g·n)) / rms`.
     fn rms_norm_backward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         dy: FloatTensor<Self>,
         eps: f64,
     ) -> FloatTensor<Self> {
-        if let Some(dx) = cuda::rms_norm_backward(&x.tensor, &weight.tensor, &dy.tensor, eps) {
-            return new(dx);
-        }
-        let kind = x.tensor.kind();
-        let (x, inverse) = inverse_rms(&x.tensor, eps);
-        let n = x * &inverse;
-        let g = dy.tensor.to_kind(Kind::Float) * weight.tensor.to_kind(Kind::Float);
-        let shared = (&g * &n).mean_dim([1].as_slice(), true, Kind::Float);
-        new(((g - n * shared) * inverse).to_kind(kind))
+        let (x, weight, dy) = (&x.tensor, &weight.tensor, &dy.tensor);
+        new(cuda::rms_norm_backward(x, weight, dy, eps)
+            .or_else(|| host::rms_norm_backward(x, weight, dy, eps))
+            .unwrap_or_else(|| backward(x, weight, dy, eps)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_equal, waves};
+    use super::*;
+
+    #[test]
+    fn the_loop_equals_aten() {
+        let (x, weight, dy) = (waves(1, [7, 53]), waves(2, [53]), waves(3, [7, 53]));
+        assert_equal(&host::rms_norm(&x, &weight, 1e-5).unwrap(), &forward(&x, &weight, 1e-5));
+        let dx = host::rms_norm_backward(&x, &weight, &dy, 1e-5).unwrap();
+        assert_equal(&dx, &backward(&x, &weight, &dy, 1e-5));
     }
 }

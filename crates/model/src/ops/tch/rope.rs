@@ -1,7 +1,23 @@
-//! Both halves written into one new tensor; the angles stay in f32.
-use super::{cuda, new};
+//! One loop on the CPU; elsewhere both halves written into one new tensor. The angles stay in f32.
+use super::{cuda, host, new};
 use crate::ops::rope::RopeOp;
 use burn::backend::{LibTorch, tensor::FloatTensor};
+use tch::Tensor;
+
+fn rotated(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize, inverse: bool) -> Tensor {
+    let (d, half) = (head_dim as i64, cos.size()[1]);
+    let x = x.contiguous();
+    let heads = x.view([x.size()[0], -1, d]);
+    let (first, second) = (heads.narrow(2, 0, half), heads.narrow(2, half, half));
+    let (cos, sin) = (cos.unsqueeze(1), sin.unsqueeze(1));
+    let sin = if inverse { sin.neg() } else { sin };
+
+    let out = x.copy();
+    let rotated = out.view([x.size()[0], -1, d]);
+    rotated.narrow(2, 0, half).copy_(&(&first * &cos - &second * &sin));
+    rotated.narrow(2, half, half).copy_(&(second * cos + first * sin));
+    out
+}
 
 impl RopeOp for LibTorch {
     fn rope(
@@ -11,20 +27,24 @@ impl RopeOp for LibTorch {
         head_dim: usize,
         inverse: bool,
     ) -> FloatTensor<Self> {
-        if let Some(y) = cuda::rope(&x.tensor, &cos.tensor, &sin.tensor, head_dim as i64, inverse) {
-            return new(y);
-        }
-        let (d, half) = (head_dim as i64, cos.tensor.size()[1]);
-        let x = x.tensor.contiguous();
-        let heads = x.view([x.size()[0], -1, d]);
-        let (first, second) = (heads.narrow(2, 0, half), heads.narrow(2, half, half));
-        let (cos, sin) = (cos.tensor.unsqueeze(1), sin.tensor.unsqueeze(1));
-        let sin = if inverse { sin.neg() } else { sin };
+        let (x, cos, sin) = (&x.tensor, &cos.tensor, &sin.tensor);
+        let found =
+            cuda::rope(x, cos, sin, head_dim as i64, inverse).or_else(|| host::rope(x, cos, sin, head_dim, inverse));
+        new(found.unwrap_or_else(|| rotated(x, cos, sin, head_dim, inverse)))
+    }
+}
 
-        let out = x.copy();
-        let rotated = out.view([x.size()[0], -1, d]);
-        rotated.narrow(2, 0, half).copy_(&(&first * &cos - &second * &sin));
-        rotated.narrow(2, half, half).copy_(&(second * cos + first * sin));
-        new(out)
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_equal, waves};
+    use super::*;
+
+    #[test]
+    fn the_loop_equals_aten() {
+        let (x, cos, sin) = (waves(1, [7, 24]), waves(2, [7, 3]), waves(3, [7, 3]));
+        for inverse in [false, true] {
+            let found = host::rope(&x, &cos, &sin, 8, inverse).unwrap();
+            assert_equal(&found, &rotated(&x, &cos, &sin, 8, inverse));
+        }
     }
 }

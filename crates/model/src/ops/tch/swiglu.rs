@@ -1,14 +1,23 @@
-//! `silu` and a product; its gate is computed again for the backward pass.
-use super::{cuda, new};
+//! Loops on the CPU; elsewhere `silu` and a product, its gate computed again for the backward pass.
+use super::{cuda, host, new};
 use crate::ops::swiglu::SwigluOp;
 use burn::backend::{LibTorch, tensor::FloatTensor};
+use tch::Tensor;
+
+fn forward(gate: &Tensor, up: &Tensor) -> Tensor {
+    gate.silu().g_mul_(up)
+}
+
+fn backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> (Tensor, Tensor) {
+    (gate.silu_backward(&(dy * up)), gate.silu().g_mul_(dy))
+}
 
 impl SwigluOp for LibTorch {
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        if let Some(y) = cuda::swiglu(&gate.tensor, &up.tensor) {
-            return new(y);
-        }
-        new(gate.tensor.silu().g_mul_(&up.tensor))
+        let (gate, up) = (&gate.tensor, &up.tensor);
+        new(cuda::swiglu(gate, up)
+            .or_else(|| host::swiglu(gate, up))
+            .unwrap_or_else(|| forward(gate, up)))
     }
 
     fn swiglu_backward(
@@ -16,11 +25,28 @@ impl SwigluOp for LibTorch {
         up: FloatTensor<Self>,
         dy: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if let Some((dgate, dup)) = cuda::swiglu_backward(&gate.tensor, &up.tensor, &dy.tensor) {
-            return (new(dgate), new(dup));
-        }
-        let dup = gate.tensor.silu().g_mul_(&dy.tensor);
-        let dgate = gate.tensor.silu_backward(&(dy.tensor * up.tensor));
+        let (gate, up, dy) = (&gate.tensor, &up.tensor, &dy.tensor);
+        let (dgate, dup) = cuda::swiglu_backward(gate, up, dy)
+            .or_else(|| host::swiglu_backward(gate, up, dy))
+            .unwrap_or_else(|| backward(gate, up, dy));
         (new(dgate), new(dup))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_equal, waves};
+    use super::*;
+
+    #[test]
+    fn the_loops_equal_aten() {
+        let (gate, up, dy) = (waves(1, [7, 53]) * 9.0, waves(2, [7, 53]), waves(3, [7, 53]));
+        assert_equal(&host::swiglu(&gate, &up).unwrap(), &forward(&gate, &up));
+        let (found, wanted) = (
+            host::swiglu_backward(&gate, &up, &dy).unwrap(),
+            backward(&gate, &up, &dy),
+        );
+        assert_equal(&found.0, &wanted.0);
+        assert_equal(&found.1, &wanted.1);
     }
 }

@@ -1,7 +1,9 @@
 //! Loops over the elements of tensors that lie in host memory, where they take fewer passes than ATen's calls.
 mod cross_entropy;
+mod elementwise;
 
 pub use cross_entropy::cross_entropy;
+pub use elementwise::{rms_norm, rms_norm_backward, rope, swiglu, swiglu_backward};
 
 use half::bf16;
 use tch::{Device, Kind, Tensor};

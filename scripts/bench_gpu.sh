@@ -146,6 +146,8 @@ dtype = "bf16"
 train = ["$scratch/base/train.jsonl"]
 validation = 0.0
 format = "text"
+[train]
+grad_accumulation = 1
 [output]
 dir = "$scratch/run"
 TOML

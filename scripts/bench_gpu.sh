@@ -34,6 +34,8 @@ big_rows=(2 4096) middle_rows=(4 2048) small_rows=(8 512) nf4_rows=(1 2048) long
 big_blocks=32 middle_blocks=16 small_blocks=30
 ten_gib=10GiB twenty_four_gib=24GiB
 if $tiny; then
+    # Threads that wait by spinning cost more than such a model.
+    export OMP_NUM_THREADS=1
     device=libtorch big=tiny middle=tiny small=tiny steps=2 peer_steps=2 curve_steps=4
     big_rows=(2 64) middle_rows=(2 64) small_rows=(2 64) nf4_rows=(1 64) long=256 documents=8-40
     big_blocks=2 middle_blocks=2 small_blocks=2
@@ -144,6 +146,8 @@ dtype = "bf16"
 train = ["$scratch/base/train.jsonl"]
 validation = 0.0
 format = "text"
+[train]
+grad_accumulation = 1
 [output]
 dir = "$scratch/run"
 TOML

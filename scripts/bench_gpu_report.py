@@ -56,8 +56,9 @@ def shape(folder, name, what, rate, gib, peer, times):
     found = f"{speed:,.0f} tok/s, {peak:.1f} GiB, {got['floor_share']:.0%} of the floor"
     theirs = folder.peer(name, peer)
     found += f", {speed / theirs:.2f}× {peer}" if theirs else f", {peer} not measured"
-    ok = speed >= rate and (not gib or peak <= gib) and (not theirs or speed >= times * theirs)
-    return row(what, bound, found, ok)
+    if speed < rate or (gib and peak > gib) or (theirs and speed < times * theirs):
+        return row(what, bound, found, False)
+    return row(what, bound, found, True if theirs else None)
 
 
 def nf4(folder):

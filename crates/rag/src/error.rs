@@ -15,8 +15,8 @@ pub enum RagError {
     #[error("no documents in {}; found {found}", patterns.join(", "))]
     NoDocuments { patterns: Vec<String>, found: String },
 
-    #[error("cannot list {}", path.display())]
-    List {
+    #[error("cannot use the folder {}", path.display())]
+    Folder {
         path: PathBuf,
         #[source]
         source: std::io::Error,
@@ -88,7 +88,7 @@ impl RagError {
             Self::Address { .. } => "wanted qdrant://host:port/name, chroma://host:port/name or a folder",
             Self::OtherEmbedder { .. } => "run `tune index` again: vectors of two embedders cannot be compared",
             Self::Budget { .. } => "raise rag.prompt_tokens, or ask for fewer new tokens",
-            Self::Settings { .. } | Self::List { .. } | Self::Refused { .. } | Self::Model { .. } => return None,
+            Self::Settings { .. } | Self::Folder { .. } | Self::Refused { .. } | Self::Model { .. } => return None,
         };
         Some(hint.to_string())
     }

@@ -167,7 +167,16 @@ impl Run<'_> {
         let bare = bare_record(&raw);
         match raw.extract() {
             Ok(document) => {
-                self.pending.push(split(document, self.settings, self.embedder));
+                let (record, chunks) = split(document, self.settings, self.embedder);
+                let over = chunks
+                    .iter()
+                    .filter(|chunk| chunk.tokens > self.embedder.max_tokens())
+                    .count();
+                if over > 0 {
+                    let warning = format!("{}: the embedder does not see the end of {over} chunks", record.path);
+                    self.report.warnings.push(warning);
+                }
+                self.pending.push((record, chunks));
                 let waiting: usize = self.pending.iter().map(|(_, chunks)| chunks.len()).sum();
                 if waiting >= CHUNKS_AT_ONCE {
                     self.flush(embedded)?;

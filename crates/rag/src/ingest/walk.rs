@@ -99,7 +99,7 @@ fn list(path: &Path, files: &mut Vec<PathBuf>, open: &mut BTreeSet<PathBuf>) -> 
         files.push(path.to_path_buf());
         return Ok(());
     }
-    let failed = |source| RagError::List {
+    let failed = |source| RagError::Folder {
         path: path.to_path_buf(),
         source,
     };

@@ -19,14 +19,14 @@ pub(super) struct Postings {
 
 const CHUNK_BITS: u32 = 24;
 const COUNT_BITS: u32 = 8;
-/// What a posting has room for.
-pub(super) const MAX_CHUNKS: usize = 1 << CHUNK_BITS;
+/// What a posting has room for; what an index has beyond is not found by its words.
+const MAX_CHUNKS: usize = 1 << CHUNK_BITS;
 
 impl Postings {
-    /// `bags[i]` as [`packed`] are those of chunk `i`; at most [`MAX_CHUNKS`].
+    /// `bags[i]` as [`packed`] are those of chunk `i`.
     pub fn new<'b>(bags: impl Iterator<Item = &'b [u8]>) -> Self {
         let (mut sorted, mut words) = (Vec::new(), Vec::new());
-        for (chunk, bag) in bags.enumerate() {
+        for (chunk, bag) in bags.take(MAX_CHUNKS).enumerate() {
             let mut total = 0;
             for entry in bag.as_chunks::<5>().0 {
                 let [a, b, c, d, count] = *entry;

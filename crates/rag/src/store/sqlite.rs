@@ -19,6 +19,20 @@ const FILE: &str = "index.sqlite";
 /// How long to wait for another process that writes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// With its log, the file is whole after a crash at any moment; power loss may take the last documents.
+const SCHEMA: &str = "
+    PRAGMA journal_mode = WAL;
+    PRAGMA synchronous = NORMAL;
+    CREATE TABLE IF NOT EXISTS manifest(content TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS document(path TEXT PRIMARY KEY, content TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS chunk(
+      row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, document TEXT NOT NULL, start INTEGER NOT NULL,
+      stop INTEGER NOT NULL, title TEXT NOT NULL, heading TEXT NOT NULL, page INTEGER, tokens INTEGER NOT NULL,
+      text TEXT NOT NULL);
+    CREATE INDEX IF NOT EXISTS chunk_of_document ON chunk(document, start);
+    CREATE TABLE IF NOT EXISTS vector(row INTEGER PRIMARY KEY, content BLOB NOT NULL);
+    CREATE TABLE IF NOT EXISTS bag(row INTEGER PRIMARY KEY, content BLOB NOT NULL);";
+
 pub struct Sqlite {
     path: PathBuf,
     connection: Connection,
@@ -39,23 +53,11 @@ struct Memory {
 impl Sqlite {
     /// The index in `folder`, made if it is not there.
     pub fn create(folder: &Path) -> Result<Self> {
-        fs::create_dir_all(folder).map_err(|source| RagError::List {
+        fs::create_dir_all(folder).map_err(|source| RagError::Folder {
             path: folder.to_path_buf(),
             source,
         })?;
-        let store = Self::connect(folder)?;
-        let schema = "PRAGMA journal_mode = WAL;
-             CREATE TABLE IF NOT EXISTS manifest(content TEXT NOT NULL);
-             CREATE TABLE IF NOT EXISTS document(path TEXT PRIMARY KEY, content TEXT NOT NULL);
-             CREATE TABLE IF NOT EXISTS chunk(
-               row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, document TEXT NOT NULL,
-               start INTEGER NOT NULL, stop INTEGER NOT NULL, title TEXT NOT NULL, heading TEXT NOT NULL,
-               page INTEGER, tokens INTEGER NOT NULL, text TEXT NOT NULL);
-             CREATE INDEX IF NOT EXISTS chunk_of_document ON chunk(document, start);
-             CREATE TABLE IF NOT EXISTS vector(row INTEGER PRIMARY KEY, content BLOB NOT NULL);
-             CREATE TABLE IF NOT EXISTS bag(row INTEGER PRIMARY KEY, content BLOB NOT NULL);";
-        store.said("making", store.connection.execute_batch(schema))?;
-        Ok(store)
+        Self::connect(folder)
     }
 
     /// An index that is there.
@@ -77,10 +79,7 @@ impl Sqlite {
         };
         let connection = Connection::open(&path).map_err(failed)?;
         connection.busy_timeout(PATIENCE).map_err(failed)?;
-        // With its log, the file is whole after a crash at any moment; power loss may take the last documents.
-        connection
-            .pragma_update(None, "synchronous", "NORMAL")
-            .map_err(failed)?;
+        connection.execute_batch(SCHEMA).map_err(failed)?;
         Ok(Self {
             path,
             connection,
@@ -269,6 +268,7 @@ impl Store for Sqlite {
     }
 
     fn dense(&self, vector: &[f32], k: usize, only: Only) -> Result<Vec<Hit>> {
+        let _unchanged = self.said("reading", self.connection.unchecked_transaction())?;
         let memory = self.said("reading", self.memory())?;
         if memory.ids.is_empty() {
             return Ok(Vec::new());
@@ -285,6 +285,7 @@ impl Store for Sqlite {
 
     fn lexical(&self, query: &str, k: usize, only: Only) -> Result<Vec<Hit>> {
         let best = || {
+            let _unchanged = self.connection.unchecked_transaction()?;
             let memory = self.memory()?;
             let best = self.postings(&memory)?.best(&terms(query)?, k, memory.wanted(only));
             Ok(memory.hits(best))

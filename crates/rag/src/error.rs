@@ -1,0 +1,110 @@
+//! How indexing and retrieval can fail, and what to do about it.
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RagError {
+    #[error("{}", listing(problems))]
+    Settings { problems: Vec<String> },
+
+    #[error("no such file or folder: {pattern}")]
+    Missing { pattern: String },
+
+    #[error("{pattern} is no valid pattern: {problem}")]
+    Pattern { pattern: String, problem: String },
+
+    #[error("no documents in {}; found {found}", patterns.join(", "))]
+    NoDocuments { patterns: Vec<String>, found: String },
+
+    #[error("cannot list {}", path.display())]
+    List {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+
+    #[error("there is no index at {place}")]
+    NoIndex { place: String },
+
+    #[error("the index at {place} cannot be used: {problem}")]
+    BadIndex { place: String, problem: String },
+
+    #[error("{doing} the index at {place} failed")]
+    Sqlite {
+        doing: &'static str,
+        place: String,
+        #[source]
+        source: rusqlite::Error,
+    },
+
+    #[error("no answer from {url}: {problem}")]
+    Unreachable { url: String, problem: String },
+
+    #[error("{url} answered {status}: {body}")]
+    Refused { url: String, status: u16, body: String },
+
+    #[error("{url} answered what is no reply of {server}: {problem}")]
+    Reply {
+        url: String,
+        server: &'static str,
+        problem: String,
+    },
+
+    #[error("{store} has no BM25 search")]
+    NoLexical { store: &'static str },
+
+    #[error("the index was made with {found}; wanted {wanted}")]
+    OtherEmbedder { found: String, wanted: String },
+
+    #[error("the question alone takes {tokens} tokens; the prompt may have {budget}")]
+    Budget { tokens: usize, budget: usize },
+
+    #[error("the model failed while {doing}")]
+    Model {
+        doing: &'static str,
+        #[source]
+        source: anyhow::Error,
+    },
+}
+
+pub type Result<T> = std::result::Result<T, RagError>;
+
+impl RagError {
+    /// The next step for whoever reads the message.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Missing { .. } => "paths in rag.documents are relative to the folder the program is started in",
+            Self::Pattern { .. } => "* stands for names, ** for folders, [abc] for one of these letters",
+            Self::NoDocuments { .. } => "read are .pdf .html .md .docx .txt .rst .jsonl",
+            Self::NoIndex { .. } => "make it with `tune index`",
+            Self::BadIndex { .. } => "remove it and run `tune index` again",
+            Self::Sqlite { source, .. } => return sqlite_hint(source),
+            Self::Unreachable { .. } => "is the server running, and rag.url its address with port?",
+            Self::Refused { status: 401 | 403, .. } => "the server wants another API key",
+            Self::Reply { .. } => "is rag.url the address of such a server, and of a version named in the README?",
+            Self::NoLexical { .. } => "set rag.retriever = \"dense\", or use store = \"sqlite\" or \"qdrant\"",
+            Self::OtherEmbedder { .. } => "run `tune index` again: vectors of two embedders cannot be compared",
+            Self::Budget { .. } => "raise rag.prompt_tokens, or ask for fewer new tokens",
+            Self::Settings { .. } | Self::List { .. } | Self::Refused { .. } | Self::Model { .. } => return None,
+        };
+        Some(hint.to_string())
+    }
+}
+
+fn sqlite_hint(error: &rusqlite::Error) -> Option<String> {
+    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseCorrupt, DiskFull, NotADatabase, ReadOnly};
+    let hint = match error.sqlite_error_code()? {
+        DiskFull => "the disk is full; what was indexed so far is kept, run it again when there is room",
+        DatabaseBusy => "another program is writing to it; wait for that one to end",
+        DatabaseCorrupt | NotADatabase => "remove it and run `tune index` again",
+        ReadOnly => "the file or its folder may not be written to",
+        _ => return None,
+    };
+    Some(hint.to_string())
+}
+
+fn listing(problems: &[String]) -> String {
+    match problems {
+        [one] => one.clone(),
+        many => format!("{} problems:\n  {}", many.len(), many.join("\n  ")),
+    }
+}

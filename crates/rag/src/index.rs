@@ -1,0 +1,479 @@
+//! Documents into a store: only what changed is read, split and embedded again; what is gone leaves. Each document is
+//! put whole, so that a run may be killed at any moment and gone on with.
+use crate::chunk::{Chunk, chunks, embedded_text, limit};
+use crate::error::{RagError, Result};
+use crate::ingest::{Document, Raw, Skipped, read, sources};
+use crate::settings::Rag;
+use crate::store::{Manifest, Point, Record, Store};
+use crate::{Embedder, TextKind};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+/// Chunks embedded in one call: enough to sort by length, few enough to lose little when killed.
+const CHUNKS_AT_ONCE: usize = 256;
+
+/// What one run found and did.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// In the index now, as the three that follow.
+    pub documents: usize,
+    pub chunks: usize,
+    pub tokens: usize,
+    pub bytes: Option<u64>,
+    /// Documents put anew by this run.
+    pub changed: usize,
+    /// Documents that left.
+    pub removed: usize,
+    /// Chunks embedded by this run.
+    pub embedded: usize,
+    pub seconds: f64,
+    pub skipped: Vec<Skipped>,
+    pub warnings: Vec<String>,
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Progress<'a> {
+    /// Files done, of all.
+    pub files: usize,
+    pub of: usize,
+    /// Chunks embedded so far.
+    pub embedded: usize,
+    /// The document just read or put.
+    pub document: &'a str,
+}
+
+/// How the documents differ from what is indexed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staleness {
+    /// The index was made with other settings or another embedder.
+    pub other_settings: bool,
+    pub added: Vec<String>,
+    pub changed: Vec<String>,
+    pub removed: Vec<String>,
+}
+
+impl Staleness {
+    pub fn is_stale(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
+/// Brings the store to what the documents are now.
+pub fn index(
+    store: &mut dyn Store,
+    embedder: &dyn Embedder,
+    settings: &Rag,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Report> {
+    let begun = Instant::now();
+    let (sources, mut skipped) = sources(&settings.documents)?;
+    let manifest = Manifest::of(settings, embedder);
+    let known = known(store, &manifest)?;
+    let mut run = Run {
+        store,
+        embedder,
+        settings,
+        pending: Vec::new(),
+        report: Report::default(),
+    };
+    let mut seen = BTreeSet::new();
+    for (files, source) in sources.iter().enumerate() {
+        let told = Progress {
+            files,
+            of: sources.len(),
+            embedded: run.report.embedded,
+            document: &source.name,
+        };
+        progress(told);
+        match read(source, settings) {
+            Ok(raws) => {
+                for raw in raws {
+                    seen.insert(raw.path.clone());
+                    run.take(raw, &known, &mut skipped, &mut |embedded| {
+                        progress(Progress { embedded, ..told })
+                    })?;
+                }
+            }
+            Err(reason) => skipped.push(reason),
+        }
+    }
+    run.flush(&mut |_| ())?;
+    let mut report = run.report;
+    for path in known.keys().filter(|path| !seen.contains(*path)) {
+        store.remove(path)?;
+        report.removed += 1;
+    }
+    if report.changed + report.removed > 0 {
+        store.settle()?;
+    }
+    summed(store, &mut report)?;
+    report.warnings.extend(narrower(settings, embedder));
+    skipped.sort_by(|a, b| a.path.cmp(&b.path));
+    report.skipped = skipped;
+    report.seconds = begun.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+/// What the store has already; nothing, after it was emptied, if that is of another manifest.
+fn known(store: &mut dyn Store, manifest: &Manifest) -> Result<BTreeMap<String, Record>> {
+    if store.manifest()?.as_ref() != Some(manifest) {
+        store.reset(manifest)?;
+    }
+    let records = store.records()?.into_iter();
+    Ok(records.map(|record| (record.path.clone(), record)).collect())
+}
+
+fn summed(store: &dyn Store, report: &mut Report) -> Result<()> {
+    for record in store.records()?.iter().filter(|record| record.skipped.is_none()) {
+        report.documents += 1;
+        report.chunks += record.chunks;
+        report.tokens += record.tokens;
+    }
+    report.bytes = store.bytes()?;
+    Ok(())
+}
+
+fn narrower(settings: &Rag, embedder: &dyn Embedder) -> Option<String> {
+    let limit = limit(settings, embedder);
+    let asked = settings.chunk_tokens;
+    (limit < asked).then(|| format!("chunks have at most {limit} tokens, not {asked}: the embedder sees no more"))
+}
+
+struct Run<'a> {
+    store: &'a mut dyn Store,
+    embedder: &'a dyn Embedder,
+    settings: &'a Rag,
+    /// Split, not embedded yet.
+    pending: Vec<(Record, Vec<Chunk>)>,
+    report: Report,
+}
+
+impl Run<'_> {
+    fn take(
+        &mut self,
+        raw: Raw,
+        known: &BTreeMap<String, Record>,
+        skipped: &mut Vec<Skipped>,
+        embedded: &mut dyn FnMut(usize),
+    ) -> Result<()> {
+        if let Some(record) = known.get(&raw.path)
+            && record.hash == raw.hash
+        {
+            skipped.extend(record.skipped.clone().map(|reason| Skipped { path: raw.path, reason }));
+            return Ok(());
+        }
+        let bare = bare_record(&raw);
+        match raw.extract() {
+            Ok(document) => {
+                self.pending.push(split(document, self.settings, self.embedder));
+                let waiting: usize = self.pending.iter().map(|(_, chunks)| chunks.len()).sum();
+                if waiting >= CHUNKS_AT_ONCE {
+                    self.flush(embedded)?;
+                }
+            }
+            Err(reason) => {
+                let record = Record {
+                    skipped: Some(reason.reason.clone()),
+                    ..bare
+                };
+                self.store.put(&record, &[])?;
+                self.report.changed += 1;
+                skipped.push(reason);
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, embedded: &mut dyn FnMut(usize)) -> Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        let chunks = || pending.iter().flat_map(|(_, chunks)| chunks);
+        let texts: Vec<String> = chunks()
+            .map(|chunk| embedded_text(&chunk.passage, self.settings.breadcrumb))
+            .collect();
+        let mut vectors = Vec::with_capacity(texts.len());
+        for batch in texts.chunks(CHUNKS_AT_ONCE) {
+            vectors.extend(self.embed(batch)?);
+            self.report.embedded += batch.len();
+            embedded(self.report.embedded);
+        }
+        let mut vectors = vectors.into_iter();
+        for (record, chunks) in pending {
+            let points: Vec<Point> = chunks
+                .into_iter()
+                .zip(&mut vectors)
+                .map(|(chunk, v)| Point::new(chunk, v))
+                .collect();
+            self.store.put(&record, &points)?;
+            self.report.changed += 1;
+        }
+        Ok(())
+    }
+
+    fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>> {
+        let failed = |source| RagError::Model {
+            doing: "embedding passages",
+            source,
+        };
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let vectors = self.embedder.embed(&texts, TextKind::Passage).map_err(failed)?;
+        let dimensions = self.embedder.dimensions();
+        let whole = vectors.len() == texts.len() && vectors.iter().all(|vector| vector.len() == dimensions);
+        let finite = vectors.iter().flatten().all(|value| value.is_finite());
+        if !whole || !finite {
+            return Err(failed(anyhow::anyhow!(
+                "it gave too few vectors, or ones that are no numbers"
+            )));
+        }
+        Ok(vectors)
+    }
+}
+
+fn bare_record(raw: &Raw) -> Record {
+    Record {
+        path: raw.path.clone(),
+        hash: raw.hash.clone(),
+        bytes: raw.bytes,
+        modified: raw.modified,
+        title: String::new(),
+        chunks: 0,
+        tokens: 0,
+        skipped: None,
+    }
+}
+
+fn split(document: Document, settings: &Rag, embedder: &dyn Embedder) -> (Record, Vec<Chunk>) {
+    let chunks = chunks(&document, settings, embedder);
+    let record = Record {
+        chunks: chunks.len(),
+        tokens: chunks.iter().map(|chunk| chunk.tokens).sum(),
+        path: document.path,
+        hash: document.hash,
+        bytes: document.bytes,
+        modified: document.modified,
+        title: document.title,
+        skipped: None,
+    };
+    (record, chunks)
+}
+
+/// Compares contents, embeds nothing.
+pub fn staleness(store: &dyn Store, embedder: &dyn Embedder, settings: &Rag) -> Result<Staleness> {
+    let manifest = Some(Manifest::of(settings, embedder));
+    let mut found = Staleness {
+        other_settings: store.manifest()? != manifest,
+        ..Staleness::default()
+    };
+    let records = store.records()?.into_iter();
+    let mut left: BTreeMap<String, Record> = records.map(|record| (record.path.clone(), record)).collect();
+    let readable = sources(&settings.documents)?.0;
+    for raw in readable
+        .iter()
+        .filter_map(|source| read(source, settings).ok())
+        .flatten()
+    {
+        match left.remove(&raw.path) {
+            None => found.added.push(raw.path),
+            Some(record) if record.hash != raw.hash => found.changed.push(raw.path),
+            Some(_) => {}
+        }
+    }
+    found.removed = left.into_keys().collect();
+    Ok(found)
+}
+
+/// Hash of what is indexed and how: equal for equal answers.
+pub fn identity(store: &dyn Store) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(format!("{:?}", store.manifest()?).as_bytes());
+    for record in store.records()?.iter().filter(|record| record.skipped.is_none()) {
+        hasher.update(format!("{:?}{:?}", record.path, record.hash).as_bytes());
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Makes `to` hold what `from` holds, without embedding anything; goes on where an earlier move ended. Returns the
+/// points moved.
+pub fn move_index(from: &dyn Store, to: &mut dyn Store, progress: &mut dyn FnMut(Progress)) -> Result<usize> {
+    let manifest = from
+        .manifest()?
+        .ok_or_else(|| RagError::NoIndex { place: from.place() })?;
+    let mut there = known(to, &manifest)?;
+    let records = from.records()?;
+    let mut moved = 0;
+    for (files, record) in records.iter().enumerate() {
+        progress(Progress {
+            files,
+            of: records.len(),
+            embedded: 0,
+            document: &record.path,
+        });
+        if there.remove(&record.path).as_ref() != Some(record) {
+            let points = from.points_of(&record.path)?;
+            to.put(record, &points)?;
+            moved += points.len();
+        }
+    }
+    for path in there.keys() {
+        to.remove(path)?;
+    }
+    to.settle()?;
+    Ok(moved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Sqlite;
+    use crate::testing::Words;
+    use fs_err as fs;
+    use std::path::Path;
+
+    fn settings(docs: &Path) -> Rag {
+        Rag {
+            documents: vec![docs.display().to_string()],
+            chunk_tokens: 40,
+            ..Rag::default()
+        }
+    }
+
+    fn fill(docs: &Path, count: usize) {
+        fs::create_dir_all(docs).unwrap();
+        for n in 0..count {
+            let text = format!(
+                "# Document {n}\n\n{}",
+                format!("Sentence of number {n} here. ").repeat(20)
+            );
+            fs::write(docs.join(format!("{n:04}.md")), text).unwrap();
+        }
+    }
+
+    fn all(store: &dyn Store) -> Vec<Point> {
+        let records = store.records().unwrap();
+        records
+            .iter()
+            .flat_map(|record| store.points_of(&record.path).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn only_what_changed_is_embedded_and_the_result_is_that_of_a_full_rebuild() {
+        let folder = tempfile::tempdir().unwrap();
+        let docs = folder.path().join("docs");
+        fill(&docs, 30);
+        let settings = settings(&docs);
+        let mut store = Sqlite::create(&folder.path().join("one")).unwrap();
+        let first = index(&mut store, &Words::default(), &settings, &mut |_| ()).unwrap();
+        assert_eq!((first.documents, first.changed), (30, 30));
+        assert_eq!(first.embedded, first.chunks);
+        let again = index(&mut store, &Words::default(), &settings, &mut |_| ()).unwrap();
+        assert_eq!((again.embedded, again.changed, again.chunks), (0, 0, first.chunks));
+
+        fs::write(docs.join("0007.md"), "# Seven\n\nNow short.").unwrap();
+        fs::remove_file(docs.join("0003.md")).unwrap();
+        fs::write(docs.join("new.txt"), "A new one.").unwrap();
+        let before = staleness(&store, &Words::default(), &settings).unwrap();
+        assert_eq!(
+            (before.added, before.changed, before.removed),
+            (vec!["new.txt".into()], vec!["0007.md".into()], vec!["0003.md".into()])
+        );
+        let third = index(&mut store, &Words::default(), &settings, &mut |_| ()).unwrap();
+        assert_eq!((third.embedded, third.changed, third.removed), (2, 2, 1));
+        assert!(!staleness(&store, &Words::default(), &settings).unwrap().is_stale());
+
+        let mut rebuilt = Sqlite::create(&folder.path().join("two")).unwrap();
+        index(&mut rebuilt, &Words::default(), &settings, &mut |_| ()).unwrap();
+        assert_eq!(all(&store), all(&rebuilt));
+        assert_eq!(identity(&store).unwrap(), identity(&rebuilt).unwrap());
+        for query in ["sentence of number 12", "seven short", "new one"] {
+            assert_eq!(
+                store.lexical(query, 10, None).unwrap(),
+                rebuilt.lexical(query, 10, None).unwrap()
+            );
+        }
+    }
+
+    #[test]
+    fn other_settings_make_the_index_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let docs = folder.path().join("docs");
+        fill(&docs, 3);
+        let mut settings = settings(&docs);
+        let mut store = Sqlite::create(&folder.path().join("index")).unwrap();
+        index(&mut store, &Words::default(), &settings, &mut |_| ()).unwrap();
+        settings.chunk_tokens = 20;
+        assert!(staleness(&store, &Words::default(), &settings).unwrap().other_settings);
+        let report = index(&mut store, &Words::default(), &settings, &mut |_| ()).unwrap();
+        assert_eq!((report.changed, report.chunks), (3, store.count().unwrap()));
+        assert_eq!(report.embedded, report.chunks);
+    }
+
+    #[test]
+    fn broken_files_are_named_and_the_rest_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let docs = folder.path().join("docs");
+        fill(&docs, 2);
+        for (name, bytes) in [
+            ("empty.txt", &b""[..]),
+            ("blank.md", b" \n\n"),
+            ("broken.pdf", b"%PDF-1.4 and no more"),
+            ("broken.docx", b"PK\x03\x04 nothing"),
+            ("binary.txt", b"\x00\x01\x02\xff"),
+            ("bad.jsonl", b"{\n"),
+            ("picture.png", b"\x89PNG"),
+        ] {
+            fs::write(docs.join(name), bytes).unwrap();
+        }
+        let settings = settings(&docs);
+        let mut store = Sqlite::create(&folder.path().join("index")).unwrap();
+        for _ in 0..2 {
+            let report = index(&mut store, &Words::default(), &settings, &mut |_| ()).unwrap();
+            let names: Vec<&str> = report.skipped.iter().map(|skipped| skipped.path.as_str()).collect();
+            let wanted = [
+                "bad.jsonl",
+                "binary.txt",
+                "blank.md",
+                "broken.docx",
+                "broken.pdf",
+                "empty.txt",
+                "picture.png",
+            ];
+            assert_eq!(names, wanted, "{:?}", report.skipped);
+            assert_eq!(report.documents, 2);
+        }
+        assert!(!staleness(&store, &Words::default(), &settings).unwrap().is_stale());
+    }
+
+    #[test]
+    fn an_embedder_that_sees_little_is_warned_of() {
+        let folder = tempfile::tempdir().unwrap();
+        fill(&folder.path().join("docs"), 1);
+        let mut store = Sqlite::create(&folder.path().join("index")).unwrap();
+        let short_sighted = Words { max_tokens: 30 };
+        let settings = settings(&folder.path().join("docs"));
+        let report = index(&mut store, &short_sighted, &settings, &mut |_| ()).unwrap();
+        assert_eq!(
+            report.warnings,
+            ["chunks have at most 30 tokens, not 40: the embedder sees no more"]
+        );
+    }
+
+    #[test]
+    fn an_index_moves_without_embedding() {
+        let folder = tempfile::tempdir().unwrap();
+        fill(&folder.path().join("docs"), 5);
+        let mut from = Sqlite::create(&folder.path().join("from")).unwrap();
+        index(
+            &mut from,
+            &Words::default(),
+            &settings(&folder.path().join("docs")),
+            &mut |_| (),
+        )
+        .unwrap();
+        let mut to = Sqlite::create(&folder.path().join("to")).unwrap();
+        let moved = move_index(&from, &mut to, &mut |_| ()).unwrap();
+        assert_eq!((moved, all(&to)), (from.count().unwrap(), all(&from)));
+        assert_eq!(move_index(&from, &mut to, &mut |_| ()).unwrap(), 0);
+    }
+}

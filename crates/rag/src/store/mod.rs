@@ -1,0 +1,143 @@
+//! Where chunks, their vectors and words are kept. One trait, one file a store, the same points in each.
+mod bm25;
+mod chroma;
+#[cfg(test)]
+mod contract;
+mod dense;
+mod qdrant;
+mod rest;
+#[cfg(test)]
+mod servers;
+mod sqlite;
+mod words;
+
+pub use chroma::Chroma;
+pub use qdrant::Qdrant;
+pub use sqlite::Sqlite;
+pub use words::matches;
+
+use crate::chunk::Chunk;
+use crate::error::{RagError, Result};
+use crate::settings::{Rag, StoreKind};
+use crate::{Embedder, Passage};
+use serde::{Deserialize, Serialize};
+
+/// What all vectors of an index have in common. Where it differs, the index is another one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Of the readers and the splitter: raised when they give other chunks.
+    pub version: u32,
+    pub embedder: String,
+    pub dimensions: usize,
+    pub chunk_tokens: usize,
+    pub chunk_overlap: f64,
+    pub breadcrumb: bool,
+}
+
+/// A document in the index, or one that was skipped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub path: String,
+    pub hash: String,
+    pub bytes: u64,
+    /// Seconds since 1970.
+    pub modified: u64,
+    pub title: String,
+    pub chunks: usize,
+    pub tokens: usize,
+    /// Why it has no chunks.
+    pub skipped: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Point {
+    pub passage: Passage,
+    /// Of the embedded text.
+    pub tokens: usize,
+    /// Of length 1.
+    pub vector: Vec<f32>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hit {
+    pub id: String,
+    /// Cosine, or BM25; higher is better.
+    pub score: f64,
+}
+
+/// Documents a search is held to; `None` = all.
+pub type Only<'a> = Option<&'a [String]>;
+
+/// Hits come best first, ties in the order of their ids.
+pub trait Store {
+    /// As a message names it.
+    fn place(&self) -> String;
+    fn manifest(&self) -> Result<Option<Manifest>>;
+    /// Empties the store for points of this manifest.
+    fn reset(&mut self, manifest: &Manifest) -> Result<()>;
+    /// In the order of their paths.
+    fn records(&self) -> Result<Vec<Record>>;
+    /// Puts a document in place of what the store has under its path: wholly, or after a crash as one that is to be
+    /// put again.
+    fn put(&mut self, record: &Record, points: &[Point]) -> Result<()>;
+    fn remove(&mut self, path: &str) -> Result<()>;
+    fn dense(&self, vector: &[f32], k: usize, only: Only) -> Result<Vec<Hit>>;
+    fn lexical(&self, query: &str, k: usize, only: Only) -> Result<Vec<Hit>>;
+    /// In the order of `ids`; what is not there is left out.
+    fn points(&self, ids: &[&str]) -> Result<Vec<Point>>;
+    /// In the order of the text.
+    fn points_of(&self, path: &str) -> Result<Vec<Point>>;
+    /// Points.
+    fn count(&self) -> Result<usize>;
+    /// On disk; `None` where the store does not say.
+    fn bytes(&self) -> Result<Option<u64>>;
+    /// Called once after many changes.
+    fn settle(&mut self) -> Result<()>;
+}
+
+/// Raised when reading or splitting changes: an index made otherwise is made anew.
+const VERSION: u32 = 1;
+
+impl Manifest {
+    pub fn of(settings: &Rag, embedder: &dyn Embedder) -> Self {
+        Self {
+            version: VERSION,
+            embedder: embedder.identity(),
+            dimensions: embedder.dimensions(),
+            chunk_tokens: settings.chunk_tokens,
+            chunk_overlap: settings.chunk_overlap,
+            breadcrumb: settings.breadcrumb,
+        }
+    }
+}
+
+impl Point {
+    pub fn new(chunk: Chunk, vector: Vec<f32>) -> Self {
+        Self {
+            passage: chunk.passage,
+            tokens: chunk.tokens,
+            vector,
+        }
+    }
+}
+
+/// The store the settings name; made where it is not there and `create` says so.
+pub fn open(settings: &Rag, api_key: Option<&str>, create: bool) -> Result<Box<dyn Store>> {
+    let store: Box<dyn Store> = match settings.store {
+        StoreKind::Sqlite if create => Box::new(Sqlite::create(&settings.path)?),
+        StoreKind::Sqlite => Box::new(Sqlite::open(&settings.path)?),
+        StoreKind::Qdrant => Box::new(Qdrant::new(&settings.url, &settings.collection, api_key)),
+        StoreKind::Chroma => Box::new(Chroma::new(&settings.url, &settings.collection, api_key)),
+    };
+    if !create && store.manifest()?.is_none() {
+        return Err(RagError::NoIndex { place: store.place() });
+    }
+    Ok(store)
+}
+
+/// Best first, ties in the order of ids, at most `k`.
+fn ranked(mut hits: Vec<Hit>, k: usize) -> Vec<Hit> {
+    hits.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.id.cmp(&b.id)));
+    hits.truncate(k);
+    hits
+}

@@ -1,0 +1,160 @@
+//! Server stores against a real or stand-in server on loopback, and against what is no server. Where Python or its
+//! packages are missing (`pip install chromadb qdrant-client`), the tests that need them say so and pass.
+use super::{Chroma, Qdrant, Store, contract};
+use crate::error::RagError;
+use crate::index::{index, move_index};
+use crate::retrieve::Searcher;
+use crate::settings::{Rag, Retriever};
+use crate::store::Sqlite;
+use crate::testing::Words;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// `None` if the program cannot be started or ends at once: it is not installed.
+fn start(name: &str, port: u16, command: &mut Command) -> Option<Server> {
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let skipped = || eprintln!("skipped: {name} does not start here");
+    let mut server = Server(child.map_err(|_| skipped()).ok()?);
+    let begun = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        if server.0.try_wait().is_ok_and(|ended| ended.is_some()) {
+            skipped();
+            return None;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(120), "{name} does not listen");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Some(server)
+}
+
+/// An index made in SQLite, moved to a server, answers as before.
+fn moves(to: &mut dyn Store, retriever: Retriever) {
+    let folder = tempfile::tempdir().unwrap();
+    let docs = folder.path().join("docs");
+    fs_err::create_dir_all(&docs).unwrap();
+    for n in 0..40 {
+        let text = format!(
+            "# Item {n}\n\nThe price of item {n} is {} euros. {}",
+            n * 7,
+            "More of it. ".repeat(n)
+        );
+        fs_err::write(docs.join(format!("{n}.md")), text).unwrap();
+    }
+    let settings = Rag {
+        documents: vec![docs.display().to_string()],
+        retriever,
+        ..Rag::default()
+    };
+    let words = Words::default();
+    let mut from = Sqlite::create(&folder.path().join("index")).unwrap();
+    index(&mut from, &words, &settings, &mut |_| ()).unwrap();
+    assert_eq!(move_index(&from, to, &mut |_| ()).unwrap(), 40);
+    assert_eq!(move_index(&from, to, &mut |_| ()).unwrap(), 0);
+    assert_eq!(index(to, &words, &settings, &mut |_| ()).unwrap().embedded, 0);
+    let best = |store: &dyn Store| {
+        let found = Searcher::new(store, &words, &settings)
+            .unwrap()
+            .retrieve("price of item 17")
+            .unwrap();
+        found.passages[0].document.clone()
+    };
+    assert_eq!(best(to), best(&from));
+}
+
+#[test]
+fn qdrant_keeps_the_contract() {
+    let port = free_port();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers/qdrant_stand_in.py");
+    let Some(_server) = start(
+        "the Qdrant stand-in",
+        port,
+        Command::new("python3").args([script, &port.to_string()]),
+    ) else {
+        return;
+    };
+    let mut store = Qdrant::new(&format!("http://127.0.0.1:{port}"), "tune", None);
+    assert_eq!(store.manifest().unwrap(), None);
+    contract::check(&mut store);
+    contract::check_lexical(&mut store);
+    moves(&mut store, Retriever::Hybrid);
+}
+
+#[test]
+fn chroma_keeps_the_contract() {
+    let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
+    let mut command = Command::new("chroma");
+    command
+        .args(["run", "--host", "127.0.0.1", "--port", &port.to_string(), "--path"])
+        .arg(folder.path());
+    let Some(_server) = start("chroma run", port, &mut command) else {
+        return;
+    };
+    let mut store = Chroma::new(&format!("http://127.0.0.1:{port}/"), "tune", None);
+    assert_eq!(store.manifest().unwrap(), None);
+    contract::check(&mut store);
+    assert!(matches!(store.lexical("x", 1, None), Err(RagError::NoLexical { .. })));
+    moves(&mut store, Retriever::Dense);
+}
+
+/// Answers the first request with `reply`.
+fn one_reply(reply: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = stream.write_all(reply.as_bytes());
+    });
+    url
+}
+
+fn both(url: &str) -> [Box<dyn Store>; 2] {
+    [
+        Box::new(Qdrant::new(url, "tune", None)),
+        Box::new(Chroma::new(url, "tune", None)),
+    ]
+}
+
+#[test]
+fn a_server_that_is_down_or_answers_garbage_is_told_from_one_without_an_index() {
+    for store in both(&format!("http://127.0.0.1:{}", free_port())) {
+        let error = store.manifest().unwrap_err();
+        assert!(
+            matches!(error, RagError::Unreachable { .. }) && error.hint().is_some(),
+            "{error:?}"
+        );
+    }
+    let page = "HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n<html>hi</html>";
+    for (which, _) in both("").iter().enumerate() {
+        let error = both(&one_reply(page))[which].manifest().unwrap_err();
+        assert!(matches!(error, RagError::Reply { .. }), "{error:?}");
+        let error = both(&one_reply("HTTP/1.1 500 No\r\ncontent-length: 4\r\n\r\nbusy"))[which]
+            .manifest()
+            .unwrap_err();
+        assert!(error.to_string().ends_with("answered 500: busy"), "{error}");
+    }
+    let other = "HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n{\"hello\": \"hi\"}";
+    assert!(matches!(
+        both(&one_reply(other))[0].manifest(),
+        Err(RagError::Reply { .. })
+    ));
+}

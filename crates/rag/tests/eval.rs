@@ -598,6 +598,36 @@ fn a_stale_index_is_refused_unless_allowed() {
 }
 
 #[test]
+fn without_documents_the_arms_that_need_none_are_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(folder.path());
+    let inputs = Inputs {
+        settings: &settings,
+        questions: &questions(60),
+        prompts: &Plain,
+        answerer: &mut Echo::new(&[(Base, 1, 9), (Tuned, 8, 9), (Hybrid, 1, 1)]),
+        library: None,
+        embedder: None,
+        training: &[],
+        judge: None,
+        facts: Facts::default(),
+    };
+    let results = evaluate(inputs, &mut |_| {}).unwrap();
+    assert_eq!(
+        (results.verdict.outcome, results.verdict.ship),
+        (Outcome::ShownBetter, Arm::TUNED)
+    );
+    assert_eq!(
+        results.left_out.iter().map(|out| out.arm).collect::<Vec<_>>(),
+        [Arm::RAG, Arm::HYBRID]
+    );
+    assert!(results.retrieval.is_empty());
+    tune_rag::report::write(&results, folder.path()).unwrap();
+    let html = fs_err::read_to_string(folder.path().join("report.html")).unwrap();
+    assert!(html.contains("not measured") && !html.contains("NaN"));
+}
+
+#[test]
 fn without_any_arm_it_is_an_error_that_names_what_is_missing() {
     let folder = tempfile::tempdir().unwrap();
     let settings = Eval {

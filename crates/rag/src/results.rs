@@ -198,12 +198,9 @@ impl Results {
         self.arms.iter().find(|summary| summary.arm == arm)
     }
 
-    /// Over all strata, in the order asked for; the other way round the signs are turned.
+    /// See [`contrast`].
     pub fn contrast(&self, first: Arm, second: Arm) -> Option<Contrast> {
-        let overall = || self.contrasts.iter().filter(|contrast| contrast.stratum.is_none());
-        let straight = overall().find(|contrast| contrast.first == first && contrast.second == second);
-        let turned = || overall().find(|contrast| contrast.first == second && contrast.second == first);
-        straight.cloned().or_else(|| turned().map(Contrast::turned))
+        contrast(&self.contrasts, first, second)
     }
 
     pub fn read(path: &Path) -> Result<Results> {
@@ -237,8 +234,18 @@ impl Results {
     }
 }
 
+/// `first` minus `second` over all strata, whichever way round it was planned.
+pub fn contrast(contrasts: &[Contrast], first: Arm, second: Arm) -> Option<Contrast> {
+    let mut overall = contrasts.iter().filter(|contrast| contrast.stratum.is_none());
+    overall.find_map(|contrast| match (contrast.first, contrast.second) {
+        arms if arms == (first, second) => Some(contrast.clone()),
+        arms if arms == (second, first) => Some(contrast.turned()),
+        _ => None,
+    })
+}
+
 impl Contrast {
-    pub(crate) fn turned(&self) -> Contrast {
+    fn turned(&self) -> Contrast {
         Contrast {
             first: self.second,
             second: self.first,

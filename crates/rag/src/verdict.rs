@@ -3,7 +3,7 @@ use crate::eval::MIN_CLUSTERS;
 use crate::eval::arm::Arm;
 use crate::eval::settings::Eval;
 use crate::metrics::Metric;
-use crate::results::{ArmSummary, Contrast, Finding};
+use crate::results::{ArmSummary, Contrast, Finding, contrast};
 use crate::stats::Estimate;
 use serde::{Deserialize, Serialize};
 
@@ -38,10 +38,9 @@ impl Verdict {
 
 /// Judges `eval.candidate` against `eval.baseline`, or finds the arm to ship among the named ones.
 pub fn verdict(arms: &[ArmSummary], contrasts: &[Contrast], settings: &Eval) -> Verdict {
-    let overall: Vec<&Contrast> = contrasts.iter().filter(|contrast| contrast.stratum.is_none()).collect();
     let judging = Judging {
         arms,
-        overall,
+        contrasts,
         settings,
     };
     match Arm::parse(&settings.candidate) {
@@ -52,20 +51,13 @@ pub fn verdict(arms: &[ArmSummary], contrasts: &[Contrast], settings: &Eval) -> 
 
 struct Judging<'a> {
     arms: &'a [ArmSummary],
-    overall: Vec<&'a Contrast>,
+    contrasts: &'a [Contrast],
     settings: &'a Eval,
 }
 
 impl Judging<'_> {
-    /// `first` minus `second`, whichever way round it was planned.
     fn contrast(&self, first: Arm, second: Arm) -> Option<Contrast> {
-        self.overall
-            .iter()
-            .find_map(|contrast| match (contrast.first, contrast.second) {
-                arms if arms == (first, second) => Some((*contrast).clone()),
-                arms if arms == (second, first) => Some(contrast.turned()),
-                _ => None,
-            })
+        contrast(self.contrasts, first, second)
     }
 
     fn shown(&self, first: Arm, second: Arm, wanted: Finding) -> bool {

@@ -58,9 +58,9 @@ impl Echo {
         // The spread of luck over items, the same for all arms.
         let luck = (item * 7) % 10;
         let fact = format!("item {item} is K{item}.");
-        let place = prompt.lines().find(|line| line.contains(&fact));
-        match place.and_then(|line| line.split(']').next()) {
-            Some(number) if luck < skill.reads => format!("It is K{item} {number}]."),
+        let place = prompt.find(&fact).map(|at| &prompt[..at]);
+        match place.and_then(|before| before.rsplit('[').next()?.split(']').next()) {
+            Some(number) if luck < skill.reads => format!("It is K{item} [{number}]."),
             None if luck < skill.knows => format!("It is K{item}."),
             None if prompt.contains("[1]") && self.cautious => NO.into(),
             _ => "It is K0.".into(),
@@ -598,6 +598,36 @@ fn a_stale_index_is_refused_unless_allowed() {
 }
 
 #[test]
+fn without_documents_the_arms_that_need_none_are_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(folder.path());
+    let inputs = Inputs {
+        settings: &settings,
+        questions: &questions(60),
+        prompts: &Plain,
+        answerer: &mut Echo::new(&[(Base, 1, 9), (Tuned, 8, 9), (Hybrid, 1, 1)]),
+        library: None,
+        embedder: None,
+        training: &[],
+        judge: None,
+        facts: Facts::default(),
+    };
+    let results = evaluate(inputs, &mut |_| {}).unwrap();
+    assert_eq!(
+        (results.verdict.outcome, results.verdict.ship),
+        (Outcome::ShownBetter, Arm::TUNED)
+    );
+    assert_eq!(
+        results.left_out.iter().map(|out| out.arm).collect::<Vec<_>>(),
+        [Arm::RAG, Arm::HYBRID]
+    );
+    assert!(results.retrieval.is_empty());
+    tune_rag::report::write(&results, folder.path()).unwrap();
+    let html = fs_err::read_to_string(folder.path().join("report.html")).unwrap();
+    assert!(html.contains("not measured") && !html.contains("NaN"));
+}
+
+#[test]
 fn without_any_arm_it_is_an_error_that_names_what_is_missing() {
     let folder = tempfile::tempdir().unwrap();
     let settings = Eval {
@@ -815,4 +845,111 @@ fn a_report_holds_every_question_and_runs_nothing() {
         };
         assert_eq!(opened - longer, closed, "{tag}");
     }
+}
+
+/// Words hashed to places, at length 1.
+struct Words;
+
+impl Embedder for Words {
+    fn identity(&self) -> String {
+        "words".into()
+    }
+
+    fn dimensions(&self) -> usize {
+        256
+    }
+
+    fn max_tokens(&self) -> usize {
+        256
+    }
+
+    fn count_tokens(&self, text: &str) -> usize {
+        text.split_whitespace().count()
+    }
+
+    fn embed(&self, texts: &[&str], _kind: TextKind) -> anyhow::Result<Vec<Vec<f32>>> {
+        let one = |text: &&str| {
+            let mut counts = vec![1e-3f32; 256];
+            for word in text.to_lowercase().split(|c: char| !c.is_alphanumeric()) {
+                counts[usize::from(blake3::hash(word.as_bytes()).as_bytes()[0])] += 1.0;
+            }
+            let length = counts.iter().map(|count| count * count).sum::<f32>().sqrt();
+            counts.iter().map(|count| count / length).collect()
+        };
+        Ok(texts.iter().map(one).collect())
+    }
+}
+
+#[test]
+fn a_real_index_is_asked_as_it_answers() {
+    use tune_rag::eval::library::Indexed;
+    use tune_rag::{PromptBuilder, index, settings::Rag, store};
+    let folder = tempfile::tempdir().unwrap();
+    let documents = folder.path().join("docs");
+    fs_err::create_dir_all(&documents).unwrap();
+    for item in 0..60 {
+        let text = format!("# Shelf {item}\n\nThe code of item {item} is K{item}. It stands on the box.\n");
+        fs_err::write(documents.join(format!("doc-{item}.md")), text).unwrap();
+    }
+    let rag = Rag {
+        documents: vec![documents.to_string_lossy().into()],
+        path: folder.path().join("index"),
+        embedder: "words".into(),
+        top_k: 3,
+        ..Rag::default()
+    };
+    rag.validate().unwrap();
+    let mut store = store::open(&rag, None, true).unwrap();
+    index::index(store.as_mut(), &Words, &rag, &mut |_| {}).unwrap();
+    let questions: Vec<Question> = questions(60)
+        .into_iter()
+        .map(|mut question| {
+            let item = question.id.trim_start_matches('q').to_string();
+            question.gold.iter_mut().for_each(|gold| {
+                *gold = Gold {
+                    document: format!("doc-{item}.md"),
+                    start: None,
+                    end: None,
+                };
+            });
+            question
+        })
+        .collect();
+    let library = Indexed::new(store.as_ref(), &Words, None, &rag).unwrap();
+    let settings = settings(folder.path());
+    let mut echo = Echo::new(&[(Base, 1, 9)]);
+    let mut run = || {
+        let inputs = Inputs {
+            settings: &settings,
+            questions: &questions,
+            prompts: &PromptBuilder::new(&rag, &[]),
+            answerer: &mut echo,
+            library: Some(&library),
+            embedder: Some(&Words),
+            training: &[],
+            judge: None,
+            facts: Facts::default(),
+        };
+        evaluate(inputs, &mut |_| {})
+    };
+    let results = run().unwrap();
+    let names: Vec<&str> = results
+        .retrieval
+        .iter()
+        .map(|summary| summary.retriever.as_str())
+        .collect();
+    assert_eq!(names, ["bm25", "dense", "hybrid"]);
+    assert!(
+        results.retrieval.iter().all(|summary| summary.by_k[&3].recall > 0.9),
+        "{:?}",
+        results.retrieval
+    );
+    assert_eq!(
+        (results.verdict.outcome, results.verdict.ship),
+        (Outcome::ShownBetter, Arm::RAG)
+    );
+    assert!(results.questions.iter().all(|asked| asked.indexed != Some(false)));
+    fs_err::write(documents.join("doc-3.md"), "# Shelf 3\n\nEmpty.\n").unwrap();
+    let error = run().unwrap_err().to_string();
+    assert!(error.contains("doc-3.md"), "{error}");
 }

@@ -4,6 +4,7 @@ pub mod cache;
 pub mod cost;
 pub mod error;
 pub mod integrity;
+pub mod library;
 mod material;
 mod score;
 pub mod settings;

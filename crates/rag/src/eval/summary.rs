@@ -71,10 +71,10 @@ fn summarize(arm: Arm, arms: &[Arm], asked: &[Asked], settings: &Eval) -> ArmSum
         clean,
         bleu: bleu::bleu(compared()),
         chrf: chrf::chrf(compared()),
-        abstention: abstention(
-            all.iter()
-                .map(|(asked, given)| (asked.question.stratum == Stratum::NotInCorpus, given.abstained)),
-        ),
+        abstention: abstention(all.iter().map(|(asked, given)| {
+            let nothing_tells = asked.question.stratum == Stratum::NotInCorpus || arm.context == Context::Distractors;
+            (nothing_tells, given.abstained)
+        })),
         harm: harm_against.map(|other| {
             harm(
                 all.iter()

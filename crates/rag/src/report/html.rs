@@ -1,5 +1,5 @@
 //! `report.html`: one page without scripts or anything fetched. Text of documents and models is escaped, always.
-use super::markdown::{finding, overlap_line};
+use super::markdown::{finding, overlap_line, unindexed_line};
 use super::svg::{self, Line, Point};
 use super::tables::{self, Table};
 use super::text::{grouped, p_value, percent, seconds, signed};
@@ -578,10 +578,9 @@ fn integrity(results: &Results) -> String {
     let out =
         |out: &crate::results::LeftOut| format!("<li>{} was left out: {}</li>", tag(out.arm), escape(&out.reason));
     let left_out: String = results.left_out.iter().map(out).collect();
-    format!(
-        "<ul><li>{}</li>{left_out}</ul><dl>{pairs}</dl>",
-        escape(&overlap_line(results))
-    )
+    let lines = [overlap_line(results)].into_iter().chain(unindexed_line(results));
+    let lines: String = lines.map(|line| format!("<li>{}</li>", escape(&line))).collect();
+    format!("<ul>{lines}{left_out}</ul><dl>{pairs}</dl>")
 }
 
 fn questions(results: &Results) -> String {

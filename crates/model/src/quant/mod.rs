@@ -159,11 +159,11 @@ mod tests {
                     model.attach(&adapter(&base)).unwrap();
                     // One block kept, one recomputed.
                     let found = model
-                        .loss_and_gradients(&input, Keep { blocks: 1 }, Noise::default())
+                        .loss_and_gradients(&input, Keep { blocks: 1, offloaded: 0 }, Noise::default())
                         .unwrap();
                     let host = |t: Tensor<2>| t.into_data().iter::<f32>().collect::<Vec<_>>();
                     (
-                        found.0.sum,
+                        found.0.read().sum,
                         found
                             .1
                             .into_iter()

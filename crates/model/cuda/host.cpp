@@ -1,5 +1,5 @@
-// kernels.cu on the CPU, for tests. Each thread of a block is a fiber that runs until a barrier; blocks run one after the other.
-// Threads run in ascending or in descending order: a missing barrier makes the two differ.
+// kernels.cu on the CPU, for tests. Each thread is a fiber; blocks run one after the other, and so do a block's warps between two
+// barriers. All in ascending or in descending order: a missing barrier makes the two differ.
 #include <ucontext.h>
 
 #include <cmath>
@@ -42,6 +42,8 @@ struct Index {
   u32 x;
 } threadIdx, blockIdx, blockDim;
 
+const u32 WARP_SIZE = 32;
+
 enum Where { RUNNING, AT_BARRIER, AT_SHUFFLE, SHUFFLED, FINISHED };
 
 struct Fiber {
@@ -65,7 +67,23 @@ void run_fiber() {
   wait_at(FINISHED);
 }
 
-// Whether all threads came to the same barriers.
+// Runs the threads of a warp, shuffle by shuffle, to where all wait for the other warps or are done. Whether they got there
+// together.
+bool run_warp(u32 first, bool descending) {
+  Where where;
+  do {
+    for (u32 i = 0; i < WARP_SIZE; i++) {
+      threadIdx.x = first + (descending ? WARP_SIZE - 1 - i : i);
+      swapcontext(&scheduler, &fibers[threadIdx.x].context);
+    }
+    where = fibers[first].where;
+    for (u32 i = 0; i < WARP_SIZE; i++)
+      if (fibers[first + i].where != where) return false;
+  } while (where == AT_SHUFFLE || where == SHUFFLED);
+  return true;
+}
+
+// Whether all threads came to the same barriers. A warp runs from one to the next before another starts.
 bool run_block(bool descending) {
   for (Fiber &fiber : fibers) {
     getcontext(&fiber.context);
@@ -75,11 +93,10 @@ bool run_block(bool descending) {
     fiber.where = RUNNING;
     makecontext(&fiber.context, run_fiber, 0);
   }
+  const u32 warps = fibers.size() / WARP_SIZE;
   do {
-    for (size_t i = 0; i < fibers.size(); i++) {
-      threadIdx.x = descending ? fibers.size() - 1 - i : i;
-      swapcontext(&scheduler, &fibers[threadIdx.x].context);
-    }
+    for (u32 i = 0; i < warps; i++)
+      if (!run_warp((descending ? warps - 1 - i : i) * WARP_SIZE, descending)) return false;
     for (const Fiber &fiber : fibers)
       if (fiber.where != fibers[0].where) return false;
   } while (fibers[0].where != FINISHED);

@@ -31,10 +31,15 @@ pub fn wanted(base: &Checkpoint) -> Result<BTreeMap<String, TensorInfo>> {
     Ok(wanted.into_inner())
 }
 
+/// Mapped pages count as this process's memory: a base is never held twice.
+const RELEASE_EVERY: usize = 256 << 20;
+
 struct Account<'a> {
     taken: BTreeSet<String>,
     problems: Vec<String>,
     failed: Option<ModelError>,
+    /// Bytes of values read since the source last let go of its pages.
+    unreleased: usize,
     progress: &'a mut dyn FnMut(usize, usize),
 }
 
@@ -50,6 +55,7 @@ impl<'a> Weights<'a> {
             taken: BTreeSet::new(),
             problems: Vec::new(),
             failed: None,
+            unreleased: 0,
             progress,
         };
         Self {
@@ -147,6 +153,13 @@ impl<'a> Weights<'a> {
         } else {
             None
         };
+        if values.is_some() {
+            account.unreleased += 4 * shape.iter().product::<usize>();
+        }
+        if account.unreleased > RELEASE_EVERY {
+            account.unreleased = 0;
+            self.source.release();
+        }
         account.taken.insert(name);
         let (done, total) = (account.taken.len(), self.source.tensors().len());
         if self.read {

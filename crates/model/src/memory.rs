@@ -77,7 +77,7 @@ pub fn footprint(sizes: &Sizes, micro: Micro, keep: Keep, kind: DeviceKind) -> F
     };
     let backward = |layer: usize| {
         let below = at(layer);
-        let (taped, workspace) = (count.saved(layer), count.backward(layer));
+        let (taped, workspace) = (count.saved(layer), count.backward());
         Moment {
             kept: below.kept + if kept(layer) { taped } else { 0 },
             gradients: below.gradients + count.gradients(layer),
@@ -106,6 +106,7 @@ pub fn footprint(sizes: &Sizes, micro: Micro, keep: Keep, kind: DeviceKind) -> F
         ("kept activations", peak.kept),
         ("inputs of recomputed blocks", peak.inputs),
         ("workspace", peak.workspace),
+        ("one matrix, dequantized", sizes.scratch_bytes),
         ("the allocator's slack", kind.slack(peak.total())),
     ];
     Footprint {
@@ -174,9 +175,14 @@ impl Count<'_> {
     /// The widest moment of a block's backward pass, beyond what was saved: the gradient of its output, and either the MLP's
     /// (of the product, of gate, of up; or what is multiplied by `down`, remade and dropped out, and its gradient), or
     /// attention's, when gate and up are gone.
-    fn backward(&self, _layer: usize) -> usize {
+    fn backward(&self) -> usize {
         let shape = &self.sizes.shape;
-        let activation = if shape.gated { 3 } else { 2 } * shape.inner;
+        let activation = match (shape.gated, self.kind) {
+            (false, _) => 2,
+            (true, DeviceKind::Flex | DeviceKind::Cuda) => 3,
+            // ATen's calls need one more.
+            (true, DeviceKind::LibTorch) => 4,
+        } * shape.inner;
         let down = if self.micro.dropout { 3 } else { 2 } * shape.inner;
         let freed = if shape.gated { 2 } else { 1 } * shape.inner;
         // The output's gradient, then those of q, k and v: for each query head, then as they are.
@@ -188,14 +194,9 @@ impl Count<'_> {
     fn head(&self) -> usize {
         let (shape, learned) = (&self.sizes.shape, self.micro.learned);
         let compute = self.sizes.precision.compute.size();
-        let logit = match self.kind {
-            DeviceKind::Flex => EXACT.size(),
-            // As the product leaves them, and in f32.
-            DeviceKind::LibTorch | DeviceKind::Cuda => compute + EXACT.size(),
-        };
         self.input()
             + learned * (3 * shape.hidden * compute + EXACT.size())
-            + chunk_rows(shape.vocab).min(learned) * shape.vocab * logit
+            + chunk_rows(shape.vocab).min(learned) * shape.vocab * compute
     }
 
     /// Cosines and sines.

@@ -49,10 +49,7 @@ fn write_model(config: &Value) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut header = serde_json::Map::new();
     let mut data = Vec::new();
-    for (name, info) in Checkpoint::outline("a base of this shape", config.clone())
-        .unwrap()
-        .tensors()
-    {
+    for (name, info) in Checkpoint::outline("tiny", config.clone()).unwrap().tensors() {
         let start = data.len();
         for i in 0..info.elements() {
             data.extend((((i * 37 % 101) as f32 - 50.0) * 1e-3).to_le_bytes());
@@ -95,8 +92,78 @@ fn input(rows: usize, length: usize, learned: usize) -> Input {
     }
 }
 
+/// Bytes held by now, and a peak that only grows: of Rust's allocations, or of all that go through the C library, sampled.
+trait Meter {
+    fn held(&self) -> usize;
+    /// The peak while `run` runs, and what it gives.
+    fn peak<T>(&self, run: impl FnOnce() -> T) -> (usize, T);
+}
+
+struct Rusts;
+
+impl Meter for Rusts {
+    fn held(&self) -> usize {
+        HELD.load(Relaxed)
+    }
+    fn peak<T>(&self, run: impl FnOnce() -> T) -> (usize, T) {
+        PEAK.store(self.held(), Relaxed);
+        let made = run();
+        (PEAK.load(Relaxed), made)
+    }
+}
+
+/// LibTorch's tensors are not Rust's: the C library is asked, all the while.
+#[cfg(all(feature = "tch", target_env = "gnu"))]
+struct Libraries;
+
+#[cfg(all(feature = "tch", target_env = "gnu"))]
+impl Meter for Libraries {
+    fn held(&self) -> usize {
+        // SAFETY: it only reads the allocator's account of itself.
+        let account = unsafe { libc::mallinfo2() };
+        account.uordblks + account.hblkhd
+    }
+    fn peak<T>(&self, run: impl FnOnce() -> T) -> (usize, T) {
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let sampler = scope.spawn(|| {
+                let mut peak = 0;
+                while !done.load(Relaxed) {
+                    peak = self.held().max(peak);
+                    std::thread::sleep(std::time::Duration::from_micros(50));
+                }
+                peak
+            });
+            let made = run();
+            done.store(true, Relaxed);
+            (sampler.join().unwrap(), made)
+        })
+    }
+}
+
 #[test]
-fn the_planned_peak_is_the_measured_one() {
+fn the_planned_peak_is_the_measured_one_on_flex() {
+    check(&Rusts, &Device::flex(), Precision::F32, DeviceKind::Flex);
+}
+
+#[cfg(all(feature = "tch", target_env = "gnu"))]
+#[test]
+fn the_planned_peak_is_the_measured_one_on_libtorch() {
+    let bf16 = Precision {
+        compute: burn::tensor::DType::BF16,
+        ..Precision::F32
+    };
+    for precision in [Precision::F32, bf16] {
+        check(
+            &Libraries,
+            &tune_model::libtorch::cpu(),
+            precision,
+            DeviceKind::LibTorch,
+        );
+    }
+}
+
+fn check(meter: &impl Meter, device: &Device, precision: Precision, kind: DeviceKind) {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let keep = |blocks, offloaded| Keep { blocks, offloaded };
     let settings = [
@@ -111,18 +178,17 @@ fn the_planned_peak_is_the_measured_one() {
         let folder = write_model(&config(layers));
         let base = Checkpoint::open(&folder.path().to_string_lossy(), &OpenOptions::default()).unwrap();
         let lora = lora(dropout, adapted);
-        let sizes = sizes(&base, Some(&lora), Precision::F32).unwrap();
-        let before = HELD.load(Relaxed);
-        let model = CausalLm::load(&base, Some(&lora), &Device::flex(), Precision::F32, &mut |_, _| ()).unwrap();
-        let loaded = HELD.load(Relaxed) - before;
+        let sizes = sizes(&base, Some(&lora), precision).unwrap();
+        let before = meter.held();
+        let model = CausalLm::load(&base, Some(&lora), device, precision, &mut |_, _| ()).unwrap();
+        let loaded = meter.held() - before;
         let noise = Noise {
             seed: 1,
             dropout,
             neftune_alpha: 0.0,
         };
-        PEAK.store(HELD.load(Relaxed), Relaxed);
-        let (losses, gradients) = model.loss_and_gradients(&input, keep, noise).unwrap();
-        let measured = PEAK.load(Relaxed) - before;
+        let (peak, (losses, gradients)) = meter.peak(|| model.loss_and_gradients(&input, keep, noise).unwrap());
+        let measured = peak - before;
         let micro = Micro {
             tokens: input.tokens.len(),
             learned: losses.learned(),
@@ -130,7 +196,7 @@ fn the_planned_peak_is_the_measured_one() {
             dropout: dropout > 0.0,
         };
         drop(gradients);
-        let planned = footprint(&sizes, micro, keep, DeviceKind::Flex);
+        let planned = footprint(&sizes, micro, keep, kind);
         // No optimizer was made here.
         let moments = planned
             .parts

@@ -138,7 +138,14 @@ fn every_way_to_accumulate_eight_samples_is_the_same_step() {
         let mut model = adapted(&Device::flex());
         let mut adamw = AdamW::new(TORCH, &model.adapters());
         let window: Vec<_> = samples.chunks(batch_size).map(batch).collect();
-        let result = step(&mut model, &mut adamw, &window, &options(1, 1e-3), &mut limits(99, &Device::flex())).unwrap();
+        let result = step(
+            &mut model,
+            &mut adamw,
+            &window,
+            &options(1, 1e-3),
+            &mut limits(99, &Device::flex()),
+        )
+        .unwrap();
         (result, adapter_values(&model))
     };
     let (one, weights) = run(8);

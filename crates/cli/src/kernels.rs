@@ -48,8 +48,8 @@ mod with_libtorch {
     /// For `tune doctor`: what was found of each, on LibTorch.
     pub fn report(device: &Device, printer: &Printer) -> anyhow::Result<()> {
         let on_libtorch = libtorch::gpu_index(device).is_some() || libtorch::is_cpu(device);
-        let kernels = libtorch::why_no_kernels().unwrap_or("built in");
-        printer.data(&row(&printer.data_style, "CUDA kernels", kernels))?;
+        let kernels = libtorch::why_no_kernels().unwrap_or("kernels built in");
+        printer.data(&row(&printer.data_style, "CUDA", kernels))?;
         if on_libtorch {
             let lines: Vec<_> = selfcheck::run(device).iter().map(line).collect();
             printer.data(&row(&printer.data_style, "kernels", &lines.join("\n")))?;

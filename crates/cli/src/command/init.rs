@@ -206,7 +206,11 @@ mod tests {
             .iter()
             .filter(|leaf| value(&leaf.path).is_none())
             // Of documents and questions nothing is known here; configs/support has an example.
-            .filter(|leaf| !["rag.", "raft.", "eval.", "advise."].iter().any(|s| leaf.path.starts_with(s)))
+            .filter(|leaf| {
+                !["rag.", "raft.", "eval.", "advise."]
+                    .iter()
+                    .any(|s| leaf.path.starts_with(s))
+            })
             .map(|l| &l.path)
             .collect();
         assert!(unexplained.is_empty(), "the written config leaves out {unexplained:?}");

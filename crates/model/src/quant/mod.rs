@@ -159,7 +159,14 @@ mod tests {
                     model.attach(&adapter(&base)).unwrap();
                     // One block kept, one recomputed.
                     let found = model
-                        .loss_and_gradients(&input, Keep { blocks: 1, offloaded: 0 }, Noise::default())
+                        .loss_and_gradients(
+                            &input,
+                            Keep {
+                                blocks: 1,
+                                offloaded: 0,
+                            },
+                            Noise::default(),
+                        )
                         .unwrap();
                     let host = |t: Tensor<2>| t.into_data().iter::<f32>().collect::<Vec<_>>();
                     (

@@ -1,4 +1,5 @@
 //! Where the program finds LibTorch when it starts: in the folder it was linked with, or beside the program.
+#![allow(clippy::disallowed_methods)] // Cargo speaks to build scripts by the environment.
 #[path = "src/libtorch_version.rs"]
 mod libtorch_version;
 

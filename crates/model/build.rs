@@ -1,5 +1,6 @@
 //! Where the program finds LibTorch when it starts: in the folder it was linked with, or beside the program. And the files in
 //! `cuda/`: the calls tch lacks (`shim.cpp`) where this LibTorch has CUDA, and the kernels as C++ for the tests.
+#![allow(clippy::disallowed_methods)] // Cargo speaks to build scripts by the environment.
 use std::path::{Path, PathBuf};
 
 fn main() {

@@ -25,6 +25,9 @@ use material::Material;
 use settings::Eval;
 use std::collections::{BTreeMap, HashMap};
 
+/// Told each answer with its place among the conversations, to keep it.
+type Keep<'a> = dyn FnMut(&mut Cache, (usize, &Answer)) -> Result<()> + 'a;
+
 /// What an evaluation asks of the documents.
 pub trait Library {
     /// Hash of what is indexed and how.
@@ -495,13 +498,7 @@ impl Asker<'_> {
     }
 
     /// Every answer is told once, as soon as it is there.
-    fn ask(
-        &mut self,
-        arm: Arm,
-        conversations: &[Vec<Message>],
-        limit: usize,
-        keep: &mut dyn FnMut(&mut Cache, (usize, &Answer)) -> Result<()>,
-    ) -> Result<()> {
+    fn ask(&mut self, arm: Arm, conversations: &[Vec<Message>], limit: usize, keep: &mut Keep<'_>) -> Result<()> {
         let mut kept = Ok(());
         let cache = &mut *self.cache;
         let mut told = |i: usize, answer: &Answer| {

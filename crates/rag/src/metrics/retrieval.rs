@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// chunk size, and a second chunk over the same span earns nothing.
 pub fn relevance(ranking: &[Passage], gold: &[Gold]) -> Vec<bool> {
     let mut found = vec![false; gold.len()];
-    let mut brings_new = |passage: &Passage| {
+    let brings_new = |passage: &Passage| {
         let mut new = false;
         for (gold, found) in gold.iter().zip(&mut found) {
             if gold.covered_by(passage) {
@@ -18,7 +18,7 @@ pub fn relevance(ranking: &[Passage], gold: &[Gold]) -> Vec<bool> {
         }
         new
     };
-    ranking.iter().map(|passage| brings_new(passage)).collect()
+    ranking.iter().map(brings_new).collect()
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]

@@ -21,7 +21,7 @@ pub fn html_label(data: &[u8]) -> Option<&'static Encoding> {
     let head = String::from_utf8_lossy(&data[..data.len().min(1024)]).to_ascii_lowercase();
     let label = head.split_once("charset=")?.1.trim_start_matches(['"', '\'']);
     let end = label.find(|c: char| !c.is_ascii_alphanumeric() && !"-_".contains(c));
-    Encoding::for_label(label[..end.unwrap_or(label.len())].as_bytes())
+    Encoding::for_label(&label.as_bytes()[..end.unwrap_or(label.len())])
 }
 
 /// Western text in UTF-16 has a zero in nearly every other byte.

@@ -1,5 +1,7 @@
 //! Word F1 of what is read against the publisher's own text, on Debian's FAQ, which comes as HTML, PDF and TXT.
 //! `scripts/check_extraction.sh` fetches it; without it these tests say so and pass.
+#![allow(clippy::print_stderr)] // figures, and what was skipped
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use tune_rag::ingest::{Document, read, sources};

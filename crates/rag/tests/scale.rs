@@ -2,6 +2,8 @@
 //! law, questions of 10 such words. Run alone, on a quiet machine:
 //!
 //! CARGO_PROFILE_DEV_OPT_LEVEL=3 cargo test -p tune-rag --test scale -- --ignored --nocapture one_hundred_thousand
+#![allow(clippy::print_stdout)] // figures
+
 use std::time::Instant;
 use tune_rag::Passage;
 use tune_rag::store::{Manifest, Point, Record, Sqlite, Store};

@@ -1,5 +1,7 @@
 //! Server stores against a real or stand-in server on loopback, and against what is no server. Where Python or its
 //! packages are missing (`pip install chromadb qdrant-client`), the tests that need them say so and pass.
+#![allow(clippy::print_stderr)] // a skipped test says so
+
 use super::{Chroma, Qdrant, Store, contract};
 use crate::error::RagError;
 use crate::index::{index, move_index};

@@ -135,6 +135,13 @@ impl Cache {
     }
 }
 
+impl Drop for Cache {
+    fn drop(&mut self) {
+        // Closing the file is not enough while a child process that is just starting shares it.
+        let _ = self.file.file().unlock();
+    }
+}
+
 fn parse<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
     serde_json::from_slice(line).ok()
 }

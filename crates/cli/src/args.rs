@@ -181,7 +181,7 @@ Examples:
 pub struct Index {
     #[command(flatten)]
     pub config: Config,
-    /// Copy the index to another store: qdrant://HOST:PORT/COLLECTION, chroma://…, sqlite:FOLDER
+    /// Copy the index to another store: qdrant://HOST:PORT/NAME, chroma://HOST:PORT/NAME (qdrants, chromas for TLS), or a folder
     #[arg(long, value_name = "STORE")]
     pub to: Option<String>,
 }

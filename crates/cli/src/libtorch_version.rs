@@ -1,4 +1,5 @@
 //! Which version of LibTorch lies in a folder, as its makers wrote it down. Shared with the build script.
+#![allow(clippy::disallowed_methods)] // The launcher and the build script have the standard library alone, and no path to tell.
 use std::path::Path;
 
 /// `2.11.0+cu130`: from `version.py` of PyTorch's package or `build-version` of the archive, beside the `lib` folder.

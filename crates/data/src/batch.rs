@@ -63,7 +63,7 @@ impl Batch {
         let (tokens, segments) = (self.tokens.len(), self.starts.len() - 1);
         let cut = (1..segments).min_by_key(|segment| (2 * self.starts[*segment]).abs_diff(tokens));
         let parts = match cut {
-            None => vec![0..segments],
+            None => std::iter::once(0..segments).collect(),
             Some(cut) => vec![0..cut, cut..segments],
         };
         let part = |segments: std::ops::Range<usize>| {

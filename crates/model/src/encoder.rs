@@ -308,7 +308,7 @@ fn check(base: &Checkpoint, config: &Config) -> Result<()> {
             "position_embedding_type is `{}`, wanted `absolute`",
             config.position_embedding_type
         )
-    } else if config.num_attention_heads == 0 || config.hidden_size % config.num_attention_heads != 0 {
+    } else if config.num_attention_heads == 0 || !config.hidden_size.is_multiple_of(config.num_attention_heads) {
         format!(
             "{} attention heads over {} columns",
             config.num_attention_heads, config.hidden_size

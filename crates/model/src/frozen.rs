@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 /// `[out, in]`, as checkpoints have it. Cloning copies a handle.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // One a matrix: a box would save nothing.
 pub enum Frozen {
     /// In the dtype of the activations.
     Dense(Tensor<2>),
@@ -104,6 +105,7 @@ impl Frozen {
 
 /// [`Frozen`] on a backend: what its kernels are given.
 #[derive(Debug, Clone, ExtensionType)]
+#[allow(clippy::large_enum_variant)] // as above
 pub enum Weight<B: Backend> {
     Dense(FloatTensor<B>),
     Nf4(#[extension_type] Nf4Weight<B>),
@@ -200,7 +202,7 @@ impl Nf4Weight<Dispatch> {
         let (n, padded) = (rows * columns, 2 * codes.dims()[0]);
         let high = codes.clone().bitwise_right_shift_scalar(4);
         let codes = Tensor::stack::<2>(vec![high, codes.bitwise_and_scalar(15)], 1).reshape([padded]);
-        let values = floats(&nf4::CODE, &codes.device()).select(0, codes.slice([0..n]));
+        let values = floats(&nf4::CODE, &codes.device()).select(0, codes.narrow(0, 0, n));
         (values * each(self.absmax.dense(), nf4::BLOCK, n)).reshape([rows, columns])
     }
 }
@@ -266,7 +268,7 @@ fn each(x: Tensor<1>, times: usize, n: usize) -> Tensor<1> {
     x.reshape([blocks, 1])
         .repeat_dim(1, times)
         .reshape([blocks * times])
-        .slice([0..n])
+        .narrow(0, 0, n)
 }
 
 #[cfg(test)]

@@ -132,7 +132,7 @@ mod tests {
     fn clusters_widen_the_interval() {
         let names: Vec<String> = (0..200).map(|i| format!("q{i}")).collect();
         let documents: Vec<String> = (0..200).map(|i| format!("d{}", i / 20)).collect();
-        let value = |i: usize| f64::from((i / 20) % 2 == 0);
+        let value = |i: usize| f64::from((i / 20).is_multiple_of(2));
         let alone: Vec<(&str, f64)> = (0..200).map(|i| (names[i].as_str(), value(i))).collect();
         let together: Vec<(&str, f64)> = (0..200).map(|i| (documents[i].as_str(), value(i))).collect();
         let alone = bootstrap(&alone, 2000, 1).unwrap();

@@ -148,7 +148,7 @@ impl Embedder for Letters {
 
     fn embed(&self, texts: &[&str], _kind: TextKind) -> anyhow::Result<Vec<Vec<f32>>> {
         let one = |text: &&str| {
-            let mut counts = vec![0.01f32; 26];
+            let mut counts = [0.01f32; 26];
             let letters = text.bytes().filter(u8::is_ascii_alphabetic);
             letters.for_each(|letter| counts[usize::from(letter.to_ascii_lowercase() - b'a')] += 1.0);
             let length = counts.iter().map(|count| count * count).sum::<f32>().sqrt();

@@ -58,13 +58,12 @@ impl Limits {
     }
 }
 
+/// Runs a piece of a micro-batch, given the index of its first token.
+type Run<'a> = dyn FnMut(&Batch, usize, Keep) -> Result<(Losses, Pairs)> + 'a;
+
 /// Runs `batch` by `run(piece, index of its first token, keep)`, in as many pieces as `limits` and the device ask for. The losses
 /// of the pieces, and the sum of their gradients.
-pub fn in_pieces(
-    batch: &Batch,
-    limits: &mut Limits,
-    run: &mut dyn FnMut(&Batch, usize, Keep) -> Result<(Losses, Pairs)>,
-) -> Result<(Vec<Losses>, Pairs)> {
+pub fn in_pieces(batch: &Batch, limits: &mut Limits, run: &mut Run<'_>) -> Result<(Vec<Losses>, Pairs)> {
     let (mut losses, mut sums) = (Vec::new(), Pairs::new());
     let mut waiting = VecDeque::from([(0, batch.clone())]);
     while let Some((first, piece)) = waiting.pop_front() {

@@ -2,7 +2,7 @@
 use crate::answerer::{Models, Wanted};
 use crate::args::Ask;
 use crate::errors::Failure;
-use crate::library::{Opened, Prompting};
+use crate::library::Opened;
 use crate::printer::{Printer, duration};
 use crate::{End, device, resolve};
 use serde_json::json;
@@ -12,7 +12,7 @@ use tune_rag::eval::arm::{Arm, Context};
 use tune_rag::eval::{Library, Prompts};
 use tune_rag::log::{Interaction, Logged, append};
 use tune_rag::metrics::{abstention::abstains, citation::cited};
-use tune_rag::{Answerer, Prompt, Retrieved, Weights};
+use tune_rag::{Answerer, Prompt, PromptBuilder, Retrieved, Weights};
 
 pub fn run(args: &Ask, printer: &Printer) -> anyhow::Result<End> {
     let resolved = resolve::resolve(&args.config.config, &args.config.set.set)?;
@@ -29,9 +29,10 @@ pub fn run(args: &Ask, printer: &Printer) -> anyhow::Result<End> {
         Context::Retrieved => Some(Opened::open(&resolved.rag, &device, false, printer)?),
         _ => None,
     };
-    let retrieved = opened
+    let library = opened.as_ref().map(Opened::library).transpose()?;
+    let retrieved = library
         .as_ref()
-        .map(|opened| opened.retrieve(&args.question))
+        .map(|library| library.retrieve(&args.question))
         .transpose()?;
 
     let precision = Precision::resolve(settings.model.dtype, settings.model.quantize, &device)?;
@@ -50,9 +51,9 @@ pub fn run(args: &Ask, printer: &Printer) -> anyhow::Result<End> {
             "train it first, and name its folder in eval.adapter or eval.hybrid_adapter",
         ));
     }
-    let prompting = Prompting::new(&resolved.rag, models.codec());
+    let prompts = PromptBuilder::new(&resolved.rag, &models.codec().special_tokens());
     let passages = retrieved.as_ref().map(|retrieved| retrieved.passages.as_slice());
-    let prompt = prompting.prompt(&models, &args.question, passages, eval.max_new_tokens)?;
+    let prompt = prompts.prompt(&models, &args.question, passages, eval.max_new_tokens)?;
     let answers = models.answer(
         arm.weights,
         std::slice::from_ref(&prompt.messages),
@@ -71,7 +72,7 @@ pub fn run(args: &Ask, printer: &Printer) -> anyhow::Result<End> {
         abstained: abstains(&answer.text, &eval.abstentions),
         answer,
         weights: models.identity(arm.weights).unwrap_or_default(),
-        index: opened.as_ref().map(|opened| opened.identity()).transpose()?,
+        index: library.as_ref().map(|library| library.identity()).transpose()?,
         prompt: blake3::hash(&serde_json::to_vec(&prompt.messages)?)
             .to_hex()
             .to_string(),

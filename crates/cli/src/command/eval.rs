@@ -2,7 +2,7 @@
 use crate::answerer::{Models, Wanted};
 use crate::args::Eval as Args;
 use crate::command::index::REPORT;
-use crate::library::{Opened, Prompting};
+use crate::library::Opened;
 use crate::printer::{Printer, duration, row};
 use crate::resolve::Resolved;
 use crate::watch::Console;
@@ -18,7 +18,7 @@ use tune_rag::eval::{Inputs, Progress, TrainingText, evaluate};
 use tune_rag::judge::{Ask, HttpJudge};
 use tune_rag::question::read_questions;
 use tune_rag::results::Results;
-use tune_rag::{Embedder, Weights, report};
+use tune_rag::{Embedder, PromptBuilder, Weights, report};
 use tune_trainer::watch::{Event, Watch};
 
 pub fn run(args: &Args, printer: &Printer) -> anyhow::Result<End> {
@@ -33,7 +33,8 @@ pub fn run(args: &Args, printer: &Printer) -> anyhow::Result<End> {
         .transpose()?;
     let precision = Precision::resolve(settings.model.dtype, settings.model.quantize, &chosen.device)?;
     let mut models = Models::load(&Wanted::all(settings, eval), &chosen.device, precision, printer)?;
-    let prompting = Prompting::new(&resolved.rag, models.codec());
+    let prompts = PromptBuilder::new(&resolved.rag, &models.codec().special_tokens());
+    let library = opened.as_ref().map(Opened::library).transpose()?;
     let training = training_texts(&resolved);
     let mut judge =
         (!eval.judge.url.is_empty()).then(|| HttpJudge::new(&eval.judge, environment::named(&eval.judge.key_variable)));
@@ -44,9 +45,9 @@ pub fn run(args: &Args, printer: &Printer) -> anyhow::Result<End> {
         Inputs {
             settings: eval,
             questions: &questions,
-            prompts: &prompting,
+            prompts: &prompts,
             answerer: &mut models,
-            library: opened.as_ref().map(|opened| opened as _),
+            library: library.as_ref().map(|library| library as _),
             embedder: opened.as_ref().map(|opened| &opened.embedder as &dyn Embedder),
             training: &training,
             judge: judge.as_mut().map(|judge| judge as &mut dyn Ask),

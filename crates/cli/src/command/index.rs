@@ -1,6 +1,5 @@
 //! `tune index`: documents into the index, what changed alone; or an index to another store.
 use crate::args::Index;
-use crate::errors::Failure;
 use crate::library::Opened;
 use crate::printer::{Printer, bytes, count, duration, plural};
 use crate::watch::Console;
@@ -81,11 +80,13 @@ fn tell(report: &Report, store: &dyn Store, printer: &Printer) {
 
 /// Copies the index of `rag` to `to`, vectors and all.
 fn move_to(rag: &Rag, to: &str, printer: &Printer) -> anyhow::Result<End> {
-    let target = address(rag, to)?;
-    target.validate()?;
-    let open = |rag: &Rag, create| store::open(rag, environment::store_key(rag.store).as_deref(), create);
-    let from = open(rag, false)?;
-    let mut store = open(&target, true)?;
+    let from = store::open(rag, environment::store_key(rag.store).as_deref(), false)?;
+    let kind = match to.split_once("://") {
+        None => StoreKind::Sqlite,
+        Some((scheme, _)) if scheme.starts_with("chroma") => StoreKind::Chroma,
+        Some(_) => StoreKind::Qdrant,
+    };
+    let mut store = store::open_address(to, environment::store_key(kind).as_deref())?;
     let mut console = Console::new(printer);
     let mut begun = false;
     let moved = index::move_index(&*from, &mut *store, &mut |progress| {
@@ -101,54 +102,4 @@ fn move_to(rag: &Rag, to: &str, printer: &Printer) -> anyhow::Result<End> {
     console.finish();
     printer.row("moved", &format!("{} to {}", plural(moved?, "chunk"), store.place()));
     Ok(End::Done)
-}
-
-/// `qdrant://host:6333/collection`, `chroma://…`, with `+https` behind the name for TLS, or `sqlite:FOLDER`.
-fn address(rag: &Rag, to: &str) -> anyhow::Result<Rag> {
-    let mut target = rag.clone();
-    if let Some(folder) = to.strip_prefix("sqlite:") {
-        (target.store, target.path) = (StoreKind::Sqlite, folder.into());
-        return Ok(target);
-    }
-    let wanted = || {
-        Failure::error(
-            format!("`{to}` is no address of a store"),
-            "wanted qdrant://HOST:PORT/COLLECTION, chroma://HOST:PORT/COLLECTION, qdrant+https://… or sqlite:FOLDER",
-        )
-    };
-    let (scheme, rest) = to.split_once("://").ok_or_else(wanted)?;
-    let (name, http) = match scheme.split_once('+') {
-        Some((name, "https")) => (name, "https"),
-        Some(_) => return Err(wanted()),
-        None => (scheme, "http"),
-    };
-    target.store = match name {
-        "qdrant" => StoreKind::Qdrant,
-        "chroma" => StoreKind::Chroma,
-        _ => return Err(wanted()),
-    };
-    let (host, collection) = rest.split_once('/').unwrap_or((rest, ""));
-    target.url = format!("{http}://{host}");
-    if !collection.is_empty() {
-        target.collection = collection.into();
-    }
-    Ok(target)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses() {
-        let rag = Rag::default();
-        let to = address(&rag, "qdrant+https://db.example:6333/help").unwrap();
-        assert_eq!(
-            (to.store, &*to.url, &*to.collection),
-            (StoreKind::Qdrant, "https://db.example:6333", "help")
-        );
-        assert_eq!(address(&rag, "sqlite:runs/a").unwrap().path.to_str(), Some("runs/a"));
-        assert!(address(&rag, "pinecone://x").is_err());
-        assert!(address(&rag, "qdrant").is_err());
-    }
 }

@@ -2,14 +2,14 @@
 use crate::answerer::{Models, Wanted};
 use crate::args::RaftArgs;
 use crate::errors::Failure;
-use crate::library::{Opened, Prompting};
+use crate::library::Opened;
 use crate::printer::{Printer, plural};
 use crate::watch::Console;
 use crate::{End, device, resolve};
 use tune_model::{Precision, staging};
-use tune_rag::Weights;
 use tune_rag::question::read_questions;
 use tune_rag::raft::rows;
+use tune_rag::{PromptBuilder, Weights};
 use tune_trainer::watch::{Event, Watch};
 
 pub fn run(args: &RaftArgs, printer: &Printer) -> anyhow::Result<End> {
@@ -20,13 +20,14 @@ pub fn run(args: &RaftArgs, printer: &Printer) -> anyhow::Result<End> {
     let precision = Precision::resolve(resolved.settings.model.dtype, resolved.settings.model.quantize, &device)?;
     let wanted = Wanted::of(&resolved.settings, &resolved.eval, Weights::Base);
     let models = Models::load(&wanted, &device, precision, printer)?;
-    let prompting = Prompting::new(&resolved.rag, models.codec());
+    let prompts = PromptBuilder::new(&resolved.rag, &models.codec().special_tokens());
+    let library = opened.library()?;
     let mut console = Console::new(printer);
     console.on(Event::Phase {
         name: "making rows",
         total: questions.len(),
     });
-    let made = rows(&resolved.raft, &questions, &opened, &prompting, &models, &mut |done| {
+    let made = rows(&resolved.raft, &questions, &library, &prompts, &models, &mut |done| {
         console.on(Event::Progress { done })
     });
     console.finish();

@@ -6,6 +6,7 @@ use crate::printer::{Printer, Style};
 use crate::{End, device, resolve};
 use serde_json::{Value, json};
 use std::path::Path;
+use tune_rag::eval::Library;
 use tune_rag::retrieve::{Retrieved, Scores};
 use tune_rag::store::matches;
 
@@ -28,9 +29,9 @@ pub fn run(args: &Search, printer: &Printer) -> anyhow::Result<End> {
         false,
         printer,
     )?;
-    let searcher = opened.searcher()?;
+    let library = opened.library()?;
     for query in &queries {
-        let found = searcher.retrieve(query)?;
+        let found = library.retrieve(query)?;
         if args.json {
             printer.data(&as_json(query, &found).to_string())?;
         } else {

@@ -160,7 +160,7 @@ fn nf4_is_dequantized_to_the_bit() {
     let max: Vec<f32> = (0..blocks).map(|i| 0.013 + 0.37 * i as f32).collect();
     let offset = 0.0431f32;
     let wanted = |i: usize, coded: bool| {
-        let nibble = if i % 2 == 0 {
+        let nibble = if i.is_multiple_of(2) {
             packed[i / 2] >> 4
         } else {
             packed[i / 2] & 15

@@ -167,14 +167,10 @@ pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>, precision: Precision) -
     let head_params = shape.vocab * shape.hidden;
     let compute = precision.compute;
     let head_bytes = precision.head.bytes(shape.vocab, shape.hidden, compute);
-    // A head that is the embedding, in the form that one has, takes nothing.
-    let own_head = base.tensors().contains_key("lm_head.weight");
-    let other_bytes = (total_params - block_params) * compute.size();
-    let other_bytes = match (own_head, precision.head) {
-        (true, _) => other_bytes + head_bytes - head_params * compute.size(),
-        (false, Stored::Dense) => other_bytes,
-        (false, _) => other_bytes + head_bytes,
-    };
+    // Embedding and head are stored alike; a head that is the embedding is there once.
+    let is_table = |info: &&TensorInfo| info.shape == [shape.vocab, shape.hidden];
+    let tables = base.tensors().values().filter(is_table).count();
+    let other_bytes = (total_params - block_params - tables * head_params) * compute.size() + tables * head_bytes;
     Ok(Sizes {
         family: family.name().to_string(),
         shape,

@@ -6,7 +6,7 @@ use crate::load::Weights;
 use crate::lora::LoraSpec;
 use crate::nn::Lora;
 use crate::peft::Adapter;
-use crate::precision::{self, Stored};
+use crate::precision;
 use crate::{ModelError, Precision, Result, ops};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::sync::Arc;

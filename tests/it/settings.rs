@@ -17,7 +17,7 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
 fn every_key_is_read_by_some_code() {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut files = Vec::new();
-    for name in ["trainer", "cli"] {
+    for name in ["trainer", "rag", "cli"] {
         sources(&crates.join(name).join("src"), &mut files);
     }
     let code: String = files
@@ -32,12 +32,25 @@ fn every_key_is_read_by_some_code() {
             }
         })
         .collect();
-    let settings = serde_json::to_value(tune_trainer::settings::Settings::default()).unwrap();
+    let sections = [
+        serde_json::to_value(tune_trainer::settings::Settings::default()),
+        serde_json::to_value(serde_json::json!({
+            "rag": tune_rag::settings::Rag::default(),
+            "raft": tune_rag::raft::Raft::default(),
+            "eval": tune_rag::eval::settings::Eval::default(),
+            "advise": tune_rag::advise::Task::default(),
+        })),
+    ];
+    let sections = sections.map(|section| section.unwrap());
     let mut keys = vec!["device".to_string()];
-    for section in settings.as_object().unwrap().values().filter_map(|v| v.as_object()) {
+    let sections = sections
+        .iter()
+        .filter_map(|section| section.as_object())
+        .flat_map(|all| all.values());
+    for section in sections.filter_map(|v| v.as_object()) {
         keys.extend(section.keys().cloned());
     }
-    assert!(keys.len() > 40, "{keys:?}");
+    assert!(keys.len() > 90, "{keys:?}");
     let unread: Vec<_> = keys
         .iter()
         .filter(|key| {

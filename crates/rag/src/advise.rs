@@ -187,7 +187,7 @@ fn needs_training(task: &Task, reasons: &mut Vec<String>, cautions: &mut Vec<Str
 
 fn next_commands(approach: Approach) -> Vec<String> {
     let commands: &[&str] = match approach {
-        Approach::Prompting => &["tune chat", "tune eval CONFIG --set 'eval.arms=[\"base\"]'"],
+        Approach::Prompting => &["tune chat --base BASE", "tune eval CONFIG --set 'eval.arms=[\"base\"]'"],
         Approach::Rag => &[
             "tune index CONFIG",
             "tune eval CONFIG --set 'eval.arms=[\"base\", \"rag\"]'",
@@ -198,8 +198,8 @@ fn next_commands(approach: Approach) -> Vec<String> {
         ],
         Approach::Hybrid => &[
             "tune index CONFIG",
-            "tune data raft CONFIG",
-            "tune train CONFIG",
+            "tune data raft CONFIG --questions QUESTIONS.jsonl --out ROWS.jsonl",
+            "tune train CONFIG --set data.train=ROWS.jsonl",
             "tune eval CONFIG",
         ],
     };
@@ -228,7 +228,7 @@ pub fn advise_from(results: &Results, latency_seconds: f64) -> Advice {
             "tune index CONFIG".into(),
             "tune eval CONFIG".into(),
         ],
-        _ => vec!["tune log export".into(), "tune eval CONFIG".into()],
+        _ => vec!["tune log export LOG.jsonl".into(), "tune eval CONFIG".into()],
     };
     Advice {
         approach,

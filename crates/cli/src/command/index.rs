@@ -4,7 +4,7 @@ use crate::library::Opened;
 use crate::printer::{Printer, bytes, count, duration, plural};
 use crate::watch::Console;
 use crate::{End, device, environment, resolve};
-use tune_rag::index::{self, Report};
+use tune_rag::index::{self, Progress, Report};
 use tune_rag::settings::{Rag, StoreKind};
 use tune_rag::store::{self, Store};
 use tune_trainer::watch::{Event, Watch};
@@ -23,17 +23,12 @@ pub fn run(args: &Index, printer: &Printer) -> anyhow::Result<End> {
 fn make(rag: &Rag, device: &str, printer: &Printer) -> anyhow::Result<End> {
     let mut opened = Opened::open(rag, &device::choose(device)?.device, true, printer)?;
     let mut console = Console::new(printer);
-    let mut begun = false;
-    let report = index::index(&mut *opened.store, &opened.embedder, rag, &mut |progress| {
-        if !begun {
-            begun = true;
-            console.on(Event::Phase {
-                name: "indexing",
-                total: progress.of,
-            });
-        }
-        console.on(Event::Progress { done: progress.files });
-    });
+    let report = index::index(
+        &mut *opened.store,
+        &opened.embedder,
+        rag,
+        &mut shown(&mut console, "indexing"),
+    );
     console.finish();
     let report = report?;
     // A run that found nothing to do tells nothing of what indexing costs.
@@ -43,6 +38,21 @@ fn make(rag: &Rag, device: &str, printer: &Printer) -> anyhow::Result<End> {
     }
     tell(&report, &*opened.store, printer);
     Ok(End::Done)
+}
+
+/// A bar of files, begun when their number is known.
+fn shown<'a>(console: &'a mut Console, name: &'static str) -> impl FnMut(Progress<'_>) + 'a {
+    let mut begun = false;
+    move |progress| {
+        if !begun {
+            begun = true;
+            console.on(Event::Phase {
+                name,
+                total: progress.of,
+            });
+        }
+        console.on(Event::Progress { done: progress.files });
+    }
 }
 
 fn tell(report: &Report, store: &dyn Store, printer: &Printer) {
@@ -88,17 +98,7 @@ fn move_to(rag: &Rag, to: &str, printer: &Printer) -> anyhow::Result<End> {
     };
     let mut store = store::open_address(to, environment::store_key(kind).as_deref())?;
     let mut console = Console::new(printer);
-    let mut begun = false;
-    let moved = index::move_index(&*from, &mut *store, &mut |progress| {
-        if !begun {
-            begun = true;
-            console.on(Event::Phase {
-                name: "moving",
-                total: progress.of,
-            });
-        }
-        console.on(Event::Progress { done: progress.files });
-    });
+    let moved = index::move_index(&*from, &mut *store, &mut shown(&mut console, "moving"));
     console.finish();
     printer.row("moved", &format!("{} to {}", plural(moved?, "chunk"), store.place()));
     Ok(End::Done)

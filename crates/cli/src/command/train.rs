@@ -10,6 +10,7 @@ use tune_trainer::settings::Settings;
 use tune_trainer::train::{Ended, Outcome, Start};
 
 pub fn run(args: &Train, printer: &Printer, started: Instant) -> anyhow::Result<End> {
+    args.ops.apply()?;
     let resolved = resolve::resolve(&args.config.config, &args.config.set.set)?;
     if args.show_settings {
         printer.stream(&resolved.show())?;
@@ -51,7 +52,6 @@ pub fn run(args: &Train, printer: &Printer, started: Instant) -> anyhow::Result<
         return Ok(End::Done);
     }
     let again = printer.clone();
-    args.ops.apply()?;
     kernels::check(&start.device, printer);
     interrupt::install(move || again.talk("\nsaving and stopping; Ctrl-C again stops at once"))?;
     let ended = tune_trainer::train::train(&start, &mut console);

@@ -21,6 +21,34 @@ const WANTED: [(&str, &str); 8] = [
     ("train.keep_blocks", "\"auto\" or a number of blocks"),
 ];
 
+/// What other trainers call it, for those who come from there. Spelling alone would lead elsewhere.
+const CALLED: [(&str, &str); 24] = [
+    ("lr", "train.learning_rate"),
+    ("num_epochs", "train.epochs"),
+    ("num_train_epochs", "train.epochs"),
+    ("iters", "train.max_steps"),
+    ("micro_batch_size", "train.batch_size"),
+    ("per_device_train_batch_size", "train.batch_size"),
+    ("gradient_accumulation_steps", "train.grad_accumulation"),
+    ("gradient_checkpointing", "train.keep_blocks"),
+    ("lr_scheduler", "train.schedule"),
+    ("lr_scheduler_type", "train.schedule"),
+    ("eval_steps", "train.eval_every"),
+    ("save_steps", "train.save_every"),
+    ("save_total_limit", "train.keep_last"),
+    ("cutoff_len", "data.max_length"),
+    ("max_seq_length", "data.max_length"),
+    ("sequence_len", "data.max_length"),
+    ("sample_packing", "data.packing"),
+    ("train_on_inputs", "data.learn"),
+    ("val_set_size", "data.validation"),
+    ("base_model", "model.base"),
+    ("model_name_or_path", "model.base"),
+    ("load_in_4bit", "model.quantize"),
+    ("target_modules", "lora.targets"),
+    ("output_dir", "output.dir"),
+];
+
 /// One setting: `train.learning_rate` and its default.
 #[derive(Debug, Clone)]
 pub struct Leaf {
@@ -172,6 +200,9 @@ impl Options {
         let (section, name) = path
             .split_once('.')
             .map_or((None, path), |(section, name)| (Some(section), name));
+        if let Some((_, ours)) = CALLED.iter().find(|(theirs, _)| *theirs == name) {
+            return format!("unknown key `{path}`; here it is called `{ours}`");
+        }
         let known_section = section.is_none_or(|wanted| self.sections().any(|s| s == wanted));
         if !known_section {
             let near = section.and_then(|s| nearest(s, self.sections()));
@@ -361,6 +392,22 @@ mod tests {
     fn a_key_in_the_wrong_section_is_sent_home() {
         assert!(problems("[train]\nalpha = 32\n")[0].contains("`alpha` belongs in [lora]"));
         assert!(problems("learning_rate = 1.0\n")[0].contains("belongs in [train]"));
+    }
+
+    #[test]
+    fn names_of_other_trainers_are_translated() {
+        assert!(problems("[train]\nlr = 1e-4\n")[0].contains("`train.lr`; here it is called `train.learning_rate`"));
+        assert!(problems("cutoff_len = 512\n")[0].contains("`data.max_length`"));
+        let options = Options::new().unwrap();
+        let known = |path: &str| options.leaves.iter().any(|leaf| leaf.path == path);
+        let name = |path: &str| path.rsplit('.').next().unwrap_or_default().to_string();
+        for (theirs, ours) in CALLED {
+            assert!(known(ours), "{ours} is no setting");
+            assert!(
+                options.leaves.iter().all(|leaf| name(&leaf.path) != theirs),
+                "{theirs} is a setting"
+            );
+        }
     }
 
     #[test]

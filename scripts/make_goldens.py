@@ -1,7 +1,7 @@
 """Writes tests/goldens/models/: tiny random models and the numbers that transformers and peft compute with them.
 
     pip install -r scripts/requirements.txt
-    python scripts/make_goldens.py
+    python scripts/make_goldens.py [CASE...]      # all of them without a name
 
 Made with torch 2.11.0 (CPU, f32, eager attention), transformers 5.23.0, peft 0.21.2. Seeded: the same versions on
 the same processor write the same bytes.
@@ -27,6 +27,8 @@ the vocabulary, `<path>` a module as in the checkpoint, e.g. `model.layers.0.sel
 
 import json
 import shutil
+import sys
+import zlib
 from pathlib import Path
 
 import torch
@@ -49,6 +51,15 @@ LLAMA = dict(
     max_position_embeddings=128, rms_norm_eps=1e-5, rope_theta=10000.0, rope_scaling=None, attention_bias=False,
     attention_dropout=0.0, mlp_bias=False, pretraining_tp=1, initializer_range=0.02, tie_word_embeddings=False,
     bos_token_id=1, eos_token_id=2, torch_dtype="float32", transformers_version="4.43.0", use_cache=True,
+)
+
+QWEN = without(LLAMA, "head_dim", "mlp_bias", "pretraining_tp", "attention_bias") | dict(
+    hidden_size=32, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-6,
+    rope_theta=1000000.0, use_sliding_window=False, sliding_window=4096, max_window_layers=2,
+)
+PHI3 = without(LLAMA, "head_dim", "mlp_bias", "attention_bias", "pretraining_tp") | dict(
+    architectures=["Phi3ForCausalLM"], model_type="phi3", hidden_size=32, intermediate_size=64, embd_pdrop=0.0,
+    resid_pdrop=0.0, original_max_position_embeddings=128, sliding_window=None, pad_token_id=0,
 )
 
 CASES = {
@@ -75,8 +86,46 @@ CASES = {
         initializer_range=0.02, bos_token_id=1, eos_token_id=2, torch_dtype="float32", transformers_version="4.9.0",
         use_cache=True,
     ),
+    # No head_dim, a window from layer 1 on, YaRN as Qwen's pages give it: 24 positions feel both ends of its ramp.
+    "qwen2-window-yarn": QWEN | dict(
+        architectures=["Qwen2ForCausalLM"], model_type="qwen2", num_hidden_layers=3, use_sliding_window=True,
+        sliding_window=8, max_window_layers=1,
+        rope_scaling=dict(factor=4.0, original_max_position_embeddings=32, type="yarn"),
+    ),
+    "qwen2-tied": QWEN | dict(architectures=["Qwen2ForCausalLM"], model_type="qwen2", tie_word_embeddings=True),
+    # Heads wider together than the hidden size, as in the published ones.
+    "qwen3": QWEN | dict(
+        architectures=["Qwen3ForCausalLM"], model_type="qwen3", head_dim=16, attention_bias=False,
+        tie_word_embeddings=True,
+    ),
+    # The pattern by interval; by default the head is tied.
+    "smollm3": without(LLAMA, "head_dim", "tie_word_embeddings") | dict(
+        architectures=["SmolLM3ForCausalLM"], model_type="smollm3", hidden_size=32, intermediate_size=64,
+        num_hidden_layers=3, no_rope_layer_interval=2, use_sliding_window=False, sliding_window=None,
+        pad_token_id=0,
+    ),
+    # The pattern by list, a window where there is no rotation, biases.
+    "smollm3-list": without(LLAMA, "head_dim") | dict(
+        architectures=["SmolLM3ForCausalLM"], model_type="smollm3", hidden_size=32, intermediate_size=64,
+        num_hidden_layers=3, no_rope_layers=[0, 1, 1], use_sliding_window=True, sliding_window=8, pad_token_id=0,
+        attention_bias=True, mlp_bias=True,
+    ),
+    "olmo2": without(LLAMA, "head_dim", "mlp_bias", "pretraining_tp") | dict(
+        architectures=["Olmo2ForCausalLM"], model_type="olmo2", hidden_size=32, intermediate_size=64, pad_token_id=0,
+    ),
+    # Half of each head rotates; sequences longer than 20 tokens by the long factors, 17 by the short ones.
+    "phi3-longrope": PHI3 | dict(
+        partial_rotary_factor=0.5, max_position_embeddings=128, original_max_position_embeddings=20,
+        rope_scaling=dict(type="longrope", short_factor=[1.0, 1.25], long_factor=[2.0, 5.0]),
+    ),
+    "phi3-window": PHI3 | dict(sliding_window=8, tie_word_embeddings=True),
 }
-WITH_ADAPTER = ("llama-gqa-tied", "llama3-rope-untied", "gpt-neo")
+WITH_ADAPTER = (
+    "llama-gqa-tied", "llama3-rope-untied", "gpt-neo",
+    "qwen2-window-yarn", "qwen3", "smollm3", "olmo2", "phi3-longrope",
+)
+# Cases made before seeds came of names.
+PLACES = ("llama-gqa-tied", "llama3-rope-untied", "llama-linear-rope", "mistral-window", "gpt-neo")
 WITH_PATTERN = WITH_STEPS = FITS_TOKENIZER = "llama-gqa-tied"
 LORA = dict(r=4, lora_alpha=8, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM")
 PATTERN = LORA | dict(
@@ -234,8 +283,12 @@ def steps_golden(folder, config):
     return golden | {f"adamw.final.{n}": p.detach().clone() for n, p in params.items()}
 
 
-def make(seed, name, config):
-    torch.manual_seed(seed)
+def seed(name):
+    return PLACES.index(name) if name in PLACES else zlib.crc32(name.encode())
+
+
+def make(name, config):
+    torch.manual_seed(seed(name))
     folder = OUT / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -258,5 +311,5 @@ def make(seed, name, config):
 if __name__ == "__main__":
     logging.disable_progress_bar()
     torch.set_num_threads(1)
-    for seed, (name, config) in enumerate(CASES.items()):
-        make(seed, name, config)
+    for name in sys.argv[1:] or CASES:
+        make(name, CASES[name])

@@ -43,7 +43,7 @@ fn logits(model: &CausalLm) -> Vec<f32> {
 
 #[test]
 fn merged_equals_adapted() {
-    for case in ["llama-gqa-tied", "llama3-rope-untied", "gpt-neo"] {
+    for case in crate::parity::ADAPTED {
         let dir = tempfile::tempdir().unwrap();
         let (base, adapter) = (checkpoint(case), adapter(case, "adapter"));
         let out = dir.path().join("merged");

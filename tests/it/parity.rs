@@ -13,8 +13,25 @@ const CASES: &[&str] = &[
     "llama-linear-rope",
     "mistral-window",
     "gpt-neo",
+    "qwen2-window-yarn",
+    "qwen2-tied",
+    "qwen3",
+    "smollm3",
+    "smollm3-list",
+    "olmo2",
+    "phi3-longrope",
+    "phi3-window",
 ];
-const ADAPTED: &[&str] = &["llama-gqa-tied", "llama3-rope-untied", "gpt-neo"];
+pub const ADAPTED: &[&str] = &[
+    "llama-gqa-tied",
+    "llama3-rope-untied",
+    "gpt-neo",
+    "qwen2-window-yarn",
+    "qwen3",
+    "smollm3",
+    "olmo2",
+    "phi3-longrope",
+];
 
 fn kept(blocks: usize) -> Keep {
     Keep { blocks, offloaded: 0 }

@@ -149,10 +149,7 @@ pub fn plain_pass<'a>(model: &dyn Family, input: &Input) -> Pass<'a> {
         queries: w[0]..w[1],
         keys: w[0]..w[1],
     };
-    Pass::plain(
-        input.starts.windows(2).map(segment).collect(),
-        model.angles(&input.positions),
-    )
+    Pass::plain(input.starts.windows(2).map(segment).collect(), model.angles(input))
 }
 
 /// Norm, head and loss on the rows that predict a learned token; the gradient for every row of `x`.

@@ -126,8 +126,11 @@ impl ModelError {
             }
             Self::Write { source, .. } => return write_hint(source.kind()).map(str::to_string),
             Self::OutputExists { .. } => "choose another folder, or empty this one first",
-            Self::UnknownFamily { .. } => {
-                return Some(format!("families that load: {}", crate::family::SUPPORTED.join(", ")));
+            Self::UnknownFamily { model_type, .. } => {
+                let families = crate::family::SUPPORTED.join(", ");
+                let nearest = crate::family::nearest(model_type)
+                    .map(|name| format!("; nearest by name is `{name}`, which is another architecture"));
+                return Some(format!("families that load: {families}{}", nearest.unwrap_or_default()));
             }
             Self::Config { .. } | Self::ConfigUnsupported { .. } => {
                 "use a base of a supported family, or compare its config.json with the one on its model page"

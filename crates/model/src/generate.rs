@@ -109,12 +109,25 @@ pub fn generate(
         }
         s.limit > 0
     });
-    let lengths: Vec<_> = running.iter().map(|s| (s.index, s.prompt)).collect();
-    let further = running.iter().map(|s| s.limit).max().unwrap_or(0);
-    let (device, dtype) = (model.device(), model.precision().compute);
-    let cache = RefCell::new(Cache::new(model.layers(), &lengths, further, device, dtype));
+    let empty = |running: &[Sequence]| {
+        let lengths: Vec<_> = running.iter().map(|s| (s.index, s.tokens.len())).collect();
+        let further = running.iter().map(|s| s.prompt + s.limit - s.tokens.len()).max();
+        let (device, dtype) = (model.device(), model.precision().compute);
+        RefCell::new(Cache::new(
+            model.layers(),
+            &lengths,
+            further.unwrap_or(0),
+            device,
+            dtype,
+        ))
+    };
+    let mut cache = empty(&running);
+    let outgrown = |s: &Sequence| Some(s.tokens.len() - 1) == model.family().cache_holds_to();
     let mut fed = 0;
     while !running.is_empty() {
+        if fed > 0 && running.iter().any(outgrown) {
+            (cache, fed) = (empty(&running), 0);
+        }
         let logits = next_logits(model, &running, fed, &cache);
         fed = 1;
         let rows: Vec<&[f32]> = logits.chunks_exact(model.vocab_size()).collect();
@@ -173,10 +186,7 @@ fn next_logits(model: &CausalLm, running: &[Sequence], fed: usize, cache: &RefCe
     };
     let pass = Pass {
         cache: Some(cache),
-        ..Pass::plain(
-            input.starts.windows(2).map(segment).collect(),
-            family.angles(&input.positions),
-        )
+        ..Pass::plain(input.starts.windows(2).map(segment).collect(), family.angles(&input))
     };
     let x = family.embed(&input.tokens, &input.positions);
     let x = (0..model.layers()).fold(x, |x, layer| family.block(layer, x, &pass));

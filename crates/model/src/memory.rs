@@ -162,13 +162,13 @@ impl Count<'_> {
         self.activations(self.sizes.shape.hidden)
     }
 
-    /// The inputs of both norms; q, k, v and attention's output with their log-sum-exps; gate and up; `u` of each adapter. What
+    /// The inputs of the norms; q, k, v and attention's output with their log-sum-exps; gate and up; `u` of each adapter. What
     /// norms and activations make of these is made again.
     fn saved(&self, layer: usize) -> usize {
         let shape = &self.sizes.shape;
         let attention = 2 * shape.q_width + 2 * shape.kv_width;
         let mlp = if shape.gated { 2 } else { 1 } * shape.inner;
-        self.activations(2 * shape.hidden + attention + mlp + self.sizes.adapters[layer].ranks)
+        self.activations(2 * shape.hidden + shape.extra_norms + attention + mlp + self.sizes.adapters[layer].ranks)
             + self.micro.tokens * shape.heads * EXACT.size()
     }
 

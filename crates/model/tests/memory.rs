@@ -36,9 +36,9 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 const VOCAB: usize = 4096;
 
-fn config(layers: usize) -> Value {
+fn config(model_type: &str, layers: usize) -> Value {
     json!({
-        "model_type": "llama", "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": layers,
+        "model_type": model_type, "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": layers,
         "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 32, "vocab_size": VOCAB,
         "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
         "tie_word_embeddings": true
@@ -165,15 +165,25 @@ fn check(meter: &impl Meter, device: &Device, precision: Precision, kind: Device
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let keep = |blocks, offloaded| Keep { blocks, offloaded };
     let settings = [
-        (6, input(1, 512, 511), keep(6, 0), 0.0, None),
-        (6, input(1, 1024, 100), keep(3, 0), 0.0, None),
-        (6, input(4, 256, 128), keep(0, 0), 0.0, None),
-        (6, input(2, 512, 511), keep(2, 0), 0.1, None),
-        (12, input(8, 128, 127), keep(12, 0), 0.0, Some((6..12).collect())),
-        (12, input(3, 333, 30), keep(5, 0), 0.0, None),
+        ("llama", 6, input(1, 512, 511), keep(6, 0), 0.0, None),
+        ("llama", 6, input(1, 1024, 100), keep(3, 0), 0.0, None),
+        ("llama", 6, input(4, 256, 128), keep(0, 0), 0.0, None),
+        ("llama", 6, input(2, 512, 511), keep(2, 0), 0.1, None),
+        (
+            "llama",
+            12,
+            input(8, 128, 127),
+            keep(12, 0),
+            0.0,
+            Some((6..12).collect()),
+        ),
+        ("llama", 12, input(3, 333, 30), keep(5, 0), 0.0, None),
+        ("qwen3", 6, input(1, 512, 100), keep(6, 0), 0.0, None),
+        ("olmo2", 6, input(1, 512, 100), keep(6, 0), 0.0, None),
+        ("olmo2", 6, input(4, 256, 128), keep(0, 0), 0.0, None),
     ];
-    for (layers, input, keep, dropout, adapted) in settings {
-        let folder = write_model(&config(layers));
+    for (family, layers, input, keep, dropout, adapted) in settings {
+        let folder = write_model(&config(family, layers));
         let base = Checkpoint::open(&folder.path().to_string_lossy(), &OpenOptions::default()).unwrap();
         let lora = lora(dropout, adapted);
         let sizes = sizes(&base, Some(&lora), precision).unwrap();
@@ -207,7 +217,7 @@ fn check(meter: &impl Meter, device: &Device, precision: Precision, kind: Device
         let all = off(planned_bytes as f64, measured as f64);
         let moving = off((planned_bytes - static_bytes) as f64, (measured - loaded) as f64);
         println!(
-            "{layers} blocks, {} tokens, {keep:?}: planned {planned_bytes}, measured {measured}: {all:+.1} %, {moving:+.1} % without weights; loaded {loaded} planned {static_bytes}",
+            "{family}, {layers} blocks, {} tokens, {keep:?}: planned {planned_bytes}, measured {measured}: {all:+.1} %, {moving:+.1} % without weights; loaded {loaded} planned {static_bytes}",
             micro.tokens
         );
         assert!(all.abs() < percent && moving.abs() < percent, "{planned:#?}");

@@ -4,7 +4,7 @@ use crate::checkpoint::Checkpoint;
 use crate::load::{At, Weights};
 use crate::nn::{Angles, Heads, LayerNorm, Linear, Pass};
 use crate::ops::{Activation, Gelu};
-use crate::{Frozen, Result};
+use crate::{Frozen, Input, Result};
 use burn::tensor::Tensor;
 use serde::Deserialize;
 
@@ -107,6 +107,7 @@ impl GptNeo {
             kv_width: d,
             inner,
             gated: false,
+            extra_norms: 0,
             rotary: 0,
         };
         let at = weights.root().at("transformer");
@@ -180,7 +181,7 @@ impl Family for GptNeo {
     fn embed(&self, tokens: &[u32], positions: &[u32]) -> Tensor<2> {
         self.transformer.wte.rows(tokens) + self.transformer.wpe.rows(positions)
     }
-    fn angles(&self, _positions: &[u32]) -> Option<Angles> {
+    fn angles(&self, _input: &Input) -> Option<Angles> {
         None
     }
     fn block(&self, layer: usize, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {

@@ -1,55 +1,44 @@
 //! Llama 1 to 3.3, SmolLM2, TinyLlama, and Mistral with its sliding window (transformers `modeling_llama`, `modeling_mistral`).
-use super::{Family, Shape, config, unsupported};
+use super::decoder::{self, Config, Decoder};
+use crate::Result;
 use crate::checkpoint::Checkpoint;
 use crate::load::{At, Weights};
-use crate::nn::{Angles, Heads, Linear, Pass, RmsNorm, Rope};
+use crate::nn::{Heads, Linear, Pass, RmsNorm};
 use crate::ops::Activation;
-use crate::{Frozen, Result};
-use burn::tensor::{Device, Tensor};
-use serde::Deserialize;
+use burn::tensor::Tensor;
 
-#[derive(Debug, Clone, Deserialize)]
-pub struct Config {
-    pub hidden_size: usize,
-    pub intermediate_size: usize,
-    pub num_hidden_layers: usize,
-    pub num_attention_heads: usize,
-    pub num_key_value_heads: Option<usize>,
-    pub head_dim: Option<usize>,
-    pub vocab_size: usize,
-    pub max_position_embeddings: usize,
-    #[serde(default = "default_eps")]
-    pub rms_norm_eps: f64,
-    #[serde(default = "default_act")]
-    pub hidden_act: String,
-    #[serde(default)]
-    pub attention_bias: bool,
-    #[serde(default)]
-    pub mlp_bias: bool,
-    #[serde(default)]
-    pub tie_word_embeddings: bool,
-    #[serde(default)]
-    pub sliding_window: Option<usize>,
-}
-fn default_eps() -> f64 {
-    1e-6
-}
-fn default_act() -> String {
-    "silu".into()
+pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Decoder<Block>> {
+    let cfg = Config::read(base)?;
+    let heads = Heads {
+        window: cfg.sliding_window,
+        ..cfg.heads()
+    };
+    let form = Form {
+        heads,
+        ..Form::of(&cfg)
+    };
+    Decoder::load(("llama", base, weights), &cfg, (heads.head_dim, 0), |at, layer| {
+        Block::load(at, layer, &cfg, form)
+    })
 }
 
-pub struct Llama {
-    pub model: Model,
-    pub lm_head: Frozen,
-    shape: Shape,
-    rope: Rope,
-    device: Device,
+/// What a block has beside or unlike Llama's, from family to family and from layer to layer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Form {
+    pub heads: Heads,
+    pub qkv_bias: bool,
+    pub o_bias: bool,
+    pub rotates: bool,
+    /// What a norm of queries and keys goes over, where there is one.
+    pub qk_norm: Option<Over>,
 }
-pub struct Model {
-    pub embed_tokens: Frozen,
-    pub layers: Vec<Block>,
-    pub norm: RmsNorm,
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Over {
+    AHead,
+    AllHeads,
 }
+
 pub struct Block {
     pub self_attn: Attention,
     pub mlp: Mlp,
@@ -61,7 +50,9 @@ pub struct Attention {
     pub k_proj: Linear,
     pub v_proj: Linear,
     pub o_proj: Linear,
-    heads: Heads,
+    pub q_norm: Option<RmsNorm>,
+    pub k_norm: Option<RmsNorm>,
+    form: Form,
     layer: usize,
 }
 pub struct Mlp {
@@ -70,103 +61,98 @@ pub struct Mlp {
     pub down_proj: Linear,
 }
 
-impl Llama {
-    pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Self> {
-        let cfg: Config = config(base)?;
-        if !matches!(cfg.hidden_act.as_str(), "silu" | "swish") {
-            return Err(unsupported(
-                base,
-                format!("hidden_act is `{}`, wanted `silu`", cfg.hidden_act),
-            ));
+impl Form {
+    pub(super) fn of(cfg: &Config) -> Self {
+        Self {
+            heads: cfg.heads(),
+            qkv_bias: cfg.attention_bias,
+            o_bias: cfg.attention_bias,
+            rotates: true,
+            qk_norm: None,
         }
-        let (d, heads) = (cfg.hidden_size, cfg.num_attention_heads);
-        let kv_heads = cfg.num_key_value_heads.unwrap_or(heads);
-        if heads == 0 || kv_heads == 0 || heads % kv_heads != 0 {
-            return Err(unsupported(
-                base,
-                format!("{heads} attention heads over {kv_heads} key/value heads"),
-            ));
+    }
+}
+
+impl Block {
+    pub(super) fn load(at: &At<'_, '_>, layer: usize, cfg: &Config, form: Form) -> Self {
+        Self {
+            self_attn: Attention::load(&at.at("self_attn"), layer, cfg, form),
+            mlp: Mlp::load(&at.at("mlp"), layer, cfg),
+            input_layernorm: cfg.norm(at, "input_layernorm"),
+            post_attention_layernorm: cfg.norm(at, "post_attention_layernorm"),
         }
-        let head_dim = cfg.head_dim.unwrap_or(d / heads);
-        let rope = Rope::from_config(&base.config, head_dim).map_err(|problem| unsupported(base, problem))?;
-        let heads = Heads {
-            heads,
-            kv_heads,
-            head_dim,
-            scale: (head_dim as f64).powf(-0.5),
-            window: cfg.sliding_window,
-        };
-        let (q_width, kv_width) = (heads.heads * head_dim, kv_heads * head_dim);
-        let shape = Shape {
-            layers: cfg.num_hidden_layers,
-            hidden: d,
-            vocab: cfg.vocab_size,
-            context: cfg.max_position_embeddings,
-            heads: heads.heads,
-            q_width,
-            kv_width,
-            inner: cfg.intermediate_size,
-            gated: true,
-            rotary: 2 * rope.inverse_frequencies.len(),
-        };
-        let model = weights.root().at("model");
-        let block = |layer: usize| {
-            let at = model.at(&format!("layers.{layer}"));
-            Block {
-                self_attn: Attention::load(&at.at("self_attn"), layer, d, heads, cfg.attention_bias),
-                mlp: Mlp::load(&at.at("mlp"), layer, d, cfg.intermediate_size, cfg.mlp_bias),
-                input_layernorm: RmsNorm::load(&at.at("input_layernorm"), d, cfg.rms_norm_eps),
-                post_attention_layernorm: RmsNorm::load(&at.at("post_attention_layernorm"), d, cfg.rms_norm_eps),
-            }
-        };
-        let embed_tokens = model.table("embed_tokens.weight", cfg.vocab_size, d);
-        let layers = (0..cfg.num_hidden_layers).map(block).collect();
-        let norm = RmsNorm::load(&model.at("norm"), d, cfg.rms_norm_eps);
-        // A head in the file wins over the config's word that it is tied, as in transformers.
-        let tied = cfg.tie_word_embeddings && !weights.has("lm_head.weight");
-        let lm_head = match tied {
-            true => embed_tokens.clone(),
-            false => weights.root().table("lm_head.weight", cfg.vocab_size, d),
-        };
-        let device = weights.device();
-        weights.finish(|name| name.ends_with("rotary_emb.inv_freq"))?;
-        Ok(Self {
-            model: Model {
-                embed_tokens,
-                layers,
-                norm,
-            },
-            lm_head,
-            shape,
-            rope,
-            device,
-        })
+    }
+}
+
+impl decoder::Block for Block {
+    fn forward(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
+        let x = x.clone() + self.self_attn.forward(self.input_layernorm.forward(x), pass);
+        x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x), pass)
+    }
+    fn linears(&self) -> Vec<&Linear> {
+        [self.self_attn.linears().as_slice(), &self.mlp.linears()].concat()
+    }
+    fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        let (attention, mlp) = (self.self_attn.linears_mut(), self.mlp.linears_mut());
+        attention.into_iter().chain(mlp).collect()
     }
 }
 
 impl Attention {
-    fn load(at: &At<'_, '_>, layer: usize, d: usize, heads: Heads, bias: bool) -> Self {
-        let (q_width, kv_width) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
+    pub(super) fn load(at: &At<'_, '_>, layer: usize, cfg: &Config, form: Form) -> Self {
+        let (d, heads) = (cfg.hidden_size, form.heads);
+        let (q_width, kv_width) = (heads.q_width(), heads.kv_width());
+        let norm = |name: &str, width: usize| {
+            let width = match form.qk_norm? {
+                Over::AHead => heads.head_dim,
+                Over::AllHeads => width,
+            };
+            Some(RmsNorm::load(&at.at(name), width, cfg.rms_norm_eps))
+        };
         Self {
-            q_proj: Linear::load(&at.at("q_proj"), layer, d, q_width, bias),
-            k_proj: Linear::load(&at.at("k_proj"), layer, d, kv_width, bias),
-            v_proj: Linear::load(&at.at("v_proj"), layer, d, kv_width, bias),
-            o_proj: Linear::load(&at.at("o_proj"), layer, q_width, d, bias),
-            heads,
+            q_proj: Linear::load(&at.at("q_proj"), layer, d, q_width, form.qkv_bias),
+            k_proj: Linear::load(&at.at("k_proj"), layer, d, kv_width, form.qkv_bias),
+            v_proj: Linear::load(&at.at("v_proj"), layer, d, kv_width, form.qkv_bias),
+            o_proj: Linear::load(&at.at("o_proj"), layer, q_width, d, form.o_bias),
+            q_norm: norm("q_norm", q_width),
+            k_norm: norm("k_norm", kv_width),
+            form,
             layer,
         }
     }
 
-    fn forward(&self, x: Activation, pass: &Pass<'_>) -> Tensor<2> {
-        let q = pass.rotate(self.q_proj.forward(x.clone(), pass), self.heads.head_dim);
-        let k = pass.rotate(self.k_proj.forward(x.clone(), pass), self.heads.head_dim);
+    pub(super) fn forward(&self, x: impl Into<Activation>, pass: &Pass<'_>) -> Tensor<2> {
+        let x = x.into();
+        let q = self.placed(self.q_proj.forward(x.clone(), pass), &self.q_norm, pass);
+        let k = self.placed(self.k_proj.forward(x.clone(), pass), &self.k_norm, pass);
         let v = self.v_proj.forward(x, pass);
-        self.o_proj.forward(pass.attend(self.layer, q, k, v, self.heads), pass)
+        self.o_proj
+            .forward(pass.attend(self.layer, q, k, v, self.form.heads), pass)
+    }
+
+    /// Queries or keys, normed and rotated as the family has it.
+    fn placed(&self, x: Tensor<2>, norm: &Option<RmsNorm>, pass: &Pass<'_>) -> Tensor<2> {
+        let x = match norm {
+            None => x,
+            Some(norm) => norm.forward_each(x),
+        };
+        match self.form.rotates {
+            true => pass.rotate(x, self.form.heads.head_dim),
+            false => x,
+        }
+    }
+
+    pub(super) fn linears(&self) -> [&Linear; 4] {
+        [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj]
+    }
+    pub(super) fn linears_mut(&mut self) -> [&mut Linear; 4] {
+        [&mut self.q_proj, &mut self.k_proj, &mut self.v_proj, &mut self.o_proj]
     }
 }
 
 impl Mlp {
-    fn load(at: &At<'_, '_>, layer: usize, d: usize, inner: usize, bias: bool) -> Self {
+    pub(super) fn load(at: &At<'_, '_>, layer: usize, cfg: &Config) -> Self {
+        let (d, inner, bias) = (cfg.hidden_size, cfg.intermediate_size, cfg.mlp_bias);
         Self {
             gate_proj: Linear::load(&at.at("gate_proj"), layer, d, inner, bias),
             up_proj: Linear::load(&at.at("up_proj"), layer, d, inner, bias),
@@ -174,71 +160,17 @@ impl Mlp {
         }
     }
 
-    fn forward(&self, x: Activation, pass: &Pass<'_>) -> Tensor<2> {
+    pub(super) fn forward(&self, x: impl Into<Activation>, pass: &Pass<'_>) -> Tensor<2> {
+        let x = x.into();
         let gate = self.gate_proj.forward(x.clone(), pass);
         let up = self.up_proj.forward(x, pass);
         self.down_proj.forward(Activation::swiglu(gate, up), pass)
     }
-}
 
-impl Family for Llama {
-    fn name(&self) -> &'static str {
-        "llama"
+    pub(super) fn linears(&self) -> [&Linear; 3] {
+        [&self.gate_proj, &self.up_proj, &self.down_proj]
     }
-    fn shape(&self) -> Shape {
-        self.shape
-    }
-    fn embed(&self, tokens: &[u32], _positions: &[u32]) -> Tensor<2> {
-        self.model.embed_tokens.rows(tokens)
-    }
-    fn angles(&self, positions: &[u32]) -> Option<Angles> {
-        Some(self.rope.angles(positions, &self.device))
-    }
-    fn block(&self, layer: usize, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
-        let block = &self.model.layers[layer];
-        let x = x.clone() + block.self_attn.forward(block.input_layernorm.forward(x), pass);
-        x.clone() + block.mlp.forward(block.post_attention_layernorm.forward(x), pass)
-    }
-    fn norm(&self, x: Tensor<2>) -> Tensor<2> {
-        self.model.norm.forward(x).value
-    }
-    fn head(&self) -> &Frozen {
-        &self.lm_head
-    }
-    fn linears(&self) -> Vec<&Linear> {
-        self.model
-            .layers
-            .iter()
-            .flat_map(|b| {
-                let (a, m) = (&b.self_attn, &b.mlp);
-                [
-                    &a.q_proj,
-                    &a.k_proj,
-                    &a.v_proj,
-                    &a.o_proj,
-                    &m.gate_proj,
-                    &m.up_proj,
-                    &m.down_proj,
-                ]
-            })
-            .collect()
-    }
-    fn linears_mut(&mut self) -> Vec<&mut Linear> {
-        self.model
-            .layers
-            .iter_mut()
-            .flat_map(|b| {
-                let (a, m) = (&mut b.self_attn, &mut b.mlp);
-                [
-                    &mut a.q_proj,
-                    &mut a.k_proj,
-                    &mut a.v_proj,
-                    &mut a.o_proj,
-                    &mut m.gate_proj,
-                    &mut m.up_proj,
-                    &mut m.down_proj,
-                ]
-            })
-            .collect()
+    pub(super) fn linears_mut(&mut self) -> [&mut Linear; 3] {
+        [&mut self.gate_proj, &mut self.up_proj, &mut self.down_proj]
     }
 }

@@ -1,16 +1,32 @@
 //! The list of families, one file an architecture. `config.json`'s `model_type` chooses.
+mod decoder;
 pub mod gpt_neo;
 pub mod llama;
+pub mod olmo2;
+pub mod phi3;
+pub mod qwen2;
+pub mod qwen3;
+pub mod smollm3;
 
 use crate::checkpoint::Checkpoint;
 use crate::load::Weights;
 use crate::nn::{Angles, Linear, Pass};
-use crate::{Frozen, ModelError, Result};
+use crate::{Frozen, Input, ModelError, Result};
 use burn::tensor::Tensor;
 use serde::de::DeserializeOwned;
 
 /// `model_type`s that load, for messages.
-pub const SUPPORTED: &[&str] = &["llama", "mistral", "gpt_neo"];
+pub const SUPPORTED: &[&str] = &[
+    "llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "phi3", "gpt_neo",
+];
+
+/// The supported type that begins most like `model_type`.
+pub fn nearest(model_type: &str) -> Option<&'static str> {
+    let alike = |name: &str| name.bytes().zip(model_type.bytes()).take_while(|(a, b)| a == b).count();
+    // Of equals the first.
+    let nearest = SUPPORTED.iter().rev().max_by_key(|name| alike(name))?;
+    (alike(nearest) > 1).then_some(nearest)
+}
 
 /// One architecture: embedding, blocks, head. Blocks are run one by one so that `backprop` can decide what is kept.
 pub trait Family: Send {
@@ -19,7 +35,11 @@ pub trait Family: Send {
     /// `[tokens, d]`
     fn embed(&self, tokens: &[u32], positions: &[u32]) -> Tensor<2>;
     /// Rotary angles of the rows, for families that rotate.
-    fn angles(&self, positions: &[u32]) -> Option<Angles>;
+    fn angles(&self, input: &Input) -> Option<Angles>;
+    /// The most tokens of a sequence that are rotated as those of a longer one are not: past it, cached keys do not hold.
+    fn cache_holds_to(&self) -> Option<usize> {
+        None
+    }
     /// Block `layer`: `[tokens, d]` to the same.
     fn block(&self, layer: usize, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2>;
     /// The norm before the head.
@@ -47,6 +67,8 @@ pub struct Shape {
     pub inner: usize,
     /// Whether the MLP has a gate beside what it gates.
     pub gated: bool,
+    /// Columns of what a block's norms are given beyond its two of `hidden`.
+    pub extra_norms: usize,
     /// Dimensions of a head that rotate.
     pub rotary: usize,
 }
@@ -55,7 +77,12 @@ pub struct Shape {
 pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Box<dyn Family>> {
     let model_type = base.config.get("model_type").and_then(|v| v.as_str()).unwrap_or("");
     match model_type {
-        "llama" | "mistral" => Ok(Box::new(llama::Llama::load(base, weights)?)),
+        "llama" | "mistral" => Ok(Box::new(llama::load(base, weights)?)),
+        "qwen2" => Ok(Box::new(qwen2::load(base, weights)?)),
+        "qwen3" => Ok(Box::new(qwen3::load(base, weights)?)),
+        "smollm3" => Ok(Box::new(smollm3::load(base, weights)?)),
+        "olmo2" => Ok(Box::new(olmo2::load(base, weights)?)),
+        "phi3" => Ok(Box::new(phi3::load(base, weights)?)),
         "gpt_neo" => Ok(Box::new(gpt_neo::GptNeo::load(base, weights)?)),
         other => Err(ModelError::UnknownFamily {
             base: base.name.clone(),
@@ -77,5 +104,39 @@ fn unsupported(base: &Checkpoint, problem: impl Into<String>) -> ModelError {
     ModelError::ConfigUnsupported {
         base: base.name.clone(),
         problem: problem.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_family_by_name() {
+        let pairs = [
+            ("qwen2_moe", "qwen2"),
+            ("qwen3_next", "qwen3"),
+            ("mixtral", "mistral"),
+            ("phi", "phi3"),
+            ("phimoe", "phi3"),
+            ("olmo", "olmo2"),
+            ("llama4", "llama"),
+        ];
+        for (asked, wanted) in pairs {
+            assert_eq!(nearest(asked), Some(wanted), "{asked}");
+        }
+        for asked in ["mamba", "falcon", ""] {
+            assert_eq!(nearest(asked), None, "{asked}");
+        }
+        let refused = |model_type: &str| ModelError::UnknownFamily {
+            base: "b".into(),
+            model_type: model_type.into(),
+        };
+        let hint = refused("qwen2_moe").hint().unwrap();
+        assert!(
+            hint.contains("mistral, ") && hint.contains("by name is `qwen2`"),
+            "{hint}"
+        );
+        assert!(!refused("mamba").hint().unwrap().contains("nearest"));
     }
 }

@@ -1,6 +1,6 @@
 //! Normalizations with frozen weights.
 use crate::load::At;
-use crate::ops::Activation;
+use crate::ops::{Activation, rms_norm};
 use burn::tensor::Tensor;
 
 pub struct RmsNorm {
@@ -17,6 +17,12 @@ impl RmsNorm {
     /// `[tokens, d]` to the same.
     pub fn forward(&self, x: Tensor<2>) -> Activation {
         Activation::rms_norm(x, &self.weight, self.eps)
+    }
+    /// Over every stretch of a row that is as wide as the weight: `[tokens, heads * d]` to the same.
+    pub fn forward_each(&self, x: Tensor<2>) -> Tensor<2> {
+        let ([rows, columns], [d]) = (x.dims(), self.weight.dims());
+        let y = rms_norm(x.reshape([rows * columns / d, d]), &self.weight, self.eps);
+        y.reshape([rows, columns])
     }
 }
 

@@ -38,6 +38,17 @@ pub struct Heads {
     pub window: Option<usize>,
 }
 
+impl Heads {
+    /// Columns of queries.
+    pub fn q_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+    /// Columns of keys, and of values.
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+}
+
 impl<'a> Pass<'a> {
     /// A pass that keeps nothing.
     pub fn plain(segments: Arc<[Segment]>, angles: Option<Angles>) -> Self {

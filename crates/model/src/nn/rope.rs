@@ -3,7 +3,7 @@ use crate::precision;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::Value;
 
-/// Cosines and sines of a pass's rows, `[tokens, head_dim / 2]`.
+/// Cosines and sines of a pass's rows, `[tokens, rotary / 2]`.
 #[derive(Clone)]
 pub struct Angles {
     pub cos: Tensor<2>,
@@ -14,24 +14,45 @@ pub struct Angles {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
     pub inverse_frequencies: Vec<f32>,
+    /// Other ones for all of a sequence of more tokens than this (LongRoPE).
+    long: Option<(usize, Vec<f32>)>,
+    /// Times this are cosines and sines.
+    attention_factor: f64,
 }
 
 impl Rope {
-    /// Reads `rope_theta` and `rope_scaling` (or transformers 5's `rope_parameters`) of a `config.json`. The error names what is
-    /// not supported.
-    pub fn from_config(config: &Value, head_dim: usize) -> Result<Self, String> {
+    /// Reads `rope_theta` (`rotary_emb_base` in GPT-NeoX) and `rope_scaling` (or transformers 5's `rope_parameters`) of a
+    /// `config.json`. `rotary`: how many dimensions of a head rotate, the first ones. The error names what is not supported.
+    pub fn from_config(config: &Value, rotary: usize) -> Result<Self, String> {
         let parameters = config.get("rope_parameters").filter(|v| v.is_object());
         let scaling = parameters.or(config.get("rope_scaling").filter(|v| v.is_object()));
         let theta = parameters
             .and_then(|p| p.get("rope_theta"))
             .or(config.get("rope_theta"))
+            .or(config.get("rotary_emb_base"))
             .and_then(Value::as_f64)
             .unwrap_or(10_000.0);
-        let base = (0..head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64));
-        let number = |key: &str| -> Result<f64, String> {
-            let value = scaling.and_then(|s| s.get(key)).and_then(Value::as_f64);
-            value.ok_or_else(|| format!("rope_scaling has no number `{key}`"))
+        let base = (0..rotary / 2).map(|i| theta.powf(-2.0 * i as f64 / rotary as f64));
+        let set = |key: &str| scaling.and_then(|s| s.get(key)).and_then(Value::as_f64);
+        let number = |key: &str| set(key).ok_or_else(|| format!("rope_scaling has no number `{key}`"));
+        let factors = |key: &str| -> Option<Vec<f64>> {
+            let list = scaling?.get(key)?.as_array()?;
+            list.iter().map(Value::as_f64).collect()
         };
+        // The context before it was stretched, and by how much it was.
+        let stretched = || -> Result<(f64, f64), String> {
+            let of_config = |key: &str| config.get(key).and_then(Value::as_f64);
+            let context = of_config("max_position_embeddings");
+            let original = of_config("original_max_position_embeddings")
+                .or(set("original_max_position_embeddings"))
+                .or(context)
+                .ok_or("there is no `original_max_position_embeddings`")?;
+            Ok((
+                original,
+                set("factor").unwrap_or(context.unwrap_or(original) / original),
+            ))
+        };
+        let (mut long, mut attention_factor) = (None, 1.0);
         let kind = scaling
             .and_then(|s| s.get("rope_type").or(s.get("type")))
             .and_then(Value::as_str);
@@ -55,27 +76,93 @@ impl Rope {
                 })
                 .collect()
             }
+            // Phi-3 called it `su` first, and `yarn` too.
+            Some(kind @ ("longrope" | "su" | "yarn")) if kind != "yarn" || factors("short_factor").is_some() => {
+                let (original, factor) = stretched()?;
+                let recommended = (1.0 + factor.max(1.0).ln() / original.ln()).sqrt();
+                attention_factor = set("attention_factor").unwrap_or(recommended);
+                let divided = |key: &str| -> Result<Vec<f64>, String> {
+                    let factors = factors(key).filter(|f| f.len() == rotary / 2);
+                    let factors = factors.ok_or(format!("rope_scaling has no {} numbers `{key}`", rotary / 2))?;
+                    Ok(base.clone().zip(factors).map(|(f, by)| f / by).collect())
+                };
+                long = Some((original as usize, divided("long_factor")?));
+                divided("short_factor")?
+            }
+            Some("yarn") => {
+                let (original, factor) = stretched()?;
+                let mscale = |by: f64| {
+                    if factor > 1.0 {
+                        0.1 * by * factor.ln() + 1.0
+                    } else {
+                        1.0
+                    }
+                };
+                let recommended = match (set("mscale"), set("mscale_all_dim")) {
+                    (Some(one), Some(all)) if one != 0.0 && all != 0.0 => mscale(one) / mscale(all),
+                    _ => mscale(1.0),
+                };
+                attention_factor = set("attention_factor").unwrap_or(recommended);
+                // The dimension that turns so many times within the original context.
+                let turning = |times: f64| {
+                    rotary as f64 * (original / (times * 2.0 * std::f64::consts::PI)).ln() / (2.0 * theta.ln())
+                };
+                let (mut low, mut high) = (
+                    turning(set("beta_fast").unwrap_or(32.0)),
+                    turning(set("beta_slow").unwrap_or(1.0)),
+                );
+                if scaling.and_then(|s| s.get("truncate")) != Some(&Value::Bool(false)) {
+                    (low, high) = (low.floor(), high.ceil());
+                }
+                (low, high) = (low.max(0.0), high.min(rotary as f64 - 1.0));
+                if low == high {
+                    high += 0.001;
+                }
+                base.enumerate()
+                    .map(|(i, f)| {
+                        let interpolated = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                        interpolated * f / factor + (1.0 - interpolated) * f
+                    })
+                    .collect()
+            }
             Some(other) => {
                 return Err(format!(
-                    "rope_scaling type `{other}` is not supported (default, linear, llama3)"
+                    "rope_scaling type `{other}` is not supported (default, linear, llama3, yarn, longrope)"
                 ));
             }
         };
+        let single = |frequencies: Vec<f64>| frequencies.into_iter().map(|f| f as f32).collect();
         Ok(Self {
-            inverse_frequencies: frequencies.into_iter().map(|f| f as f32).collect(),
+            inverse_frequencies: single(frequencies),
+            long: long.map(|(after, frequencies)| (after, single(frequencies))),
+            attention_factor,
         })
     }
 
-    pub fn angles(&self, positions: &[u32], device: &Device) -> Angles {
+    /// The tokens of a sequence from which on all of it is rotated otherwise.
+    pub fn short_to(&self) -> Option<usize> {
+        self.long.as_ref().map(|(tokens, _)| *tokens)
+    }
+
+    /// `starts` cut the rows into sequences, as in `Input`.
+    pub fn angles(&self, positions: &[u32], starts: &[usize], device: &Device) -> Angles {
         let half = self.inverse_frequencies.len();
         let mut cos = Vec::with_capacity(positions.len() * half);
         let mut sin = Vec::with_capacity(positions.len() * half);
-        for position in positions {
-            for frequency in &self.inverse_frequencies {
-                // The product in f32, as transformers has it; it matters at long positions.
-                let angle = (*position as f32 * frequency) as f64;
-                cos.push(angle.cos() as f32);
-                sin.push(angle.sin() as f32);
+        for rows in starts.windows(2) {
+            let positions = &positions[rows[0]..rows[1]];
+            let tokens = positions.last().map_or(0, |last| *last as usize + 1);
+            let frequencies = match &self.long {
+                Some((short_to, long)) if tokens > *short_to => long,
+                _ => &self.inverse_frequencies,
+            };
+            for position in positions {
+                for frequency in frequencies {
+                    // The product in f32, as transformers has it; it matters at long positions.
+                    let angle = (*position as f32 * frequency) as f64;
+                    cos.push((angle.cos() * self.attention_factor) as f32);
+                    sin.push((angle.sin() * self.attention_factor) as f32);
+                }
             }
         }
         let tensor = |data| {
@@ -108,8 +195,33 @@ mod tests {
     }
 
     #[test]
+    fn part_of_a_head_rotates_and_the_rest_passes_through() {
+        let rope = Rope::from_config(&json!({"rotary_emb_base": 100.0}), 4).unwrap();
+        assert_eq!(rope.inverse_frequencies, [1.0, 0.1]);
+        let device = Device::flex();
+        let angles = rope.angles(&[0, 3], &[0, 2], &device);
+        let x = Tensor::<2>::ones([2, 12], (&device, precision::EXACT));
+        let y: Vec<f32> = crate::ops::rope(x, &angles.cos, &angles.sin, 6, false)
+            .into_data()
+            .iter::<f32>()
+            .collect();
+        let (c, s) = ([3f32.cos(), 0.3f32.cos()], [3f32.sin(), 0.3f32.sin()]);
+        let turned = [c[0] - s[0], c[1] - s[1], c[0] + s[0], c[1] + s[1], 1.0, 1.0];
+        let wanted = [[1.0; 12].as_slice(), &turned, &turned].concat();
+        assert!(y.iter().zip(&wanted).all(|(y, w)| (y - w).abs() < 1e-6), "{y:?}");
+    }
+
+    #[test]
     fn unknown_scaling_is_named() {
-        let config = json!({"rope_scaling": {"rope_type": "longrope"}});
-        assert!(Rope::from_config(&config, 4).unwrap_err().contains("longrope"));
+        let config = json!({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}});
+        assert!(Rope::from_config(&config, 4).unwrap_err().contains("`dynamic`"));
+        let config = json!({"original_max_position_embeddings": 8, "rope_scaling": {
+            "type": "longrope", "short_factor": [1.0, 1.0], "long_factor": [1.0]
+        }});
+        assert!(
+            Rope::from_config(&config, 4)
+                .unwrap_err()
+                .contains("2 numbers `long_factor`")
+        );
     }
 }

@@ -1,0 +1,49 @@
+//! OLMo 2: norms after attention and MLP instead of before, and over queries and keys (transformers `modeling_olmo2`).
+use super::decoder::{self, Config, Decoder};
+use super::llama::{Attention, Form, Mlp, Over};
+use crate::Result;
+use crate::checkpoint::Checkpoint;
+use crate::load::Weights;
+use crate::nn::{Linear, Pass, RmsNorm};
+use burn::tensor::Tensor;
+
+pub struct Block {
+    pub self_attn: Attention,
+    pub mlp: Mlp,
+    pub post_attention_layernorm: RmsNorm,
+    pub post_feedforward_layernorm: RmsNorm,
+}
+
+pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Decoder<Block>> {
+    let cfg = Config::read(base)?;
+    let form = Form {
+        qk_norm: Some(Over::AllHeads),
+        ..Form::of(&cfg)
+    };
+    let heads = form.heads;
+    let normed = heads.q_width() + heads.kv_width() + 2 * cfg.hidden_size;
+    Decoder::load(("olmo2", base, weights), &cfg, (heads.head_dim, normed), |at, layer| {
+        Block {
+            self_attn: Attention::load(&at.at("self_attn"), layer, &cfg, form),
+            mlp: Mlp::load(&at.at("mlp"), layer, &cfg),
+            post_attention_layernorm: cfg.norm(at, "post_attention_layernorm"),
+            post_feedforward_layernorm: cfg.norm(at, "post_feedforward_layernorm"),
+        }
+    })
+}
+
+impl decoder::Block for Block {
+    fn forward(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
+        let attended = self.self_attn.forward(x.clone(), pass);
+        let x = x + self.post_attention_layernorm.forward(attended).value;
+        let fed = self.mlp.forward(x.clone(), pass);
+        x + self.post_feedforward_layernorm.forward(fed).value
+    }
+    fn linears(&self) -> Vec<&Linear> {
+        [self.self_attn.linears().as_slice(), &self.mlp.linears()].concat()
+    }
+    fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        let (attention, mlp) = (self.self_attn.linears_mut(), self.mlp.linears_mut());
+        attention.into_iter().chain(mlp).collect()
+    }
+}

@@ -109,8 +109,7 @@ def llama_answers(model, lora=None):
             "messages": [{"role": "user", "content": prompt}], "max_tokens": TOKENS, "temperature": 0.0,
             "logprobs": True, "top_logprobs": TOP, "cache_prompt": False,
         }
-        answer = server.handle_chat_completions(json.dumps(asked))
-        answer = answer if isinstance(answer, dict) else json.loads(answer)
+        answer = server.handle_chat_completions(asked)
         steps = [
             {top["id"]: top["logprob"] for top in place["top_logprobs"]}
             for place in answer["choices"][0]["logprobs"]["content"]

@@ -9,6 +9,7 @@ use tune_model::merge::{MergeOptions, merge};
 use tune_model::peft::Adapter;
 use tune_model::precision::Quantize;
 use tune_model::{CausalLm, Checkpoint, Input, Precision};
+use tune_trainer::TrainError;
 use tune_trainer::export::{ExportRequest, export};
 use tune_trainer::outputs::Outputs;
 use tune_trainer::serving::Profile;
@@ -131,10 +132,15 @@ fn every_form_is_the_model_that_was_trained() {
             modelfile: true,
             ..outputs(None, None)
         };
-        let report = export(&request(&from, &base, &all), &mut Silent).unwrap();
-        let forms: Vec<_> = report.checks.iter().map(|check| check.what.as_str()).collect();
+        // A random model rounds worse than the bound for trained ones: judged here by figures of its own.
+        let checks = match export(&request(&from, &base, &all), &mut Silent) {
+            Ok(report) => report.checks,
+            Err(TrainError::Verify { checks }) if gguf_type != StoredType::F32 => checks,
+            Err(error) => panic!("{error}"),
+        };
+        let forms: Vec<_> = checks.iter().map(|check| check.what.as_str()).collect();
         assert_eq!(forms, ["portable", "gguf-lora", "mlx", "merged", "gguf"]);
-        for check in &report.checks {
+        for check in &checks {
             let bound = if check.what == "gguf" { bound } else { 1e-4 };
             assert!(check.max_logit_difference < bound, "{check}");
         }

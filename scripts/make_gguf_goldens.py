@@ -1,5 +1,6 @@
-"""Writes tests/goldens/gguf: random blocks of every supported ggml type with gguf-py's own dequantization,
-and a tiny llama GGUF with what gguf-py says its tensors are. Needs gguf, numpy, safetensors, tokenizers.
+"""Writes tests/goldens/gguf: random blocks of every supported ggml type with gguf-py's own dequantization, numbers as
+gguf-py quantizes them to Q8_0, and a tiny llama GGUF with what gguf-py says its tensors are. Needs gguf, numpy, safetensors,
+tokenizers.
 
     python scripts/make_gguf_goldens.py
 """
@@ -38,6 +39,20 @@ def make_blocks():
         tensors[name + ".blocks"] = blocks
         tensors[name + ".values"] = gguf.dequantize(blocks, gguf.GGMLQuantizationType[name]).astype(np.float32)
     save_file(tensors, OUT / "blocks.safetensors")
+
+
+def make_quantized():
+    """Random numbers, then halves that must round away from zero, zeros, and numbers near the smallest f16."""
+    values = np.random.default_rng(1).normal(size=(12, 32)).astype(np.float32)
+    values[8] = (np.arange(32) - 16) + 0.5
+    values[8, 0] = 127
+    values[9] = 0
+    values[10] *= 1e-6
+    values[11, 1:] = 0
+    blocks = gguf.quantize(values, gguf.GGMLQuantizationType.Q8_0)
+    rounded = gguf.dequantize(blocks, gguf.GGMLQuantizationType.Q8_0).astype(np.float32)
+    tensors = {"values": values.reshape(-1), "Q8_0": blocks.reshape(-1).view(np.uint8), "rounded": rounded.reshape(-1)}
+    save_file(tensors, OUT / "quantized.safetensors")
 
 
 def permute(weight, heads):
@@ -121,4 +136,5 @@ def byte_alphabet():
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
     make_blocks()
+    make_quantized()
     make_model()

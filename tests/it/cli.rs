@@ -239,6 +239,40 @@ fn the_whole_way_by_command() {
         &["export", "run", "--adapter", "a", "--merged", "m", "--verify"],
     );
     assert!(export.status.success(), "{}", String::from_utf8_lossy(&export.stderr));
+    for card in ["a/README.md", "m/README.md"] {
+        let card = std::fs::read_to_string(dir.path().join(card)).unwrap();
+        for part in [
+            "validation loss, best",
+            "train.jsonl | blake3",
+            "`lora.r` | `2`",
+            "licence",
+        ] {
+            assert!(card.contains(part), "{part}\n{card}");
+        }
+    }
+    let served = output(
+        dir.path(),
+        &[
+            "export",
+            "run",
+            "--gguf-lora",
+            "l.gguf",
+            "--mlx",
+            "x",
+            "--gguf",
+            "m.gguf",
+            "--modelfile",
+        ],
+    );
+    let told = String::from_utf8_lossy(&served.stderr);
+    for command in [
+        "llama-server -m m.gguf",
+        "--lora l.gguf",
+        "mlx_lm.generate",
+        "ollama create",
+    ] {
+        assert!(told.contains(command), "{command}\n{told}");
+    }
     let answer = |args: &[&str]| {
         let out = output(dir.path(), args);
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));

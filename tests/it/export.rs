@@ -1,37 +1,42 @@
 //! Exports are checked, and a broken one is caught.
 use crate::golden::{adapter, checkpoint, folder, max_difference};
 use burn::tensor::Device;
+use serde_json::Value;
 use std::path::Path;
 use std::sync::atomic::AtomicU8;
+use tune_model::checkpoint::StoredType;
 use tune_model::merge::{MergeOptions, merge};
 use tune_model::peft::Adapter;
 use tune_model::precision::Quantize;
 use tune_model::{CausalLm, Checkpoint, Input, Precision};
+use tune_trainer::TrainError;
 use tune_trainer::export::{ExportRequest, export};
+use tune_trainer::outputs::Outputs;
+use tune_trainer::serving::Profile;
 use tune_trainer::verify::{Measured, Probe};
 use tune_trainer::watch::Silent;
 
-fn request<'a>(
-    from: &'a Path,
-    base: &'a str,
-    adapter: Option<&'a Path>,
-    merged: Option<&'a Path>,
-) -> ExportRequest<'a> {
+fn request<'a>(from: &'a Path, base: &'a str, outputs: &'a Outputs) -> ExportRequest<'a> {
     ExportRequest {
         from,
         base: Some(base),
-        adapter,
-        merged,
+        outputs,
         verify: true,
-        dtype: None,
         onto_original: false,
-        max_shard: 5 << 30,
         serve_target: &[],
         prompts: None,
         logits: None,
-        force: false,
         hub: Default::default(),
         device: Device::flex(),
+    }
+}
+
+fn outputs(adapter: Option<&Path>, merged: Option<&Path>) -> Outputs {
+    Outputs {
+        adapter: adapter.map(Path::to_path_buf),
+        merged: merged.map(Path::to_path_buf),
+        max_shard: 5 << 30,
+        ..Default::default()
     }
 }
 
@@ -82,7 +87,7 @@ fn an_adapter_peft_wrote_is_exported_and_verified() {
     let from = folder("llama-gqa-tied").join("adapter-pattern");
     let base = folder("llama-gqa-tied").to_string_lossy().into_owned();
     let (a, m) = (dir.path().join("adapter"), dir.path().join("merged"));
-    let report = export(&request(&from, &base, Some(&a), Some(&m)), &mut Silent).unwrap();
+    let report = export(&request(&from, &base, &outputs(Some(&a), Some(&m))), &mut Silent).unwrap();
     assert_eq!(report.checks.len(), 2);
     assert!(
         report
@@ -92,6 +97,153 @@ fn an_adapter_peft_wrote_is_exported_and_verified() {
         "{:?}",
         report.checks
     );
+}
+
+/// An adapter with ranks, alphas and scales of its own for some modules, in every form there is; each is read back by what
+/// its readers make of it.
+#[test]
+fn every_form_is_the_model_that_was_trained() {
+    for (rslora, gguf_type, bound) in [
+        (false, StoredType::F32, 1e-4),
+        (true, StoredType::F16, 0.02),
+        (true, StoredType::BF16, 0.2),
+        (false, StoredType::Ggml("Q8_0"), 0.2),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let golden = folder("llama-gqa-tied").join("adapter-pattern");
+        let (from, at) = (dir.path().join("from"), |name: &str| Some(dir.path().join(name)));
+        std::fs::create_dir(&from).unwrap();
+        for name in ["adapter_config.json", "adapter_model.safetensors"] {
+            std::fs::copy(golden.join(name), from.join(name)).unwrap();
+        }
+        let config = from.join("adapter_config.json");
+        let mut fields: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+        fields["use_rslora"] = rslora.into();
+        std::fs::write(&config, fields.to_string()).unwrap();
+        let base = folder("llama-gqa-tied").to_string_lossy().into_owned();
+        let all = Outputs {
+            profile: Some(Profile::Portable),
+            adapter: at("adapter"),
+            merged: at("merged"),
+            gguf: at("new/model.gguf"),
+            gguf_type: Some(gguf_type),
+            gguf_lora: at("lora.gguf"),
+            mlx: at("mlx"),
+            modelfile: true,
+            ..outputs(None, None)
+        };
+        // A random model rounds worse than the bound for trained ones: judged here by figures of its own.
+        let checks = match export(&request(&from, &base, &all), &mut Silent) {
+            Ok(report) => report.checks,
+            Err(TrainError::Verify { checks }) if gguf_type != StoredType::F32 => checks,
+            Err(error) => panic!("{error}"),
+        };
+        let forms: Vec<_> = checks.iter().map(|check| check.what.as_str()).collect();
+        assert_eq!(forms, ["portable", "gguf-lora", "mlx", "merged", "gguf"]);
+        for check in &checks {
+            let bound = if check.what == "gguf" { bound } else { 1e-4 };
+            assert!(check.max_logit_difference < bound, "{check}");
+        }
+        let portable = Adapter::read(&dir.path().join("adapter")).unwrap();
+        assert!(!portable.config.use_rslora && portable.config.rank_pattern.is_empty());
+        assert!(portable.pairs.values().all(|pair| pair.scale == 1.0));
+        let modelfile = std::fs::read_to_string(dir.path().join("new/Modelfile")).unwrap();
+        assert!(
+            modelfile.starts_with("FROM ./model.gguf\n") && modelfile.contains("PARAMETER stop \"<|im_end|>\""),
+            "{modelfile}"
+        );
+        let card = std::fs::read_to_string(dir.path().join("merged/README.md")).unwrap();
+        assert!(card.contains("fine-tuned") && card.contains("licence"), "{card}");
+    }
+}
+
+#[test]
+fn a_base_alone_goes_to_gguf_and_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, base) = (folder("llama-gqa-tied"), checkpoint("llama-gqa-tied"));
+    let path = dir.path().join("base.gguf");
+    let to = Outputs {
+        gguf: Some(path.clone()),
+        ..outputs(None, None)
+    };
+    let mut request = request(&from, "", &to);
+    request.base = None;
+    let report = export(&request, &mut Silent).unwrap();
+    assert!(report.checks[0].max_logit_difference < 1e-5, "{}", report.checks[0]);
+    let back = Checkpoint::open(&path.to_string_lossy(), &Default::default()).unwrap();
+    assert_eq!(back.tensors(), base.tensors());
+    for key in [
+        "hidden_size",
+        "head_dim",
+        "rms_norm_eps",
+        "rope_theta",
+        "vocab_size",
+        "eos_token_id",
+    ] {
+        assert_eq!(back.config[key], base.config[key], "{key}");
+    }
+    let tokenizer = |base: &Checkpoint| -> Value { serde_json::from_slice(&base.text.tokenizer_json).unwrap() };
+    let (found, wanted) = (tokenizer(&back), tokenizer(&base));
+    for (token, id) in wanted["model"]["vocab"].as_object().unwrap() {
+        assert_eq!(found["model"]["vocab"][token], *id, "{token}");
+    }
+    assert_eq!(found["added_tokens"], wanted["added_tokens"]);
+    assert_eq!(found["pre_tokenizer"], wanted["pre_tokenizer"]);
+}
+
+#[test]
+fn what_cannot_be_written_is_refused_before_anything_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| Some(dir.path().join(name));
+    let refused = |case: &str, adapter: &str, to: Outputs| {
+        let from = folder(case).join(adapter);
+        let base = folder(case).to_string_lossy().into_owned();
+        let error = export(&request(&from, &base, &to), &mut Silent).unwrap_err();
+        format!("{error}\n{}", error.hint().unwrap_or_default())
+    };
+    let case = "llama-gqa-tied";
+    let none = outputs(None, None);
+    let told = refused(
+        "gpt-neo",
+        "adapter",
+        Outputs {
+            gguf: at("x.gguf"),
+            ..none.clone()
+        },
+    );
+    assert!(
+        told.contains("`gpt_neo`") && told.contains("convert_hf_to_gguf.py"),
+        "{told}"
+    );
+    let told = refused(
+        case,
+        "",
+        Outputs {
+            mlx: at("x"),
+            ..none.clone()
+        },
+    );
+    assert!(told.contains("without an adapter"), "{told}");
+    let twice = Outputs {
+        merged: at("x"),
+        mlx: at("x"),
+        ..none.clone()
+    };
+    assert!(refused(case, "adapter", twice).contains("two things"));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+
+    std::fs::write(dir.path().join("x.gguf"), "mine").unwrap();
+    let file = Outputs {
+        merged: at("m"),
+        gguf_lora: at("x.gguf"),
+        ..none
+    };
+    assert!(refused(case, "adapter", file.clone()).contains("--force"));
+    assert_eq!(std::fs::read(dir.path().join("x.gguf")).unwrap(), b"mine");
+    assert!(!dir.path().join("m").exists(), "refused before anything is written");
+    let forced = Outputs { force: true, ..file };
+    let base = folder(case).to_string_lossy().into_owned();
+    export(&request(&folder(case).join("adapter"), &base, &forced), &mut Silent).unwrap();
 }
 
 #[test]
@@ -104,7 +256,8 @@ fn an_adapter_of_a_quantized_base_is_merged_onto_what_it_was_trained_on_unless_a
         trained.write(&from).unwrap();
         assert_eq!(Adapter::read(&from).unwrap().config.quantize, quantize);
         let base = folder("llama-gqa-tied").to_string_lossy().into_owned();
-        let mut request = request(&from, &base, None, Some(&merged));
+        let outputs = outputs(None, Some(&merged));
+        let mut request = request(&from, &base, &outputs);
         let report = export(&request, &mut Silent).unwrap();
         let [check] = report.checks.as_slice() else { panic!() };
         assert!(check.passed && check.max_logit_difference < 1e-4, "{check}");
@@ -152,7 +305,8 @@ fn broken_adapters_are_caught() {
     crate::training::run(&settings, None, &AtomicU8::new(0)).unwrap();
     let run = settings.output.dir;
     let whole = Adapter::read(&run.join("adapter")).unwrap();
-    let verify = || export(&request(&run, &settings.model.base, None, None), &mut Silent);
+    let nothing = outputs(None, None);
+    let verify = || export(&request(&run, &settings.model.base, &nothing), &mut Silent);
     verify().unwrap();
     for (what, change) in [
         ("a wrong scale", wrong_scale as fn(&mut Adapter)),

@@ -472,24 +472,48 @@ pub struct Chat {
 #[command(after_help = "\
 Examples:
   tune export runs/support --adapter out/adapter --merged out/merged --verify
+  tune export runs/support --adapter out/adapter --profile portable      for vLLM, SGLang, mistral.rs
+  tune export runs/support --gguf out/support.gguf --gguf-type q8_0      for llama.cpp
+  tune export runs/support --gguf-lora out/lora.gguf --modelfile         for llama.cpp --lora, and Ollama
+  tune export runs/support --mlx out/mlx                                 for mlx-lm
   tune export runs/support/checkpoints/step-000050 --merged out/step-50 --dtype bf16
-  tune export an-adapter-of-peft --base org/name --merged out/merged --serve-target vllm")]
+  tune export an-adapter-of-peft --base org/name --merged out/merged --serve-target vllm
+  tune export model.gguf --merged out/base           a base alone, in Hugging Face layout")]
 pub struct Export {
-    /// Run folder (its best adapter), a checkpoint of it, or an adapter folder, ours or PEFT's
+    /// Run folder (its best adapter), a checkpoint of it, an adapter folder, ours or PEFT's, or a base alone
     #[arg(value_name = "RUN_OR_ADAPTER")]
     pub from: PathBuf,
     /// Write the adapter here, in PEFT layout with tokenizer and template
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
+    /// Form of --adapter: as it was trained, or one that every server reads right, with one rank and the scale in the
+    /// weights [default: portable where a server of --serve-target would misread the other]
+    #[arg(long, value_name = "FORM", requires = "adapter")]
+    pub profile: Option<Profile>,
+    /// Write the adapter here as the GGUF that llama.cpp and Ollama load beside a base
+    #[arg(long, value_name = "FILE")]
+    pub gguf_lora: Option<PathBuf>,
+    /// Write the adapter here in mlx-lm's layout
+    #[arg(long, value_name = "DIR")]
+    pub mlx: Option<PathBuf>,
     /// Write base and adapter as one model here, in Hugging Face layout
     #[arg(long, value_name = "DIR")]
     pub merged: Option<PathBuf>,
+    /// Write base and adapter as one model here, as the GGUF that llama.cpp and Ollama load
+    #[arg(long, value_name = "FILE")]
+    pub gguf: Option<PathBuf>,
+    /// Write a Modelfile for Ollama beside --gguf, or beside --gguf-lora
+    #[arg(long)]
+    pub modelfile: bool,
     /// Read what was written, compare it with the model it came from, and fail where they differ
     #[arg(long)]
     pub verify: bool,
     /// Store the merged model in this type instead of the base's
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<Dtype>,
+    /// Store the matrices of --gguf in this type instead of that of --dtype
+    #[arg(long, value_name = "TYPE", requires = "gguf")]
+    pub gguf_type: Option<GgufType>,
     /// Which base a merged model of a run with model.quantize is made of: the one it was trained on, written out, or the
     /// one before it was quantized
     #[arg(long, value_name = "BASE", default_value = "dequantized")]
@@ -506,10 +530,10 @@ pub struct Export {
     /// Leave the token ids and logits of the check here, for another program to compare
     #[arg(long, value_name = "FILE", requires = "verify")]
     pub logits: Option<PathBuf>,
-    /// Who will serve it: peft, vllm, llama.cpp, mistral.rs; what it cannot load is refused
+    /// Who will serve it: peft, vllm, sglang, llama.cpp, ollama, mistral.rs, mlx; what it cannot load is refused
     #[arg(long, value_name = "SERVER", value_delimiter = ',')]
     pub serve_target: Vec<String>,
-    /// Replace what is in the output folders
+    /// Replace what is in the output folders, and output files
     #[arg(long)]
     pub force: bool,
     /// auto, or one that `tune doctor` lists (cpu, cuda:0)
@@ -522,6 +546,23 @@ pub enum Dtype {
     F32,
     F16,
     Bf16,
+}
+
+/// What the matrices of a GGUF are stored in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GgufType {
+    F32,
+    F16,
+    Bf16,
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+/// Forms of an adapter folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Profile {
+    Peft,
+    Portable,
 }
 
 /// How the base is held and computed.

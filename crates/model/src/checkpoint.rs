@@ -340,6 +340,15 @@ impl Checkpoint {
         &self.files
     }
 
+    /// Its licence, as a model card names one (`apache-2.0`), where it says.
+    pub fn license(&self) -> Result<Option<String>> {
+        match &self.weights {
+            Weights::Safetensors(_) => folder::license(&self.path),
+            Weights::Gguf(model) => Ok(model.license()),
+            Weights::Random(_) => Ok(None),
+        }
+    }
+
     /// Where it was read from: the folder (for a hub id its snapshot) or the GGUF file.
     pub fn path(&self) -> &Path {
         &self.path

@@ -1,9 +1,15 @@
-//! GGUF files: header, metadata and tensor table, read from a map with every length checked first.
+//! GGUF files: header, metadata and tensor table, read from a map with every length checked first. What we write as GGUF is
+//! in `write`, `model` (a whole model), `lora` (an adapter) and `arch` (what llama.cpp calls things).
 //!
 //! Layout: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>, versions 2 and 3, little-endian.
+pub mod arch;
 pub mod llama;
+pub mod lora;
+pub mod model;
 pub mod quant;
 pub mod tokenizer;
+pub mod vocabulary;
+pub mod write;
 
 use crate::safetensors_file::map_file;
 use crate::{ModelError, Result};

@@ -1,6 +1,7 @@
 //! Base + adapter to a merged folder in Hugging Face layout, tensor by tensor, never the model twice.
 use crate::causal_lm::linear_paths;
 use crate::checkpoint::{Checkpoint, StoredType, TensorInfo, pretty};
+use crate::gguf::quant::round_q8_0;
 use crate::peft::{Adapter, LoraPair};
 use crate::precision::Quantize;
 use crate::safetensors_file::{Plan, SafetensorsFile, SafetensorsWriter, byte_len, encode};
@@ -25,6 +26,8 @@ pub struct MergeOptions {
     pub max_shard: u64,
     /// Replace a folder that is there already, whatever it holds.
     pub overwrite: bool,
+    /// `README.md` of the folder; `None` = the base's, where it has one.
+    pub card: Option<String>,
 }
 
 impl Default for MergeOptions {
@@ -35,6 +38,7 @@ impl Default for MergeOptions {
             onto: Quantize::None,
             max_shard: 5_000_000_000,
             overwrite: false,
+            card: None,
         }
     }
 }
@@ -45,8 +49,38 @@ pub struct MergeReport {
     /// Of all tensors together.
     pub bytes: u64,
     pub merged_modules: usize,
-    /// worst ‖round(W+ΔW)−W−ΔW‖/‖ΔW‖ over modules
-    pub worst_rounding: f64,
+    pub rounding: Rounding,
+}
+
+/// What storing the merged weights loses of the update, ‖round(W+ΔW)−W−ΔW‖/‖ΔW‖.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct Rounding {
+    /// Over modules.
+    pub worst: f64,
+    pub worst_module: String,
+    lost: f64,
+    update: f64,
+}
+
+impl Rounding {
+    /// Over all modules together.
+    pub fn whole(&self) -> f64 {
+        share(self.lost, self.update)
+    }
+
+    /// Sums of squares of one module.
+    fn add(&mut self, module: &str, lost: f64, update: f64) {
+        self.lost += lost;
+        self.update += update;
+        if share(lost, update) >= self.worst {
+            self.worst = share(lost, update);
+            self.worst_module = module.to_string();
+        }
+    }
+}
+
+fn share(lost: f64, update: f64) -> f64 {
+    if update > 0.0 { (lost / update).sqrt() } else { 0.0 }
 }
 
 /// Marks a weights file as ours, so that a later export may replace its folder.
@@ -63,19 +97,9 @@ pub fn merge(
     options: &MergeOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<MergeReport> {
-    check_fit(base, adapter)?;
-    let merge = Merge {
-        base,
-        adapter,
-        dtype: options.dtype,
-        onto: options.onto,
-        linears: match options.onto {
-            Quantize::None => BTreeSet::new(),
-            _ => linear_paths(base)?.into_iter().collect(),
-        },
-    };
+    let merge = Merge::new(base, adapter, options.onto)?;
     let untied = merge.has_own_head()?;
-    let shards = split(merge.plan(untied), options.max_shard);
+    let shards = split(merge.plan(untied, options.dtype), options.max_shard);
     let is_base = out
         .canonicalize()
         .is_ok_and(|out| base.path().canonicalize().is_ok_and(|base| base == out));
@@ -90,7 +114,7 @@ pub fn merge(
     for (name, plan) in &shards {
         let mut writer = SafetensorsWriter::create(&folder.path().join(name), &[("format", "pt"), MARK], plan)?;
         for tensor in plan {
-            writer.write(&merge.tensor(tensor, &mut report.worst_rounding)?)?;
+            writer.write(&merge.tensor(tensor, &mut report.rounding)?)?;
             done += 1;
             progress(done, total);
         }
@@ -103,7 +127,7 @@ pub fn merge(
             &index(&shards, report.bytes),
         )?;
     }
-    merge.write_small_files(folder.path(), untied)?;
+    merge.write_small_files(folder.path(), untied, options)?;
     report.files = list_files(folder.path(), out)?;
     folder.commit()?;
     Ok(report)
@@ -167,19 +191,32 @@ fn weight_shape(pair: &LoraPair, transposed: bool) -> [usize; 2] {
 
 const HEAD: &str = "lm_head.weight";
 
-struct Merge<'a> {
-    base: &'a Checkpoint,
+pub(crate) struct Merge<'a> {
+    pub base: &'a Checkpoint,
     adapter: &'a Adapter,
-    dtype: Option<StoredType>,
     onto: Quantize,
     /// Modules that `onto` is about.
     linears: BTreeSet<Arc<str>>,
 }
 
-impl Merge<'_> {
+impl<'a> Merge<'a> {
+    pub fn new(base: &'a Checkpoint, adapter: &'a Adapter, onto: Quantize) -> Result<Self> {
+        check_fit(base, adapter)?;
+        let linears = match onto {
+            Quantize::None => BTreeSet::new(),
+            _ => linear_paths(base)?.into_iter().collect(),
+        };
+        Ok(Self {
+            base,
+            adapter,
+            onto,
+            linears,
+        })
+    }
+
     /// Whether a tied base nevertheless ends up with a head that differs from its embedding. Readers
     /// disagree about such a folder, so it must be declared untied; an equal head is left out.
-    fn has_own_head(&self) -> Result<bool> {
+    pub fn has_own_head(&self) -> Result<bool> {
         let tensors = self.base.tensors();
         let embedding = tensors
             .keys()
@@ -206,12 +243,17 @@ impl Merge<'_> {
             .unwrap_or(false)
     }
 
-    fn plan(&self, untied: bool) -> Vec<Plan> {
-        let doubled = |name: &str| name == HEAD && self.is_tied() && !untied;
-        let kept = self.base.tensors().iter().filter(|(name, _)| !doubled(name));
+    /// The tensors of the merged model: those of the base, less a head that is the embedding again.
+    pub fn kept(&self, untied: bool) -> impl Iterator<Item = (&'a String, &'a TensorInfo)> {
+        let doubled = self.is_tied() && !untied;
+        let tensors = self.base.tensors().iter();
+        tensors.filter(move |(name, _)| name.as_str() != HEAD || !doubled)
+    }
+
+    fn plan(&self, untied: bool, dtype: Option<StoredType>) -> Vec<Plan> {
         let plan = |(name, info): (&String, &TensorInfo)| {
             let info = TensorInfo {
-                dtype: self.stored(info.dtype),
+                dtype: self.stored(info.dtype, dtype),
                 shape: info.shape.clone(),
             };
             Plan {
@@ -219,12 +261,12 @@ impl Merge<'_> {
                 info,
             }
         };
-        kept.map(plan).collect()
+        self.kept(untied).map(plan).collect()
     }
 
     /// What a tensor is stored as.
-    fn stored(&self, dtype: StoredType) -> StoredType {
-        match (dtype, self.dtype) {
+    fn stored(&self, dtype: StoredType, wanted: Option<StoredType>) -> StoredType {
+        match (dtype, wanted) {
             (StoredType::Other(_), _) => dtype,
             (_, Some(wanted)) => wanted,
             (StoredType::Ggml(_), None) => StoredType::F32,
@@ -234,41 +276,53 @@ impl Merge<'_> {
     }
 
     /// A tensor's bytes in the merged model.
-    fn tensor(&self, plan: &Plan, worst: &mut f64) -> Result<Cow<'_, [u8]>> {
+    fn tensor(&self, plan: &Plan, rounding: &mut Rounding) -> Result<Cow<'a, [u8]>> {
         let dtype = plan.info.dtype;
         let module = plan.name.strip_suffix(".weight").unwrap_or_default();
-        let pair = self.adapter.pairs.get(module);
-        let quantized = self.linears.contains(module);
-        if pair.is_none() && !quantized && self.base.kind != "gguf" && self.base.tensors()[&plan.name].dtype == dtype {
+        let changed = self.adapter.pairs.contains_key(module) || self.linears.contains(module);
+        if !changed && self.base.kind != "gguf" && self.base.tensors()[&plan.name].dtype == dtype {
             return Ok(self.base.stored_bytes(&plan.name)?.into());
         }
-        let mut weight = if quantized {
-            self.dequantized(plan)?
-        } else {
-            self.base.read_f32(&plan.name)?
-        };
-        if let Some(pair) = pair {
-            *worst = worst.max(add_update(&mut weight, pair, self.adapter.config.fan_in_fan_out, dtype));
-        }
+        let weight = self.weight(&plan.name, dtype, rounding)?;
         Ok(match encode(dtype, &weight) {
             Cow::Owned(bytes) => bytes.into(),
             Cow::Borrowed(bytes) => bytes.to_vec().into(),
         })
     }
 
-    fn dequantized(&self, plan: &Plan) -> Result<Vec<f32>> {
-        let rows = plan.info.shape.first().copied().unwrap_or(0);
-        let mut weight = vec![0.0; plan.info.elements()];
-        match self.base.read_quantized(&plan.name, rows, self.onto.stored())? {
-            Some(matrix) => matrix.dequantize(&mut weight),
-            None => self.base.read_f32_into(&plan.name, &mut weight)?,
+    /// A tensor's numbers in the merged model; where they are merged, as `dtype` holds them.
+    pub fn weight(&self, name: &str, dtype: StoredType, rounding: &mut Rounding) -> Result<Vec<f32>> {
+        let module = name.strip_suffix(".weight").unwrap_or_default();
+        let mut weight = if self.linears.contains(module) {
+            self.dequantized(name)?
+        } else {
+            self.base.read_f32(name)?
+        };
+        if let Some(pair) = self.adapter.pairs.get(module) {
+            let (lost, update) = add_update(&mut weight, pair, self.adapter.config.fan_in_fan_out, dtype);
+            rounding.add(module, lost, update);
         }
         Ok(weight)
     }
 
-    fn write_small_files(&self, folder: &Path, untied: bool) -> Result<()> {
+    fn dequantized(&self, name: &str) -> Result<Vec<f32>> {
+        let info = &self.base.tensors()[name];
+        let rows = info.shape.first().copied().unwrap_or(0);
+        let mut weight = vec![0.0; info.elements()];
+        match self.base.read_quantized(name, rows, self.onto.stored())? {
+            Some(matrix) => matrix.dequantize(&mut weight),
+            None => self.base.read_f32_into(name, &mut weight)?,
+        }
+        Ok(weight)
+    }
+
+    fn write_small_files(&self, folder: &Path, untied: bool, options: &MergeOptions) -> Result<()> {
         self.base.write_text_files(folder)?;
-        staging::write_file(&folder.join("config.json"), &pretty(&self.config(untied)))?;
+        let config = self.config(untied, options.dtype);
+        staging::write_file(&folder.join("config.json"), &pretty(&config))?;
+        if let Some(card) = &options.card {
+            staging::write_file(&folder.join("README.md"), card.as_bytes())?;
+        }
         for path in self.base.files() {
             let copy = folder.join(path.file_name().unwrap_or_default());
             if !copy.exists() {
@@ -288,9 +342,9 @@ impl Merge<'_> {
     }
 
     /// The base's config with no more changed than the merge changes.
-    fn config(&self, untied: bool) -> Value {
+    fn config(&self, untied: bool, dtype: Option<StoredType>) -> Value {
         let mut config = self.base.config.clone();
-        let dtype = self.dtype.unwrap_or_else(|| self.base.export_dtype()).torch_name();
+        let dtype = dtype.unwrap_or_else(|| self.base.export_dtype()).torch_name();
         let Some(fields) = config.as_object_mut() else {
             return config;
         };
@@ -370,8 +424,8 @@ fn list_files(staged: &Path, out: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Adds `scale·B·A` in f32; returns what storing as `dtype` loses of it, ‖round(W+ΔW)−W−ΔW‖/‖ΔW‖.
-fn add_update(weight: &mut [f32], pair: &LoraPair, transposed: bool, dtype: StoredType) -> f64 {
+/// Adds `scale·B·A` in f32 and rounds as `dtype` does; returns Σ(round(W+ΔW)−W−ΔW)² and Σ ΔW².
+fn add_update(weight: &mut [f32], pair: &LoraPair, transposed: bool, dtype: StoredType) -> (f64, f64) {
     // Row `i` of the update is Σₖ rows[i, k] · basis[k, ..].
     let (rows, basis) = if transposed {
         (transpose(&pair.a, pair.inputs), transpose(&pair.b, pair.r))
@@ -385,10 +439,8 @@ fn add_update(weight: &mut [f32], pair: &LoraPair, transposed: bool, dtype: Stor
         .map(|(weight, row)| add_row(weight, row, &basis, pair.scale as f32, dtype))
         .collect();
     // Summed in order, so that the report does not depend on how threads ran.
-    let (lost, update) = sums
-        .into_iter()
-        .fold((0.0, 0.0), |all, row| (all.0 + row.0, all.1 + row.1));
-    if update > 0.0 { (lost / update).sqrt() } else { 0.0 }
+    sums.into_iter()
+        .fold((0.0, 0.0), |all, row| (all.0 + row.0, all.1 + row.1))
 }
 
 /// One row; returns Σ(round(W+ΔW)−W−ΔW)² and Σ ΔW².
@@ -399,27 +451,30 @@ fn add_row(weight: &mut [f32], row: &[f32], basis: &[f32], scale: f32, dtype: St
             *u += factor * x;
         }
     }
+    update.iter_mut().for_each(|u| *u *= scale);
+    let mut merged: Vec<f32> = weight.iter().zip(&update).map(|(w, u)| w + u).collect();
+    round(&mut merged, dtype);
     let mut sums = (0.0, 0.0);
-    for (w, u) in weight.iter_mut().zip(&update) {
-        let u = u * scale;
-        let merged = round(*w + u, dtype);
-        let lost = f64::from(merged) - f64::from(*w) - f64::from(u);
-        sums = (sums.0 + lost * lost, sums.1 + f64::from(u) * f64::from(u));
+    for ((w, u), merged) in weight.iter_mut().zip(&update).zip(merged) {
+        let lost = f64::from(merged) - f64::from(*w) - f64::from(*u);
+        sums = (sums.0 + lost * lost, sums.1 + f64::from(*u) * f64::from(*u));
         *w = merged;
     }
     sums
 }
 
-fn round(value: f32, dtype: StoredType) -> f32 {
+/// One row, as `dtype` holds it.
+fn round(row: &mut [f32], dtype: StoredType) {
     match dtype {
-        StoredType::F16 => f16::from_f32(value).to_f32(),
-        StoredType::BF16 => bf16::from_f32(value).to_f32(),
-        _ => value,
+        StoredType::F16 => row.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32()),
+        StoredType::BF16 => row.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32()),
+        StoredType::Ggml(_) => round_q8_0(row),
+        _ => (),
     }
 }
 
 /// `[n, columns]` to `[columns, n]`.
-fn transpose(matrix: &[f32], columns: usize) -> Vec<f32> {
+pub(crate) fn transpose(matrix: &[f32], columns: usize) -> Vec<f32> {
     (0..columns)
         .flat_map(|column| matrix.iter().skip(column).step_by(columns.max(1)).copied())
         .collect()
@@ -572,12 +627,22 @@ mod tests {
             a: vec![1e-4],
             b: vec![1.0, 1.0],
         };
-        let lost = add_update(&mut [1.0, 1.0], &pair, false, StoredType::BF16);
+        let lost = |dtype| {
+            let (lost, update) = add_update(&mut [1.0, 1.0], &pair, false, dtype);
+            let mut rounding = Rounding::default();
+            rounding.add("up", lost, update);
+            assert_eq!(
+                (rounding.whole(), rounding.worst_module.as_str()),
+                (rounding.worst, "up")
+            );
+            rounding.worst
+        };
+        let all = lost(StoredType::BF16);
         assert!(
-            (lost - 1.0).abs() < 1e-6,
-            "all of an update below half a step is lost: {lost}"
+            (all - 1.0).abs() < 1e-6,
+            "all of an update below half a step is lost: {all}"
         );
-        let kept = add_update(&mut [1.0, 1.0], &pair, false, StoredType::F32);
+        let kept = lost(StoredType::F32);
         assert!(kept < 1e-3, "{kept}");
     }
 

@@ -310,7 +310,7 @@ impl Targets {
 }
 
 /// The first number in a module path that has two names or more before it, as PEFT finds the layer.
-fn layer_of(module: &str) -> Option<usize> {
+pub(crate) fn layer_of(module: &str) -> Option<usize> {
     let parts: Vec<_> = module.split('.').collect();
     let numbers = parts.iter().enumerate().skip(2).take(parts.len().saturating_sub(3));
     numbers

@@ -81,7 +81,7 @@ pub enum TrainError {
     RunExists { dir: PathBuf },
     #[error("{} is in use by another process", .dir.display())]
     InUse { dir: PathBuf },
-    #[error("{} is not a run, a checkpoint or an adapter folder: it has none of {wanted}", .path.display())]
+    #[error("{} is not a run, a checkpoint, an adapter folder or a base: it has none of {wanted}", .path.display())]
     NotARun { path: PathBuf, wanted: &'static str },
     #[error("{} has no checkpoint that can be read:{}", .dir.display(), list(.tried))]
     NoCheckpoint { dir: PathBuf, tried: Vec<String> },
@@ -102,6 +102,12 @@ pub enum TrainError {
     NoBase { from: PathBuf },
     #[error("{} already exists and is not an earlier export", .path.display())]
     OutputExists { path: PathBuf },
+    #[error("{} already exists", .path.display())]
+    FileExists { path: PathBuf },
+    #[error("{} was named for two things", .path.display())]
+    SameOutput { path: PathBuf },
+    #[error("{} is a base without an adapter", .from.display())]
+    NoAdapter { from: PathBuf },
     #[error("there is nothing to compare on: {} holds no usable prompts", .prompts.display())]
     NoPrompts { prompts: PathBuf },
     #[error("what was written is not the model it came from:{}", list(.checks))]
@@ -157,6 +163,9 @@ impl TrainError {
             }
             Self::NoBase { .. } => "name it with --base".into(),
             Self::OutputExists { .. } => "choose another folder, or add --force".into(),
+            Self::FileExists { .. } => "choose another file, or add --force".into(),
+            Self::SameOutput { .. } => "give each of them a path of its own".into(),
+            Self::NoAdapter { .. } => "--merged and --gguf can be written of a base; for the others name a run".into(),
             Self::NoPrompts { .. } => "give a JSONL file with prompts or conversations".into(),
             Self::Verify { .. } => "do not serve it; the folders are left for a look".into(),
             _ => return None,

@@ -1,54 +1,47 @@
 //! A run or an adapter folder to what servers load, and the proof that it is the same model.
 use crate::checkpoint::Progress;
 use crate::evaluate::{spread, stop_tokens};
+use crate::outputs::{Exported, Form, Outputs, Written, rounding_warning};
 use crate::prepare::{load_model, open_base};
 use crate::verify::{Measured, Probe};
 use crate::watch::{Event, Watch};
-use crate::{Result, TrainError, adapter_out, checkpoint, run_dir, serving, settings::Settings};
+use crate::{Result, TrainError, checkpoint, run_dir, serving, settings::Settings};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use tune_data::{Codec, Origin, Sample};
-use tune_model::merge::{MergeOptions, MergeReport, merge};
-use tune_model::peft::Adapter;
+use tune_model::peft::{Adapter, AdapterConfig};
 use tune_model::precision::Quantize;
-use tune_model::{CausalLm, Checkpoint, OpenOptions, Precision};
+use tune_model::{CausalLm, Checkpoint, ModelError, OpenOptions, Precision, gguf, mlx};
 
 pub use crate::verify::Check;
 
 pub struct ExportRequest<'a> {
-    /// Run folder (its best adapter), one of its checkpoints, or an adapter folder (ours or PEFT's).
+    /// Run folder (its best adapter), one of its checkpoints, an adapter folder (ours or PEFT's), or a base alone.
     pub from: &'a Path,
     /// Base to use instead of the one the run or adapter names.
     pub base: Option<&'a str>,
-    /// Where to write the adapter; `None` = nowhere.
-    pub adapter: Option<&'a Path>,
-    /// Where to write base and adapter merged; `None` = nowhere.
-    pub merged: Option<&'a Path>,
+    pub outputs: &'a Outputs,
     /// Reload what was written and compare; with nothing to write, the adapter that `from` already holds.
     pub verify: bool,
-    /// Type the merged weights are stored in; `None` = the base's.
-    pub dtype: Option<tune_model::checkpoint::StoredType>,
     /// Merge onto the base as it was before it was quantized for the run, instead of what the adapter was trained on.
     pub onto_original: bool,
-    /// Bytes.
-    pub max_shard: u64,
     /// Who will serve the adapter; empty = what the run was set to.
     pub serve_target: &'a [String],
     /// Prompts or conversations the check runs on; `None` = the run's validation rows, or built-in texts.
     pub prompts: Option<&'a Path>,
     /// Where to leave token ids and logits for another program to check (`ids.N`, `logits.N`).
     pub logits: Option<&'a Path>,
-    /// Replace folders that are not an earlier export.
-    pub force: bool,
     pub hub: OpenOptions,
     pub device: burn::tensor::Device,
 }
 
 #[derive(Debug, Clone, Serialize)]
 pub struct ExportReport {
-    pub adapter: Option<PathBuf>,
-    pub merged: Option<PathBuf>,
-    pub merge: Option<MergeReport>,
+    /// As the user named it.
+    pub base: String,
+    /// Where it lies.
+    pub base_path: PathBuf,
+    pub written: Vec<Written>,
     /// All passed: one that did not is [`TrainError::Verify`].
     pub checks: Vec<Check>,
 }
@@ -62,51 +55,47 @@ const PORTABLE_BOUND: f64 = 1e-3;
 
 /// Builds nothing twice and holds one model at a time: the adapted base answers first, then what was written.
 pub fn export(request: &ExportRequest<'_>, watch: &mut dyn Watch) -> Result<ExportReport> {
+    request.outputs.check()?;
     let source = Source::open(request)?;
+    let Found { adapter, progress, .. } = &source.found;
+    if adapter.pairs.is_empty() && request.outputs.wants_adapter() {
+        return Err(TrainError::NoAdapter {
+            from: request.from.to_path_buf(),
+        });
+    }
+    let serve_target = source.serve_target(request);
+    if request.outputs.adapter.is_some() {
+        source.refuse_unservable(serve_target)?;
+    }
+    let exported = Exported {
+        adapter,
+        base: &source.base,
+        progress: progress.as_ref(),
+        onto: source.onto(request),
+        stop: source.stop_texts(),
+    };
+    let mut announced = "";
+    let profile = serving::profile(&adapter.config, serve_target);
+    let written = request.outputs.write(&exported, profile, &mut |name, done, total| {
+        if announced != name {
+            announced = name;
+            watch.on(Event::Phase { name, total });
+        }
+        watch.on(Event::Progress { done });
+    })?;
+    for merge in written.iter().filter_map(|written| written.merge.as_ref()) {
+        if let Some(warning) = rounding_warning(&merge.rounding) {
+            watch.on(Event::Warning(&warning));
+        }
+    }
     let mut report = ExportReport {
-        adapter: None,
-        merged: None,
-        merge: None,
+        base: source.base.name.clone(),
+        base_path: source.base.path().to_path_buf(),
+        written,
         checks: Vec::new(),
     };
-    let serve_target = source.serve_target(request);
-    let portable = serving::needs_portable(&source.found.adapter.config, serve_target);
-    if let Some(dir) = request.adapter {
-        source.refuse_unservable(serve_target)?;
-        let Found { adapter, progress, .. } = &source.found;
-        adapter_out::write(
-            adapter,
-            &source.base,
-            progress.as_ref(),
-            dir,
-            serve_target,
-            request.force,
-        )?;
-        report.adapter = Some(dir.to_path_buf());
-    }
-    if let Some(dir) = request.merged {
-        let options = MergeOptions {
-            dtype: request.dtype,
-            onto: source.onto(request),
-            max_shard: request.max_shard,
-            overwrite: request.force,
-        };
-        report.merge = Some(merge_with_progress(&source, dir, &options, watch)?);
-        report.merged = Some(dir.to_path_buf());
-    }
     if request.verify || request.logits.is_some() {
-        let adapter = report
-            .adapter
-            .clone()
-            .map(|dir| (dir, if portable { PORTABLE_BOUND } else { ADAPTER_BOUND }));
-        let nothing_written = adapter.is_none() && report.merged.is_none();
-        let held = source
-            .found
-            .folder
-            .clone()
-            .filter(|_| nothing_written)
-            .map(|dir| (dir, PORTABLE_BOUND));
-        report.checks = check(request, &source, adapter.or(held), watch)?;
+        report.checks = check(request, &source, &report.written, watch)?;
     }
     match report.checks.iter().all(|check| check.passed) {
         true => Ok(report),
@@ -132,8 +121,10 @@ impl Found {
             Self::checkpoint(from)
         } else if from.join("adapter_config.json").exists() {
             Self::adapter(from)
+        } else if from.is_file() || from.join("config.json").exists() {
+            Ok(Self::base(from))
         } else {
-            let wanted = "config.toml, trainer.json, adapter_config.json";
+            let wanted = "config.toml, trainer.json, adapter_config.json, config.json";
             Err(TrainError::NotARun {
                 path: from.to_path_buf(),
                 wanted,
@@ -167,6 +158,22 @@ impl Found {
             folder,
             progress: Some(saved.progress),
         })
+    }
+
+    /// A base alone, to write it in another form.
+    fn base(from: &Path) -> Self {
+        let mut settings = Settings::default();
+        settings.model.base = from.display().to_string();
+        settings.output.serve_target.clear();
+        Self {
+            adapter: Adapter {
+                config: AdapterConfig::default(),
+                pairs: Default::default(),
+            },
+            settings,
+            folder: None,
+            progress: None,
+        }
     }
 
     fn adapter(folder: &Path) -> Result<Self> {
@@ -267,6 +274,35 @@ impl Source {
         }
     }
 
+    fn stop_texts(&self) -> Vec<String> {
+        let stop = stop_tokens(&self.base, &self.codec);
+        stop.iter().map(|token| self.codec.decode(&[*token], false)).collect()
+    }
+
+    /// The adapters that were written, read back by what their readers make of them, and how near each must be; where nothing
+    /// was written, the adapter that was there.
+    fn adapters(&self, written: &[Written]) -> Result<Vec<(&'static str, Adapter, f64)>> {
+        let of = |pairs| Adapter {
+            config: self.found.adapter.config.clone(),
+            pairs,
+        };
+        let mut adapters = Vec::new();
+        for Written { form, path, .. } in written {
+            let (adapter, bound) = match form {
+                Form::Peft => (Adapter::read(path)?, ADAPTER_BOUND),
+                Form::Portable => (Adapter::read(path)?, PORTABLE_BOUND),
+                Form::GgufLora => (of(gguf::lora::read(path, &self.base)?), PORTABLE_BOUND),
+                Form::Mlx => (of(mlx::read(path)?), PORTABLE_BOUND),
+                Form::Merged | Form::Gguf | Form::Modelfile => continue,
+            };
+            adapters.push((form.name(), adapter, bound));
+        }
+        if let (Some(folder), true) = (&self.found.folder, written.is_empty()) {
+            adapters.push(("adapter", Adapter::read(folder)?, PORTABLE_BOUND));
+        }
+        Ok(adapters)
+    }
+
     /// Texts to compare on.
     fn probes(&self, request: &ExportRequest<'_>, watch: &mut dyn Watch) -> Result<Vec<Probe>> {
         let samples = match request.prompts {
@@ -328,34 +364,11 @@ impl Source {
     }
 }
 
-fn merge_with_progress(
-    source: &Source,
-    dir: &Path,
-    options: &MergeOptions,
-    watch: &mut dyn Watch,
-) -> Result<MergeReport> {
-    let mut announced = false;
-    let report = merge(&source.base, &source.found.adapter, dir, options, &mut |done, total| {
-        if !announced {
-            announced = true;
-            watch.on(Event::Phase { name: "merging", total });
-        }
-        watch.on(Event::Progress { done });
-    })?;
-    if report.worst_rounding > 0.3 {
-        watch.on(Event::Warning(&format!(
-            "storing the merged weights in this type loses up to {:.0} % of an adapter's update: use --dtype f32",
-            report.worst_rounding * 100.0
-        )));
-    }
-    Ok(report)
-}
-
-/// `adapter`: folder to read back, and how near it must be.
+/// Reads back what was `written` and compares it with the adapted base.
 fn check(
     request: &ExportRequest<'_>,
     source: &Source,
-    adapter: Option<(PathBuf, f64)>,
+    written: &[Written],
     watch: &mut dyn Watch,
 ) -> Result<Vec<Check>> {
     let probes = source.probes(request, watch)?;
@@ -371,36 +384,50 @@ fn check(
         return Ok(checks);
     }
     let blocks = model.layers();
-    if let Some((dir, bound)) = adapter {
-        model.attach(&Adapter::read(&dir)?)?;
-        checks.push(reference.check("adapter", &Measured::of(&model, &probes, &stop)?, bound));
+    for (what, read_back, bound) in source.adapters(written)? {
+        model.attach(&read_back)?;
+        checks.push(reference.check(what, &Measured::of(&model, &probes, &stop)?, bound));
     }
     drop(model);
-    if let Some(dir) = request.merged {
-        let replaced = source.onto(request) != source.held();
-        let original = match replaced {
-            true => Some(Measured::of(
-                &source.adapted(Quantize::None, request, watch)?,
-                &probes,
-                &stop,
-            )?),
-            false => None,
+    let replaced = source.onto(request) != source.held();
+    let mut original = None;
+    for Written { form, path, .. } in written.iter().filter(|written| written.merge.is_some()) {
+        if replaced && original.is_none() {
+            let model = source.adapted(Quantize::None, request, watch)?;
+            original = Some(Measured::of(&model, &probes, &stop)?);
+        }
+        let offline = OpenOptions {
+            offline: true,
+            ..OpenOptions::default()
         };
-        let merged = Checkpoint::open(
-            &dir.display().to_string(),
-            &OpenOptions {
-                offline: true,
-                ..OpenOptions::default()
-            },
-        )?;
+        let merged = match Checkpoint::open(&path.display().to_string(), &offline) {
+            Err(ModelError::Unsupported { problems, .. }) if *form == Form::Gguf => {
+                watch.on(Event::Warning(&format!(
+                    "{} was not read back: {}",
+                    path.display(),
+                    problems.join(", ")
+                )));
+                continue;
+            }
+            merged => merged?,
+        };
+        let stored = match form {
+            Form::Gguf => request.outputs.gguf_type(&source.base),
+            _ => merged.export_dtype(),
+        };
         let model = load_model(&merged, None, &request.device, Precision::F32, watch)?;
         watch.on(Event::Phase {
             name: "comparing",
             total: 0,
         });
-        let bound = reference.merged_bound(merged.export_dtype(), blocks);
+        let bound = reference.merged_bound(stored, blocks);
         let merged = Measured::of(&model, &probes, &stop)?;
-        checks.push(original.as_ref().unwrap_or(&reference).check("merged", &merged, bound));
+        checks.push(
+            original
+                .as_ref()
+                .unwrap_or(&reference)
+                .check(form.name(), &merged, bound),
+        );
         if replaced {
             // What leaving the base it was trained on costs is told, not judged.
             checks.push(reference.check("trained", &merged, f64::INFINITY));

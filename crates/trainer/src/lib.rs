@@ -4,6 +4,7 @@
 //! in `run_dir`, `checkpoint`, `metrics`, `tensorboard`, `svg`, `receipt`, `adapter_out`: one file each.
 mod adapter_out;
 pub mod bench;
+mod card;
 pub mod checkpoint;
 pub mod error;
 mod evaluate;
@@ -15,6 +16,7 @@ pub mod memory;
 pub mod metrics;
 pub mod optim;
 pub mod out_of_memory;
+pub mod outputs;
 pub mod plan;
 mod prepare;
 mod receipt;

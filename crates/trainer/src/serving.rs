@@ -1,49 +1,80 @@
-//! What each server can load, and the one adapter form all of them read right.
+//! What each server can load, and which form of an adapter it reads right.
 //!
-//! Facts (checked against peft 0.21, vLLM 0.32, mistral.rs 0.9, llama.cpp): llama.cpp and Ollama ignore rsLoRA and
-//! per-module alphas without a word, and Ollama wants an integer alpha. [`portable`] folds all of that into the weights,
-//! so these are no reason to refuse; what remains refused is what no fold can help: adapters on the embedding or the
-//! head, and ranks beyond a server's limit.
+//! Facts (checked against peft 0.21, vLLM 0.32, SGLang 0.5.23, mistral.rs 0.9, llama.cpp, mlx-lm 0.32): llama.cpp, Ollama and
+//! SGLang ignore rsLoRA and per-module alphas without a word, Ollama wants an integer alpha, MLX has one scale, and SGLang dies
+//! of a query adapter without one for the values. The portable form folds all of that into the weights, so these are no reason
+//! to refuse; what remains refused is what no fold can help: adapters on the embedding or the head, and ranks beyond a
+//! server's limit.
 use crate::error::Problem;
-use tune_model::peft::{Adapter, AdapterConfig, LoraPair};
+use tune_model::peft::AdapterConfig;
 
 struct Server {
     name: &'static str,
     max_rank: usize,
     /// Takes `alpha / r` with one integer alpha for all modules, whatever the config says.
     one_scale: bool,
+    /// Wants an adapter on all of q, k and v, or of gate and up, or on none.
+    partners: bool,
     head: bool,
 }
 
-const SERVERS: [Server; 5] = [
+/// A form of an adapter folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// As it was trained.
+    Peft,
+    /// [`tune_model::portable`]
+    Portable,
+}
+
+const SERVERS: [Server; 7] = [
     Server {
         name: "peft",
         max_rank: usize::MAX,
         one_scale: false,
+        partners: false,
         head: true,
     },
     Server {
         name: "vllm",
         max_rank: 512,
         one_scale: false,
+        partners: false,
         head: false,
     },
     Server {
         name: "llama.cpp",
         max_rank: usize::MAX,
         one_scale: true,
+        partners: false,
         head: false,
     },
     Server {
         name: "ollama",
         max_rank: usize::MAX,
         one_scale: true,
+        partners: false,
         head: false,
     },
     Server {
         name: "mistral.rs",
         max_rank: 256,
         one_scale: false,
+        partners: false,
+        head: false,
+    },
+    Server {
+        name: "sglang",
+        max_rank: usize::MAX,
+        one_scale: true,
+        partners: true,
+        head: false,
+    },
+    Server {
+        name: "mlx",
+        max_rank: usize::MAX,
+        one_scale: true,
+        partners: false,
         head: false,
     },
 ];
@@ -117,94 +148,39 @@ fn is_outside_blocks(target: &str) -> bool {
     OUTSIDE_BLOCKS.contains(&leaf)
 }
 
-/// Whether one of the servers would misread the adapter as it is.
-pub fn needs_portable(adapter: &AdapterConfig, serve_target: &[String]) -> bool {
+/// The form to write: as trained, unless one of the servers would misread that.
+pub fn profile(adapter: &AdapterConfig, serve_target: &[String]) -> Profile {
     let several_scales = adapter.use_rslora
         || !adapter.rank_pattern.is_empty()
         || !adapter.alpha_pattern.is_empty()
         || adapter.lora_alpha.fract() != 0.0;
-    several_scales
-        && serve_target
-            .iter()
-            .filter_map(|name| server(name))
-            .any(|server| server.one_scale)
-}
-
-/// The same update in the plainest form: one rank R for all (A and B zero-padded), the scale folded into B, `alpha = r`.
-pub fn portable(adapter: &Adapter) -> Adapter {
-    let rank = adapter
-        .pairs
-        .values()
-        .map(|pair| pair.r)
-        .max()
-        .unwrap_or(adapter.config.r);
-    let config = AdapterConfig {
-        r: rank,
-        lora_alpha: rank as f64,
-        use_rslora: false,
-        rank_pattern: Default::default(),
-        alpha_pattern: Default::default(),
-        ..adapter.config.clone()
-    };
-    let pairs = adapter
-        .pairs
+    let misread = serve_target
         .iter()
-        .map(|(path, pair)| (path.clone(), padded(pair, rank)))
-        .collect();
-    Adapter { config, pairs }
-}
-
-fn padded(pair: &LoraPair, rank: usize) -> LoraPair {
-    let mut a = pair.a.clone();
-    a.resize(rank * pair.inputs, 0.0);
-    let mut b = vec![0.0; pair.outputs * rank];
-    for (wide, narrow) in b.chunks_exact_mut(rank).zip(pair.b.chunks_exact(pair.r)) {
-        for (to, from) in wide.iter_mut().zip(narrow) {
-            *to = (f64::from(*from) * pair.scale) as f32;
-        }
-    }
-    LoraPair {
-        r: rank,
-        scale: 1.0,
-        a,
-        b,
-        ..pair.clone()
-    }
+        .filter_map(|name| server(name))
+        .any(|server| server.partners || server.one_scale && several_scales);
+    if misread { Profile::Portable } else { Profile::Peft }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn update(pair: &LoraPair) -> Vec<f64> {
-        let mut out = Vec::new();
-        for o in 0..pair.outputs {
-            for i in 0..pair.inputs {
-                let dot = |k| f64::from(pair.b[o * pair.r + k]) * f64::from(pair.a[k * pair.inputs + i]);
-                out.push(pair.scale * (0..pair.r).map(dot).sum::<f64>());
-            }
-        }
-        out
-    }
-
     #[test]
-    fn folding_leaves_the_update_unchanged() {
-        let pair = LoraPair {
-            r: 2,
-            inputs: 3,
-            outputs: 2,
-            scale: 1.75,
-            a: vec![1.0, -2.0, 0.5, 3.0, 0.25, -1.0],
-            b: vec![0.5, 1.0, -1.5, 2.0],
+    fn portable_where_one_of_the_servers_would_misread_it() {
+        let plain = AdapterConfig {
+            r: 8,
+            lora_alpha: 16.0,
+            ..Default::default()
         };
-        let folded = padded(&pair, 4);
-        assert_eq!(
-            (folded.r, folded.scale, folded.a.len(), folded.b.len()),
-            (4, 1.0, 12, 8)
-        );
-        for (x, y) in update(&pair).iter().zip(update(&folded)) {
-            assert!((x - y).abs() < 1e-6, "{x} {y}");
-        }
+        let rslora = AdapterConfig {
+            use_rslora: true,
+            ..plain.clone()
+        };
+        let of = |config: &AdapterConfig, server: &str| profile(config, &["peft".into(), server.into()]);
+        assert_eq!(of(&plain, "llama.cpp"), Profile::Peft);
+        assert_eq!(of(&plain, "sglang"), Profile::Portable);
+        assert_eq!(of(&rslora, "vllm"), Profile::Peft);
+        assert_eq!(of(&rslora, "llama.cpp"), Profile::Portable);
     }
 
     #[test]

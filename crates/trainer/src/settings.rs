@@ -164,7 +164,7 @@ pub enum KeepBlocks {
 #[serde(default, deny_unknown_fields)]
 pub struct Output {
     pub dir: PathBuf,
-    /// Who will serve the adapter: `peft`, `vllm`, `llama.cpp`, `ollama`, `mistral.rs`. What one of them cannot load is
+    /// Who will serve the adapter: `peft`, `vllm`, `sglang`, `llama.cpp`, `ollama`, `mistral.rs`, `mlx`. What one of them cannot load is
     /// refused at the start; what one of them would misread is folded away when `adapter/` is written ([`crate::serving`]).
     pub serve_target: Vec<String>,
     pub tensorboard: bool,

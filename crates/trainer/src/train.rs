@@ -15,7 +15,7 @@ use crate::schedule::LearningRate;
 use crate::step::{StepOptions, StepResult, accumulate, step};
 use crate::tensorboard::TensorBoard;
 use crate::watch::{EvalMetrics, Event, StepMetrics, Watch};
-use crate::{Result, TrainError, adapter_out, files, memory, plan::Plan, receipt, settings::Settings, svg};
+use crate::{Result, TrainError, adapter_out, files, memory, plan::Plan, receipt, serving, settings::Settings, svg};
 use serde::Serialize;
 use serde_json::json;
 use std::cell::OnceCell;
@@ -506,16 +506,15 @@ impl<'a> Run<'a> {
         let Some((adapter, progress)) = checkpoint::best_adapter(&self.dir.checkpoints())? else {
             return Ok(());
         };
-        let (base, serve_target) = (&self.prepared.base, &self.settings.output.serve_target);
+        let profile = serving::profile(&adapter.config, &self.settings.output.serve_target);
         adapter_out::write(
             &adapter,
-            base,
+            &self.prepared.base,
             Some(&progress),
             &self.dir.join("adapter"),
-            serve_target,
+            profile,
             true,
-        )?;
-        Ok(())
+        )
     }
 
     fn say(&self, state: Status, reason: Option<String>) -> Result<()> {

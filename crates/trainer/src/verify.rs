@@ -17,7 +17,7 @@ const ANSWER_TOKENS: usize = 32;
 /// What was written, reloaded and compared with the adapted model it came from.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Check {
-    /// `adapter`, `merged`, or `trained`: the merged model against the quantized base the adapter was trained on.
+    /// The form that was read back, or `trained`: the merged model against the quantized base the adapter was trained on.
     pub what: String,
     pub prompts: usize,
     /// Infinite where one of them is not a number or the vocabularies differ.
@@ -132,6 +132,8 @@ impl Measured {
         let rounding = match dtype {
             StoredType::BF16 => 2f64.powi(-9),
             StoredType::F16 => 2f64.powi(-12),
+            // A step of 1/127 of the largest of 32 numbers.
+            StoredType::Ggml(_) => 2f64.powi(-6),
             _ => return 1e-2,
         };
         2.0 * rounding * self.largest_logit() * (blocks as f64).sqrt()

@@ -1,5 +1,5 @@
 //! `tune export`: an adapter to what servers load, the checks of it, and the commands that serve it.
-use crate::args::{Dtype, Export, Onto};
+use crate::args::{self, Dtype, Export, GgufType, Onto};
 use crate::errors::Failure;
 use crate::printer::{Printer, bytes, plural, shell_word};
 use crate::watch::Console;
@@ -8,28 +8,34 @@ use std::path::Path;
 use tune_model::checkpoint::StoredType;
 use tune_trainer::TrainError;
 use tune_trainer::export::{Check, ExportReport, ExportRequest, export};
+use tune_trainer::outputs::{Form, Outputs, Written};
+use tune_trainer::serving::Profile;
 
 pub fn run(args: &Export, printer: &Printer) -> anyhow::Result<End> {
-    if args.adapter.is_none() && args.merged.is_none() {
+    let outputs = outputs(args);
+    let wanted = [&args.adapter, &args.merged, &args.gguf, &args.gguf_lora, &args.mlx];
+    if wanted.iter().all(|path| path.is_none()) {
         return Err(Failure::error(
-            "nothing to write: neither --adapter nor --merged was given",
-            "add --adapter DIR, --merged DIR or both",
+            "nothing to write: no output was named",
+            "add --adapter DIR, --merged DIR, --gguf FILE, --gguf-lora FILE, --mlx DIR or several of them",
+        ));
+    }
+    if args.modelfile && args.gguf.is_none() && args.gguf_lora.is_none() {
+        return Err(Failure::error(
+            "--modelfile names a GGUF, and none is written",
+            "add --gguf FILE or --gguf-lora FILE",
         ));
     }
     let chosen = device::choose(&args.device)?;
     let request = ExportRequest {
         from: &args.from,
         base: args.base.as_deref(),
-        adapter: args.adapter.as_deref(),
-        merged: args.merged.as_deref(),
+        outputs: &outputs,
         verify: args.verify,
-        dtype: args.dtype.map(stored),
         onto_original: args.onto == Onto::Original,
-        max_shard: args.max_shard,
         serve_target: &args.serve_target,
         prompts: args.prompts.as_deref(),
         logits: args.logits.as_deref(),
-        force: args.force,
         hub: environment::hub(None, false, printer.live && !printer.quiet),
         device: chosen.device,
     };
@@ -40,32 +46,64 @@ pub fn run(args: &Export, printer: &Printer) -> anyhow::Result<End> {
         table(checks, printer)?;
     }
     let report = exported?;
-    written(&report, printer);
+    report.written.iter().for_each(|written| tell(written, printer));
     table(&report.checks, printer)?;
     commands(&report, printer);
     Ok(End::Done)
 }
 
-fn stored(dtype: Dtype) -> StoredType {
-    match dtype {
-        Dtype::F32 => StoredType::F32,
-        Dtype::F16 => StoredType::F16,
-        Dtype::Bf16 => StoredType::BF16,
+fn outputs(args: &Export) -> Outputs {
+    Outputs {
+        adapter: args.adapter.clone(),
+        profile: args.profile.map(|profile| match profile {
+            args::Profile::Peft => Profile::Peft,
+            args::Profile::Portable => Profile::Portable,
+        }),
+        merged: args.merged.clone(),
+        dtype: args.dtype.map(|dtype| match dtype {
+            Dtype::F32 => StoredType::F32,
+            Dtype::F16 => StoredType::F16,
+            Dtype::Bf16 => StoredType::BF16,
+        }),
+        max_shard: args.max_shard,
+        gguf: args.gguf.clone(),
+        gguf_type: args.gguf_type.map(|dtype| match dtype {
+            GgufType::F32 => StoredType::F32,
+            GgufType::F16 => StoredType::F16,
+            GgufType::Bf16 => StoredType::BF16,
+            GgufType::Q8_0 => StoredType::Ggml("Q8_0"),
+        }),
+        gguf_lora: args.gguf_lora.clone(),
+        mlx: args.mlx.clone(),
+        modelfile: args.modelfile,
+        force: args.force,
     }
 }
 
-fn written(report: &ExportReport, printer: &Printer) {
-    if let Some(dir) = &report.adapter {
-        printer.row("adapter", &dir.display().to_string());
-    }
-    if let (Some(dir), Some(merge)) = (&report.merged, &report.merge) {
-        let what = format!("{}, {}", plural(merge.files.len(), "file"), bytes(merge.bytes));
-        let rounding = format!(
-            "{} merged, rounding at worst {:.1e} of an update",
+fn tell(written: &Written, printer: &Printer) {
+    let path = written.path.display();
+    let Some(merge) = &written.merge else {
+        printer.row(written.form.name(), &path.to_string());
+        return;
+    };
+    let what = format!("{}, {}", plural(merge.files.len(), "file"), bytes(merge.bytes));
+    let mut text = format!("{path} ({what})");
+    if merge.merged_modules > 0 {
+        text += &format!(
+            "\n{} merged; rounding keeps {} of the update, at worst {} of one module's",
             plural(merge.merged_modules, "module"),
-            merge.worst_rounding
+            kept(merge.rounding.whole()),
+            kept(merge.rounding.worst)
         );
-        printer.row("merged", &format!("{} ({what})\n{rounding}", dir.display()));
+    }
+    printer.row(written.form.name(), &text);
+}
+
+/// A lost share as the share that is kept.
+fn kept(lost: f64) -> String {
+    match lost {
+        0.0..1e-4 => "all".to_string(),
+        lost => format!("{:.2} %", (100.0 * (1.0 - lost)).max(0.0)),
     }
 }
 
@@ -76,7 +114,7 @@ fn table(checks: &[Check], printer: &Printer) -> anyhow::Result<()> {
     }
     let style = printer.data_style;
     let head = format!(
-        "{:<8}  {:>7}  {:>11}  {:>9}  {:>6}  {:>10}  {:>9}  {:>11}  result",
+        "{:<9}  {:>7}  {:>11}  {:>9}  {:>6}  {:>10}  {:>9}  {:>11}  result",
         "check", "prompts", "logit diff", "bound", "top-1", "ppl before", "ppl after", "equal texts"
     );
     printer.data(&style.bold(&head))?;
@@ -89,7 +127,7 @@ fn table(checks: &[Check], printer: &Printer) -> anyhow::Result<()> {
         let texts = format!("{} of {}", c.equal_texts, c.prompts);
         let top1 = format!("{:.1} %", c.top1_agreement * 100.0);
         printer.data(&format!(
-            "{:<8}  {:>7}  {:>11.2e}  {:>9.1e}  {top1:>6}  {:>10.3}  {:>9.3}  {texts:>11}  {result}",
+            "{:<9}  {:>7}  {:>11.2e}  {:>9.1e}  {top1:>6}  {:>10.3}  {:>9.3}  {texts:>11}  {result}",
             c.what, c.prompts, c.max_logit_difference, c.bound, c.perplexity_before, c.perplexity_after
         ))?;
     }
@@ -98,52 +136,59 @@ fn table(checks: &[Check], printer: &Printer) -> anyhow::Result<()> {
 
 /// Commands that serve what was written.
 fn commands(report: &ExportReport, printer: &Printer) {
-    let word = |dir: &Path| shell_word(&dir.display().to_string());
     printer.talk("\nserve it:");
-    if let Some(dir) = &report.merged {
-        let dir = word(dir);
-        printer.talk(&format!("  tune chat --base {dir}"));
-        printer.talk(&format!("  vllm serve {dir}"));
-        printer.talk(&format!("  python convert_hf_to_gguf.py {dir}      # of llama.cpp"));
-    }
-    if let Some(dir) = &report.adapter {
-        let base = named_base(dir).unwrap_or_else(|| "BASE".into());
-        let (base, dir) = (shell_word(&base), word(dir));
-        printer.talk(&format!("  tune chat --base {base} --adapter {dir}"));
-        // Both of these want the base as a folder or hub id; the converter gets a hub id from the adapter itself.
-        if !base.ends_with(".gguf") {
-            let folder = if Path::new(&base).is_dir() {
-                format!(" --base {base}")
-            } else {
-                String::new()
-            };
-            printer.talk(&format!(
-                "  vllm serve {base} --enable-lora{} --lora-modules tuned={dir}",
-                vllm_rank(report)
-            ));
-            printer.talk(&format!(
-                "  python convert_lora_to_gguf.py{folder} {dir}    # of llama.cpp, for --lora"
-            ));
+    for written in &report.written {
+        for line in serving(written, report) {
+            printer.talk(&format!("  {line}"));
         }
     }
 }
 
-/// An adapter's own `adapter_config.json`, where it can be read.
-fn adapter_config(dir: &Path) -> Option<serde_json::Value> {
-    serde_json::from_slice(&fs_err::read(dir.join("adapter_config.json")).ok()?).ok()
-}
-
-fn named_base(dir: &Path) -> Option<String> {
-    adapter_config(dir)?
-        .get("base_model_name_or_path")?
-        .as_str()
-        .map(str::to_string)
+fn serving(written: &Written, report: &ExportReport) -> Vec<String> {
+    let word = |path: &Path| shell_word(&path.display().to_string());
+    let (at, base) = (word(&written.path), shell_word(&report.base));
+    // Only `tune` and llama.cpp take a GGUF for a base.
+    let file = report.base_path.is_file();
+    let hf_base = if file { "BASE_FOLDER".to_string() } else { base.clone() };
+    let mut lines = match written.form {
+        Form::Merged => vec![format!("tune chat --base {at}"), format!("vllm serve {at}")],
+        Form::Gguf => vec![format!("llama-server -m {at}")],
+        Form::GgufLora => {
+            let model = if file { base } else { "BASE.gguf".to_string() };
+            vec![format!("llama-server -m {model} --lora {at}")]
+        }
+        Form::Mlx => vec![format!(
+            "mlx_lm.generate --model {hf_base} --adapter-path {at} --prompt ..."
+        )],
+        Form::Modelfile => vec![format!("ollama create tuned -f {at}")],
+        Form::Peft | Form::Portable => {
+            let rank = vllm_rank(written.rank);
+            vec![
+                format!("tune chat --base {base} --adapter {at}"),
+                format!("vllm serve {hf_base} --enable-lora{rank} --lora-modules tuned={at}"),
+            ]
+        }
+    };
+    if written.form == Form::Portable {
+        lines.push(format!(
+            "python -m sglang.launch_server --model-path {hf_base} --lora-paths tuned={at}"
+        ));
+    }
+    if lines.iter().any(|line| line.contains("BASE_FOLDER")) {
+        lines.push(format!(
+            "  BASE_FOLDER: tune export {} --merged BASE_FOLDER",
+            shell_word(&report.base)
+        ));
+    }
+    if lines.iter().any(|line| line.contains("BASE.gguf")) {
+        let from = word(&report.base_path);
+        lines.push(format!("  BASE.gguf: tune export {from} --gguf BASE.gguf"));
+    }
+    lines
 }
 
 /// vLLM loads ranks up to 16 unless told otherwise, and takes only these as limits.
-fn vllm_rank(report: &ExportReport) -> String {
-    let config = report.adapter.as_deref().and_then(adapter_config);
-    let largest = config.as_ref().map(largest_rank).unwrap_or(0);
+fn vllm_rank(largest: usize) -> String {
     let limit = [16, 32, 64, 128, 256, 320, 512]
         .into_iter()
         .find(|limit| *limit >= largest);
@@ -151,13 +196,4 @@ fn vllm_rank(report: &ExportReport) -> String {
         .filter(|limit| *limit > 16)
         .map(|limit| format!(" --max-lora-rank {limit}"))
         .unwrap_or_default()
-}
-
-fn largest_rank(config: &serde_json::Value) -> u64 {
-    let patterns = config["rank_pattern"]
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter_map(|(_, rank)| rank.as_u64());
-    patterns.chain(config["r"].as_u64()).max().unwrap_or(0)
 }

@@ -58,6 +58,30 @@ pub(super) fn open(path: &Path) -> Result<Folder> {
     })
 }
 
+/// `license` in the front matter of the folder's model card.
+pub(super) fn license(folder: &Path) -> Result<Option<String>> {
+    let path = folder.join("README.md");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let bytes = fs_err::read(&path).map_err(|source| ModelError::Read { path, source })?;
+    let text = String::from_utf8_lossy(&bytes);
+    let mut lines = text.lines();
+    if lines.next().map(str::trim_end) != Some("---") {
+        return Ok(None);
+    }
+    let mut front = lines.take_while(|line| line.trim_end() != "---");
+    let license = front.find_map(|line| {
+        Some(
+            line.strip_prefix("license:")?
+                .trim()
+                .trim_matches(['"', '\''])
+                .to_string(),
+        )
+    });
+    Ok(license.filter(|license| !license.is_empty()))
+}
+
 /// Everything that a model folder cannot do without, reported together.
 fn check_present(folder: &Path) -> Result<()> {
     let has = |name: &str| folder.join(name).is_file();

@@ -1,5 +1,6 @@
 //! A llama-architecture GGUF (Llama, SmolLM2, TinyLlama, Mistral) as a Hugging Face checkpoint: names, row
 //! order of q and k, `config.json`. The inverse of llama.cpp's `convert_hf_to_gguf.py`.
+use super::arch::LLAMA;
 use super::quant::Kind;
 use super::{GgufFile, TensorEntry, tokenizer, unsupported};
 use crate::checkpoint::{StoredType, TensorInfo, TextFiles};
@@ -46,7 +47,7 @@ impl LlamaGguf {
         let mut unknown = Vec::new();
         let mut damaged = Vec::new();
         for (name, tensor) in model.file.tensors() {
-            let Some(hf) = hf_name(name) else {
+            let Some(hf) = LLAMA.hf_name(name) else {
                 if name != "rope_freqs.weight" {
                     unknown.push(format!(
                         "the tensor `{name}`, which the llama architecture does not have"
@@ -177,6 +178,10 @@ impl LlamaGguf {
         json!({"_from_model_config": true, "bos_token_id": id("bos"), "eos_token_id": eos, "pad_token_id": id("padding")})
     }
 
+    pub fn license(&self) -> Option<String> {
+        self.file.text("general.license").map(str::to_string)
+    }
+
     pub fn text_files(&self) -> Result<TextFiles> {
         tokenizer::text_files(&self.file, self.infos["model.embed_tokens.weight"].shape[0])
     }
@@ -297,32 +302,6 @@ fn stored_type(kind: &Kind) -> StoredType {
     }
 }
 
-/// The Hugging Face name of a llama.cpp tensor.
-fn hf_name(name: &str) -> Option<String> {
-    match name {
-        "token_embd.weight" => return Some("model.embed_tokens.weight".into()),
-        "output_norm.weight" => return Some("model.norm.weight".into()),
-        "output.weight" => return Some("lm_head.weight".into()),
-        _ => {}
-    }
-    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
-    let (module, leaf) = rest.split_once('.')?;
-    let module = match module {
-        "attn_norm" => "input_layernorm",
-        "ffn_norm" => "post_attention_layernorm",
-        "attn_q" => "self_attn.q_proj",
-        "attn_k" => "self_attn.k_proj",
-        "attn_v" => "self_attn.v_proj",
-        "attn_output" => "self_attn.o_proj",
-        "ffn_gate" => "mlp.gate_proj",
-        "ffn_up" => "mlp.up_proj",
-        "ffn_down" => "mlp.down_proj",
-        _ => return None,
-    };
-    let known = matches!(leaf, "weight" | "bias") && layer.parse::<u32>().is_ok();
-    known.then(|| format!("model.layers.{layer}.{module}.{leaf}"))
-}
-
 fn dequantize(kind: &Kind, bytes: &[u8], out: &mut [f32]) {
     let blocks = CHUNK / 4 / kind.elements;
     let (bytes, out) = (
@@ -421,15 +400,5 @@ mod tests {
         assert_eq!(tokenizer["added_tokens"][1]["content"], "<|im_start|>");
         assert_eq!(text.tokenizer_config.unwrap()["eos_token"], "<|im_end|>");
         assert!(text.chat_template.unwrap().starts_with("{% for message"));
-    }
-
-    #[test]
-    fn names_without_a_place_are_none() {
-        assert_eq!(
-            hf_name("blk.7.attn_output.weight").unwrap(),
-            "model.layers.7.self_attn.o_proj.weight"
-        );
-        assert_eq!(hf_name("blk.7.ffn_gate_exps.weight"), None);
-        assert_eq!(hf_name("blk.x.attn_q.weight"), None);
     }
 }

@@ -1,6 +1,9 @@
-//! ggml's block formats back to f32, bit for bit as gguf-py's `dequantize` (ggml's quants.c) gives them.
+//! ggml's block formats back to f32, bit for bit as gguf-py's `dequantize` (ggml's quants.c) gives them; and f32 to Q8_0 as
+//! its `quantize` does.
+use crate::checkpoint::StoredType;
 use crate::safetensors_file::{decode_bf16, decode_f16, decode_le_f32};
 use half::f16;
+use rayon::prelude::*;
 
 /// A storage format: `bytes` hold `elements` numbers.
 #[derive(Debug)]
@@ -42,6 +45,37 @@ static KINDS: [Kind; 13] = [
 
 pub fn by_id(id: u32) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.id == id)
+}
+
+/// The format of a type that we write: F32, F16, BF16, or Q8_0 for any quantized one.
+pub fn of(dtype: StoredType) -> &'static Kind {
+    let name = match dtype {
+        StoredType::F16 | StoredType::BF16 => dtype.name(),
+        StoredType::Ggml(_) => "Q8_0",
+        _ => "F32",
+    };
+    KINDS.iter().find(|kind| kind.name == name).unwrap_or(&KINDS[0])
+}
+
+/// Whole blocks of 32 as Q8_0: `d = max|x| / 127` in f16, each number as the nearest multiple of the unrounded `d`, halves away
+/// from zero (ggml's `quantize_row_q8_0_ref`).
+pub fn quantize_q8_0(values: &[f32]) -> Vec<u8> {
+    let mut bytes = vec![0; values.len() / 32 * 34];
+    let blocks = bytes.as_chunks_mut::<34>().0.par_iter_mut();
+    blocks.zip(values.as_chunks::<32>().0).for_each(|(block, values)| {
+        let d = values.iter().fold(0f32, |most, x| most.max(x.abs())) / 127.0;
+        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+        block[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+        for (q, x) in block[2..].iter_mut().zip(values) {
+            *q = (x * inverse).round() as i8 as u8;
+        }
+    });
+    bytes
+}
+
+/// What storing as Q8_0 gives back.
+pub fn round_q8_0(values: &mut [f32]) {
+    blocks(&quantize_q8_0(values), values, q8_0);
 }
 
 /// All supported names, for messages.
@@ -220,5 +254,17 @@ mod tests {
             let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(&found), bits(&wanted), "{}", kind.name);
         }
+    }
+
+    /// Numbers with exact halves, a block of zeros and one of tiny numbers among them, as gguf-py quantizes them.
+    #[test]
+    fn q8_0_is_gguf_pys_to_the_bit() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/gguf/quantized.safetensors");
+        let goldens = SafetensorsFile::open(&path).unwrap();
+        let values = goldens.read_f32("values").unwrap();
+        assert_eq!(quantize_q8_0(&values), goldens.bytes("Q8_0").unwrap());
+        let mut rounded = values;
+        round_q8_0(&mut rounded);
+        assert_eq!(rounded, goldens.read_f32("rounded").unwrap());
     }
 }

@@ -7,21 +7,26 @@ use serde_json::{Map, Value, json};
 const CONTRACTIONS: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
 
 /// Token types of ggml's vocabularies.
-const CONTROL: i64 = 3;
-const USER_DEFINED: i64 = 4;
-const UNUSED: i64 = 5;
+pub(super) const CONTROL: i64 = 3;
+pub(super) const USER_DEFINED: i64 = 4;
+pub(super) const UNUSED: i64 = 5;
+
+/// The pre-tokenizers that are known here, by llama.cpp's names.
+pub(super) const PRE_TOKENIZERS: [&str; 4] = ["gpt-2", "smollm", "llama-bpe", "qwen2"];
+/// Roles of special tokens, as Hugging Face and as ggml name them.
+pub(super) const ROLES: [(&str, &str); 4] = [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")];
 
 /// How text is split before merging, by llama.cpp's name in `tokenizer.ggml.pre`.
-struct PreTokenizer {
-    normalizer: Value,
-    steps: Value,
-    ignore_merges: bool,
+pub(super) struct PreTokenizer {
+    pub normalizer: Value,
+    pub steps: Value,
+    pub ignore_merges: bool,
     /// Where the metadata does not say.
     adds_bos: bool,
 }
 
 impl PreTokenizer {
-    fn by_name(name: &str) -> Option<Self> {
+    pub fn by_name(name: &str) -> Option<Self> {
         let plain = |steps: Value| Self {
             normalizer: Value::Null,
             steps,
@@ -124,7 +129,7 @@ impl<'a> Vocabulary<'a> {
             problems.push(format!("the merge {merge:?} is not two tokens with a space between"));
         }
         let mut special = Vec::new();
-        for (role, key) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")] {
+        for (role, key) in ROLES {
             match file.integer(&format!("tokenizer.ggml.{key}_token_id")) {
                 Some(id) if id < tokens.len() as u64 => special.push((role, id as usize)),
                 Some(id) => problems.push(format!("the {role} token is {id}, of {} tokens", tokens.len())),

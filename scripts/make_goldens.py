@@ -1,7 +1,7 @@
 """Writes tests/goldens/models/: tiny random models and the numbers that transformers and peft compute with them.
 
     pip install -r scripts/requirements.txt
-    python scripts/make_goldens.py
+    python scripts/make_goldens.py [case ...]
 
 Made with torch 2.11.0 (CPU, f32, eager attention), transformers 5.23.0, peft 0.21.2. Seeded: the same versions on
 the same processor write the same bytes.
@@ -27,6 +27,8 @@ the vocabulary, `<path>` a module as in the checkpoint, e.g. `model.layers.0.sel
 
 import json
 import shutil
+import sys
+import zlib
 from pathlib import Path
 
 import torch
@@ -49,6 +51,13 @@ LLAMA = dict(
     max_position_embeddings=128, rms_norm_eps=1e-5, rope_theta=10000.0, rope_scaling=None, attention_bias=False,
     attention_dropout=0.0, mlp_bias=False, pretraining_tp=1, initializer_range=0.02, tie_word_embeddings=False,
     bos_token_id=1, eos_token_id=2, torch_dtype="float32", transformers_version="4.43.0", use_cache=True,
+)
+
+GPT2 = dict(
+    activation_function="gelu_new", architectures=["GPT2LMHeadModel"], attn_pdrop=0.1, bos_token_id=1, embd_pdrop=0.1,
+    eos_token_id=2, initializer_range=0.02, layer_norm_epsilon=1e-5, model_type="gpt2", n_ctx=48, n_embd=32, n_head=4,
+    n_layer=3, n_positions=48, resid_pdrop=0.1, summary_activation=None, summary_first_dropout=0.1,
+    summary_proj_to_labels=True, summary_type="cls_index", summary_use_proj=True, vocab_size=160,
 )
 
 CASES = {
@@ -75,8 +84,15 @@ CASES = {
         initializer_range=0.02, bos_token_id=1, eos_token_id=2, torch_dtype="float32", transformers_version="4.9.0",
         use_cache=True,
     ),
+    "gpt2": GPT2,
+    # Scores scaled by the layer's number, the other activation, an inner width of its own.
+    "gpt2-scaled": GPT2 | dict(
+        n_layer=2, n_inner=48, activation_function="gelu", scale_attn_by_inverse_layer_idx=True,
+    ),
 }
-WITH_ADAPTER = ("llama-gqa-tied", "llama3-rope-untied", "gpt-neo")
+# Those that were seeded by their place; all others are by their name.
+PLACED = ("llama-gqa-tied", "llama3-rope-untied", "llama-linear-rope", "mistral-window", "gpt-neo")
+WITH_ADAPTER = ("llama-gqa-tied", "llama3-rope-untied", "gpt-neo", "gpt2")
 WITH_PATTERN = WITH_STEPS = FITS_TOKENIZER = "llama-gqa-tied"
 LORA = dict(r=4, lora_alpha=8, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM")
 PATTERN = LORA | dict(
@@ -107,7 +123,8 @@ def randomize(model):
 
 
 def published_state(model):
-    """What a hub file holds: no tied head; for GPT-Neo also its causal masks, which a reader has to skip."""
+    """What a hub file holds: no tied head; for GPT-2 and GPT-Neo also causal masks, which a reader has to skip; GPT-2 was
+    saved without its head, and so without the `transformer.` before its names."""
     state = {k: v.detach().clone().contiguous() for k, v in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
@@ -119,6 +136,11 @@ def published_state(model):
                 mask = mask ^ mask.tril(-model.config.window_size)
             state[f"transformer.h.{i}.attn.attention.bias"] = mask.view(1, 1, n, n)
             state[f"transformer.h.{i}.attn.attention.masked_bias"] = torch.tensor(-1e9)
+    if model.config.model_type == "gpt2":
+        n = model.config.n_positions
+        state = {k.removeprefix("transformer."): v for k, v in state.items()}
+        for i in range(model.config.n_layer):
+            state[f"h.{i}.attn.bias"] = torch.ones(n, n).tril().view(1, 1, n, n)
     return state
 
 
@@ -258,5 +280,6 @@ def make(seed, name, config):
 if __name__ == "__main__":
     logging.disable_progress_bar()
     torch.set_num_threads(1)
-    for seed, (name, config) in enumerate(CASES.items()):
-        make(seed, name, config)
+    for name in sys.argv[1:] or CASES:
+        seed = PLACED.index(name) if name in PLACED else zlib.crc32(name.encode())
+        make(seed, name, CASES[name])

@@ -1,4 +1,5 @@
 //! The list of families, one file an architecture. `config.json`'s `model_type` chooses.
+pub mod gpt2;
 pub mod gpt_neo;
 pub mod llama;
 
@@ -10,7 +11,7 @@ use burn::tensor::Tensor;
 use serde::de::DeserializeOwned;
 
 /// `model_type`s that load, for messages.
-pub const SUPPORTED: &[&str] = &["llama", "mistral", "gpt_neo"];
+pub const SUPPORTED: &[&str] = &["llama", "mistral", "gpt_neo", "gpt2"];
 
 /// One architecture: embedding, blocks, head. Blocks are run one by one so that `backprop` can decide what is kept.
 pub trait Family: Send {
@@ -57,6 +58,7 @@ pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Box<dyn Family>> 
     match model_type {
         "llama" | "mistral" => Ok(Box::new(llama::Llama::load(base, weights)?)),
         "gpt_neo" => Ok(Box::new(gpt_neo::GptNeo::load(base, weights)?)),
+        "gpt2" => Ok(Box::new(gpt2::Gpt2::load(base, weights)?)),
         other => Err(ModelError::UnknownFamily {
             base: base.name.clone(),
             model_type: other.to_string(),

@@ -3,7 +3,7 @@ use crate::precision;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::Value;
 
-/// Cosines and sines of a pass's rows, `[tokens, head_dim / 2]`.
+/// Cosines and sines of a pass's rows, `[tokens, rotary / 2]`.
 #[derive(Clone)]
 pub struct Angles {
     pub cos: Tensor<2>,
@@ -17,17 +17,18 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// Reads `rope_theta` and `rope_scaling` (or transformers 5's `rope_parameters`) of a `config.json`. The error names what is
-    /// not supported.
-    pub fn from_config(config: &Value, head_dim: usize) -> Result<Self, String> {
+    /// Reads `rope_theta` (`rotary_emb_base` in GPT-NeoX) and `rope_scaling` (or transformers 5's `rope_parameters`) of a
+    /// `config.json`. `rotary`: how many dimensions of a head rotate, the first ones. The error names what is not supported.
+    pub fn from_config(config: &Value, rotary: usize) -> Result<Self, String> {
         let parameters = config.get("rope_parameters").filter(|v| v.is_object());
         let scaling = parameters.or(config.get("rope_scaling").filter(|v| v.is_object()));
         let theta = parameters
             .and_then(|p| p.get("rope_theta"))
             .or(config.get("rope_theta"))
+            .or(config.get("rotary_emb_base"))
             .and_then(Value::as_f64)
             .unwrap_or(10_000.0);
-        let base = (0..head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64));
+        let base = (0..rotary / 2).map(|i| theta.powf(-2.0 * i as f64 / rotary as f64));
         let number = |key: &str| -> Result<f64, String> {
             let value = scaling.and_then(|s| s.get(key)).and_then(Value::as_f64);
             value.ok_or_else(|| format!("rope_scaling has no number `{key}`"))
@@ -105,6 +106,23 @@ mod tests {
             4,
         );
         assert_eq!(scaled.unwrap().inverse_frequencies, [0.5, 0.005]);
+    }
+
+    #[test]
+    fn part_of_a_head_rotates_and_the_rest_passes_through() {
+        let rope = Rope::from_config(&json!({"rotary_emb_base": 100.0}), 4).unwrap();
+        assert_eq!(rope.inverse_frequencies, [1.0, 0.1]);
+        let device = Device::flex();
+        let angles = rope.angles(&[0, 3], &device);
+        let x = Tensor::<2>::ones([2, 12], (&device, precision::EXACT));
+        let y: Vec<f32> = crate::ops::rope(x, &angles.cos, &angles.sin, 6, false)
+            .into_data()
+            .iter::<f32>()
+            .collect();
+        let (c, s) = ([3f32.cos(), 0.3f32.cos()], [3f32.sin(), 0.3f32.sin()]);
+        let turned = [c[0] - s[0], c[1] - s[1], c[0] + s[0], c[1] + s[1], 1.0, 1.0];
+        let wanted = [[1.0; 12].as_slice(), &turned, &turned].concat();
+        assert!(y.iter().zip(&wanted).all(|(y, w)| (y - w).abs() < 1e-6), "{y:?}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::checkpoint::{Checkpoint, StoredType, TensorInfo, pretty};
 use crate::gguf::quant::round_q8_0;
 use crate::peft::{Adapter, LoraPair};
 use crate::precision::Quantize;
+use crate::quant::Quantized;
 use crate::safetensors_file::{Plan, SafetensorsFile, SafetensorsWriter, byte_len, encode};
 use crate::staging::{self, StagedFolder};
 use crate::{ModelError, Result};
@@ -11,9 +12,8 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 #[derive(Debug, Clone)]
 pub struct MergeOptions {
@@ -153,7 +153,7 @@ fn check_fit(base: &Checkpoint, adapter: &Adapter) -> Result<()> {
     let mut problems = Vec::new();
     for (module, pair) in &adapter.pairs {
         let wanted = weight_shape(pair, adapter.config.fan_in_fan_out);
-        match base.tensors().get(&weight_name(module)) {
+        match base.tensors().get(base.stored_name(&weight_name(module))) {
             None => problems.push(format!("the base has no `{module}.weight`")),
             Some(TensorInfo {
                 dtype: StoredType::Other(found),
@@ -193,24 +193,32 @@ const HEAD: &str = "lm_head.weight";
 
 pub(crate) struct Merge<'a> {
     pub base: &'a Checkpoint,
-    adapter: &'a Adapter,
+    /// By the name of the weight as it is stored.
+    pairs: BTreeMap<String, &'a LoraPair>,
+    /// Whether the linears' weights are stored `[in, out]`.
+    transposed: bool,
     onto: Quantize,
-    /// Modules that `onto` is about.
-    linears: BTreeSet<Arc<str>>,
+    /// Weights that `onto` is about.
+    linears: BTreeSet<String>,
 }
 
 impl<'a> Merge<'a> {
     pub fn new(base: &'a Checkpoint, adapter: &'a Adapter, onto: Quantize) -> Result<Self> {
         check_fit(base, adapter)?;
-        let linears = match onto {
-            Quantize::None => BTreeSet::new(),
-            _ => linear_paths(base)?.into_iter().collect(),
-        };
+        let stored = |module: &str| base.stored_name(&weight_name(module)).to_string();
         Ok(Self {
             base,
-            adapter,
+            pairs: adapter
+                .pairs
+                .iter()
+                .map(|(module, pair)| (stored(module), pair))
+                .collect(),
+            transposed: adapter.config.fan_in_fan_out,
             onto,
-            linears,
+            linears: match onto {
+                Quantize::None => BTreeSet::new(),
+                _ => linear_paths(base)?.iter().map(|module| stored(module)).collect(),
+            },
         })
     }
 
@@ -224,10 +232,7 @@ impl<'a> Merge<'a> {
         let (true, Some(embedding)) = (self.is_tied() && tensors.contains_key(HEAD), embedding) else {
             return Ok(false);
         };
-        let adapted = |name: &str| {
-            name.strip_suffix(".weight")
-                .is_some_and(|module| self.adapter.pairs.contains_key(module))
-        };
+        let adapted = |name: &str| self.pairs.contains_key(name);
         Ok(
             adapted(HEAD)
                 || adapted(embedding)
@@ -278,8 +283,7 @@ impl<'a> Merge<'a> {
     /// A tensor's bytes in the merged model.
     fn tensor(&self, plan: &Plan, rounding: &mut Rounding) -> Result<Cow<'a, [u8]>> {
         let dtype = plan.info.dtype;
-        let module = plan.name.strip_suffix(".weight").unwrap_or_default();
-        let changed = self.adapter.pairs.contains_key(module) || self.linears.contains(module);
+        let changed = self.pairs.contains_key(&plan.name) || self.linears.contains(&plan.name);
         if !changed && self.base.kind != "gguf" && self.base.tensors()[&plan.name].dtype == dtype {
             return Ok(self.base.stored_bytes(&plan.name)?.into());
         }
@@ -292,15 +296,14 @@ impl<'a> Merge<'a> {
 
     /// A tensor's numbers in the merged model; where they are merged, as `dtype` holds them.
     pub fn weight(&self, name: &str, dtype: StoredType, rounding: &mut Rounding) -> Result<Vec<f32>> {
-        let module = name.strip_suffix(".weight").unwrap_or_default();
-        let mut weight = if self.linears.contains(module) {
+        let mut weight = if self.linears.contains(name) {
             self.dequantized(name)?
         } else {
             self.base.read_f32(name)?
         };
-        if let Some(pair) = self.adapter.pairs.get(module) {
-            let (lost, update) = add_update(&mut weight, pair, self.adapter.config.fan_in_fan_out, dtype);
-            rounding.add(module, lost, update);
+        if let Some(pair) = self.pairs.get(name) {
+            let (lost, update) = add_update(&mut weight, pair, self.transposed, dtype);
+            rounding.add(name.strip_suffix(".weight").unwrap_or(name), lost, update);
         }
         Ok(weight)
     }
@@ -309,6 +312,14 @@ impl<'a> Merge<'a> {
         let info = &self.base.tensors()[name];
         let rows = info.shape.first().copied().unwrap_or(0);
         let mut weight = vec![0.0; info.elements()];
+        if self.transposed {
+            // Quantized as it is multiplied by, `[out, in]`.
+            let turned = transpose(&self.base.read_f32(name)?, weight.len() / rows.max(1));
+            if let Some(matrix) = Quantized::new(&turned, turned.len() / rows.max(1), self.onto.stored()) {
+                matrix.dequantize(&mut weight);
+            }
+            return Ok(transpose(&weight, rows));
+        }
         match self.base.read_quantized(name, rows, self.onto.stored())? {
             Some(matrix) => matrix.dequantize(&mut weight),
             None => self.base.read_f32_into(name, &mut weight)?,
@@ -476,7 +487,8 @@ fn round(row: &mut [f32], dtype: StoredType) {
 /// `[n, columns]` to `[columns, n]`.
 pub(crate) fn transpose(matrix: &[f32], columns: usize) -> Vec<f32> {
     (0..columns)
-        .flat_map(|column| matrix.iter().skip(column).step_by(columns.max(1)).copied())
+        .into_par_iter()
+        .flat_map_iter(|column| matrix.iter().skip(column).step_by(columns.max(1)).copied())
         .collect()
 }
 
@@ -486,7 +498,6 @@ mod tests {
     use crate::OpenOptions;
     use crate::peft::AdapterConfig;
     use crate::safetensors_file::{Data, write};
-    use std::collections::BTreeMap;
     use tempfile::TempDir;
 
     /// `up` is `[3, 2]`; embedding and head are equal and the config calls them tied.

@@ -5,7 +5,7 @@ use crate::checkpoint::Checkpoint;
 use crate::load::Weights;
 use crate::nn::{Angles, Heads, LayerNorm, Linear, Pass};
 use crate::ops::{Activation, Gelu};
-use crate::{Frozen, Result};
+use crate::{Frozen, Input, Result};
 use burn::tensor::Tensor;
 use serde::Deserialize;
 
@@ -102,6 +102,7 @@ impl Gpt2 {
             kv_width: d,
             inner,
             gated: false,
+            extra_norms: 0,
             rotary: 0,
         };
         let at = weights.root().at("transformer");
@@ -177,7 +178,7 @@ impl Family for Gpt2 {
     fn embed(&self, tokens: &[u32], positions: &[u32]) -> Tensor<2> {
         self.transformer.wte.rows(tokens) + self.transformer.wpe.rows(positions)
     }
-    fn angles(&self, _positions: &[u32]) -> Option<Angles> {
+    fn angles(&self, _input: &Input) -> Option<Angles> {
         None
     }
     fn block(&self, layer: usize, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {

@@ -1,5 +1,5 @@
 //! A causal LM of any family: load, loss, gradients, logits.
-use crate::backprop;
+use crate::backprop::{self, Staged};
 use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::family::{self, Family, Shape};
 use crate::load::Weights;
@@ -34,14 +34,13 @@ impl Input {
     }
 
     /// The rows that predict a learned token, and those tokens.
-    pub(crate) fn learned_rows(&self) -> (Vec<i32>, Arc<[u32]>) {
+    pub(crate) fn learned_rows(&self) -> (Vec<i64>, Vec<i64>) {
         let learned = self
             .starts
             .windows(2)
             .flat_map(|s| s[0] + 1..s[1])
             .filter(|i| self.learn[*i]);
-        let (rows, targets): (Vec<_>, Vec<_>) = learned.map(|i| (i as i32 - 1, self.tokens[i])).unzip();
-        (rows, targets.into())
+        learned.map(|i| (i as i64 - 1, i64::from(self.tokens[i]))).unzip()
     }
 }
 
@@ -314,7 +313,8 @@ impl CausalLm {
         noise: Noise,
     ) -> Result<(Losses, Vec<(Tensor<2>, Tensor<2>)>)> {
         self.check(input)?;
-        let (losses, mut gradients) = backprop::loss_and_gradients(&*self.family, input, keep, noise);
+        let (losses, mut gradients) =
+            backprop::loss_and_gradients(&*self.family, Staged::new(&*self.family, input, noise), keep, noise);
         let zeros = |t: &Tensor<2>| t.zeros_like();
         let ordered = self.adapters().into_iter().map(|adapter| {
             let found = gradients.remove(&adapter.path);

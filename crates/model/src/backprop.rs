@@ -11,7 +11,7 @@ use crate::causal_lm::{Input, Keep, Losses, Noise};
 use crate::family::Family;
 use crate::nn::{Angles, Pass, Tape};
 use crate::noise;
-use crate::ops::{self, Segment};
+use crate::ops::{self, Segment, Segments};
 #[cfg(feature = "tch")]
 use crate::precision::DeviceKind;
 use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
@@ -27,7 +27,7 @@ pub struct Staged {
     /// Embedded tokens, with their noise, `[tokens, d]`.
     pub x: Tensor<2>,
     pub angles: Option<Angles>,
-    pub segments: Arc<[Segment]>,
+    pub segments: Segments,
     /// The rows that predict a learned token, and those tokens.
     pub rows: Tensor<1, Int>,
     pub targets: Tensor<1, Int>,
@@ -180,12 +180,8 @@ fn blocks(model: &dyn Family, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
 }
 
 /// Each attends within itself.
-fn segments(input: &Input) -> Arc<[Segment]> {
-    let segment = |w: &[usize]| Segment {
-        queries: w[0]..w[1],
-        keys: w[0]..w[1],
-    };
-    input.starts.windows(2).map(segment).collect()
+fn segments(input: &Input) -> Segments {
+    input.starts.windows(2).map(|s| Segment::within(s[0]..s[1])).collect()
 }
 
 /// Norm, head and loss on the rows that predict a learned token; the gradient for every row of `x`.

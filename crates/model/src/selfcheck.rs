@@ -6,7 +6,6 @@ use crate::ops::{self, LoraCfg, Segment, switch};
 use crate::precision::Stored;
 use crate::{Frozen, graph, libtorch, noise};
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use std::sync::Arc;
 use std::time::Instant;
 
 /// What was found of one kernel.
@@ -315,14 +314,11 @@ fn linear_cross_entropy() -> Case {
 }
 
 fn attention(names: &'static [&'static str], segments: &[(usize, usize)], window: Option<usize>) -> Case {
-    let segments: Arc<[Segment]> = segments
+    let tokens = segments.last().map_or(0, |(_, end)| *end);
+    let segments = segments
         .iter()
-        .map(|(start, end)| Segment {
-            queries: *start..*end,
-            keys: *start..*end,
-        })
+        .map(|(start, end)| Segment::within(*start..*end))
         .collect();
-    let tokens = segments.last().map_or(0, |s| s.queries.end);
     let cfg = AttentionCfg {
         heads: 4,
         kv_heads: 2,

@@ -1,7 +1,7 @@
 //! What one run through the blocks carries along: segments, angles, noise, and either a tape or a cache.
 use super::{Angles, Cache};
 use crate::causal_lm::Noise;
-use crate::ops::{self, Segment, attention::AttentionCfg};
+use crate::ops::{self, Segments, attention::AttentionCfg};
 use burn::tensor::Tensor;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ impl Tape {
 }
 
 pub struct Pass<'a> {
-    pub segments: Arc<[Segment]>,
+    pub segments: Segments,
     pub angles: Option<Angles>,
     pub noise: Noise,
     /// Present while gradients are wanted.
@@ -40,7 +40,7 @@ pub struct Heads {
 
 impl<'a> Pass<'a> {
     /// A pass that keeps nothing.
-    pub fn plain(segments: Arc<[Segment]>, angles: Option<Angles>) -> Self {
+    pub fn plain(segments: Segments, angles: Option<Angles>) -> Self {
         Self {
             segments,
             angles,

@@ -37,7 +37,7 @@ pub(crate) mod tch;
 
 pub use activation::Activation;
 pub use adamw::adamw;
-pub use attention::{Segment, attention};
+pub use attention::{Segment, Segments, attention};
 pub use flex::{PackedBf16, has_dpbf16};
 pub use gelu::{Gelu, gelu};
 pub use layer_norm::layer_norm;

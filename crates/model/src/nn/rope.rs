@@ -2,6 +2,7 @@
 use crate::precision;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::Value;
+use std::collections::HashMap;
 
 /// Cosines and sines of a pass's rows, `[tokens, head_dim / 2]`.
 #[derive(Clone)]
@@ -70,7 +71,16 @@ impl Rope {
         let half = self.inverse_frequencies.len();
         let mut cos = Vec::with_capacity(positions.len() * half);
         let mut sin = Vec::with_capacity(positions.len() * half);
-        for position in positions {
+        // Sines are slow, and documents that are packed together share positions: each is computed once.
+        let mut known = HashMap::new();
+        for (row, position) in positions.iter().enumerate() {
+            let first = *known.entry(*position).or_insert(row);
+            if first < row {
+                let same = first * half..(first + 1) * half;
+                cos.extend_from_within(same.clone());
+                sin.extend_from_within(same);
+                continue;
+            }
             for frequency in &self.inverse_frequencies {
                 // The product in f32, as transformers has it; it matters at long positions.
                 let angle = (*position as f32 * frequency) as f64;
@@ -105,6 +115,18 @@ mod tests {
             4,
         );
         assert_eq!(scaled.unwrap().inverse_frequencies, [0.5, 0.005]);
+    }
+
+    #[test]
+    fn a_position_has_its_angles_wherever_it_stands() {
+        let rope = Rope::from_config(&json!({"rope_theta": 10000.0}), 4).unwrap();
+        let values = |positions: &[u32]| -> Vec<f32> {
+            let Angles { cos, sin } = rope.angles(positions, &Device::flex());
+            Tensor::cat(vec![cos, sin], 1).into_data().iter().collect()
+        };
+        let packed = values(&[0, 1, 2, 0, 1, 7, 0]);
+        let alone = [0, 1, 2, 0, 1, 7, 0].map(|position| values(&[position]));
+        assert_eq!(packed, alone.concat());
     }
 
     #[test]

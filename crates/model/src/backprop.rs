@@ -9,11 +9,11 @@
 //! Blocks below the lowest adapter need neither: no gradient goes there.
 use crate::causal_lm::{Input, Keep, Losses, Noise};
 use crate::family::Family;
-use crate::nn::{Angles, Pass, Tape};
+use crate::nn::{Angles, ByPath, Pass, Tape};
 use crate::noise;
 use crate::ops::{self, Segment, Segments};
 #[cfg(feature = "tch")]
-use crate::precision::DeviceKind;
+use crate::{libtorch, ops::tch::fixed, precision::DeviceKind};
 use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,20 +31,71 @@ pub struct Staged {
     /// The rows that predict a learned token, and those tokens.
     pub rows: Tensor<1, Int>,
     pub targets: Tensor<1, Int>,
+    /// `[rows, 1]`: 1, or 0 for a row that is there to fill. `None`: all count.
+    pub counted: Option<Tensor<2>>,
+    /// To be read in place of the linears' own.
+    pub adapters: Option<Arc<ByPath>>,
 }
 
 impl Staged {
     pub fn new(model: &dyn Family, input: &Input, noise: Noise) -> Self {
-        let x = neftune(model.embed(&input.tokens, &input.positions), input, noise);
+        let x = embedded(model, input, noise);
         let (rows, targets) = input.learned_rows();
         Self {
             angles: model.angles(&input.positions),
             segments: segments(input),
             rows: ops::indices(rows, &x.device()),
             targets: ops::indices(targets, &x.device()),
+            counted: None,
+            adapters: None,
             x,
         }
     }
+
+    /// Puts another micro-batch of the same shape in the place of this one, where every handle to it sees it.
+    ///
+    /// # Errors
+    /// In words: it is of another shape.
+    #[cfg(feature = "tch")]
+    pub fn overwrite(&self, with: &Self) -> Result<(), String> {
+        let Self {
+            x,
+            angles,
+            segments,
+            rows,
+            targets,
+            counted,
+            adapters: _,
+        } = with;
+        fixed::overwrite(&self.x, x)?;
+        fixed::overwrite_indices(&self.rows, rows)?;
+        fixed::overwrite_indices(&self.targets, targets)?;
+        match (&self.angles, angles) {
+            (Some(own), Some(Angles { cos, sin })) => {
+                fixed::overwrite(&own.cos, cos)?;
+                fixed::overwrite(&own.sin, sin)?;
+            }
+            (None, None) => (),
+            _ => return Err("angles in one of two micro-batches".into()),
+        }
+        match (&self.segments, segments, &self.counted, counted) {
+            (
+                Segments::OnDevice { starts: own, .. },
+                Segments::OnDevice { starts, .. },
+                Some(own_counted),
+                Some(counted),
+            ) => {
+                fixed::overwrite_indices(own, starts)?;
+                fixed::overwrite(own_counted, counted)
+            }
+            _ => Err("a micro-batch that was not filled up".into()),
+        }
+    }
+}
+
+/// Tokens looked up, with their noise.
+pub fn embedded(model: &dyn Family, input: &Input, noise: Noise) -> Tensor<2> {
+    neftune(model.embed(&input.tokens, &input.positions), input, noise)
 }
 
 /// One block run with a tape, waiting for the gradient of its output.
@@ -106,9 +157,12 @@ pub fn loss_and_gradients(model: &dyn Family, staged: Staged, keep: Keep, noise:
         segments,
         rows,
         targets,
+        counted,
+        adapters,
     } = staged;
     let mut pass = Pass::plain(segments, angles);
     pass.noise = noise;
+    pass.adapters = adapters;
 
     let mut stages = Vec::with_capacity(layers - lowest);
     for layer in 0..layers {
@@ -127,7 +181,7 @@ pub fn loss_and_gradients(model: &dyn Family, staged: Staged, keep: Keep, noise:
         }
     }
 
-    let (losses, mut dx) = head(model, x, rows, &targets);
+    let (losses, mut dx) = head(model, x, rows, &targets, counted);
     let mut gradients = Gradients::new();
     for (layer, stage) in (lowest..layers).zip(stages).rev() {
         let taped = match stage {
@@ -157,7 +211,7 @@ pub fn forget_tapes(device: &Device) {
     }
     #[cfg(feature = "tch")]
     if DeviceKind::of(device) == DeviceKind::Cuda {
-        crate::libtorch::empty_cache();
+        libtorch::empty_cache();
     }
 }
 
@@ -185,10 +239,20 @@ fn segments(input: &Input) -> Segments {
 }
 
 /// Norm, head and loss on the rows that predict a learned token; the gradient for every row of `x`.
-fn head(model: &dyn Family, x: Tensor<2>, rows: Tensor<1, Int>, targets: &Tensor<1, Int>) -> (Losses, Tensor<2>) {
+fn head(
+    model: &dyn Family,
+    x: Tensor<2>,
+    rows: Tensor<1, Int>,
+    targets: &Tensor<1, Int>,
+    counted: Option<Tensor<2>>,
+) -> (Losses, Tensor<2>) {
     let selected = x.clone().select(0, rows.clone()).autodiff().require_grad();
     let normed = model.norm(selected.clone());
     let (losses, dhidden) = ops::linear_cross_entropy(normed.clone().inner(), model.head(), targets, true);
+    let dhidden = match counted {
+        Some(counted) => dhidden.map(|dh| dh * counted),
+        None => dhidden,
+    };
     let dselected = dhidden.and_then(|dh| selected.grad_remove(&mut (normed * dh.autodiff()).backward()));
     let dx = x.zeros_like();
     let dx = match dselected {

@@ -22,6 +22,8 @@ pub mod ops;
 pub mod peft;
 pub mod precision;
 pub mod quant;
+#[cfg(feature = "tch")]
+mod recorded;
 pub mod safetensors_file;
 pub mod sampler;
 #[cfg(feature = "tch")]

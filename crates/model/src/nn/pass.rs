@@ -7,6 +7,9 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// `(A, B)` of adapters by module path.
+pub type ByPath = BTreeMap<Arc<str>, (Tensor<2>, Tensor<2>)>;
+
 /// The adapter leaves of one block's tape, by module path.
 #[derive(Default)]
 pub struct Tape {
@@ -24,6 +27,8 @@ pub struct Pass<'a> {
     pub noise: Noise,
     /// Present while gradients are wanted.
     pub tape: Option<&'a Tape>,
+    /// In place of the linears' own.
+    pub adapters: Option<Arc<ByPath>>,
     /// Present while generating.
     pub cache: Option<&'a RefCell<Cache>>,
 }
@@ -46,6 +51,7 @@ impl<'a> Pass<'a> {
             angles,
             noise: Noise::default(),
             tape: None,
+            adapters: None,
             cache: None,
         }
     }
@@ -56,12 +62,15 @@ impl<'a> Pass<'a> {
             angles: self.angles.clone(),
             noise: self.noise,
             tape: Some(tape),
+            adapters: self.adapters.clone(),
             cache: None,
         }
     }
 
     /// The adapter's factors: as they are, or as leaves of the tape.
     pub fn leaves(&self, path: &Arc<str>, a: &Tensor<2>, b: &Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        let placed = self.adapters.as_ref().and_then(|adapters| adapters.get(path));
+        let (a, b) = placed.map_or((a, b), |(a, b)| (a, b));
         let Some(tape) = self.tape else {
             return (a.clone(), b.clone());
         };

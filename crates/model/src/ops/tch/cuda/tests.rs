@@ -400,7 +400,7 @@ fn without_a_card_every_call_says_why() {
         shim::leave_default_stream(0).err(),
         shim::allocated(0).err(),
         shim::reset_peak(0).err(),
-        shim::Graph::begin().err(),
+        shim::Graph::begin(None).err(),
         shim::Event::record(0).err(),
     ];
     for (i, message) in messages.iter().enumerate() {

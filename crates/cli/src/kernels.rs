@@ -6,7 +6,9 @@ use tune_model::ops::switch;
 impl Ops {
     /// Switches off what is to be done without.
     pub fn apply(&self) -> anyhow::Result<()> {
-        switch::off_by_user(&self.ops).map_err(|name| {
+        let judged = switch::off_by_user(&self.ops);
+        switch::news(); // to the one who asked for it
+        judged.map_err(|name| {
             let known: Vec<_> = switch::NAMES.iter().map(|name| format!("no-{name}")).collect();
             let hint = format!("`reference`, or any of {}", known.join(", "));
             Failure::error(format!("--ops has no `{name}`"), hint)
@@ -22,6 +24,7 @@ mod with_libtorch {
     use crate::printer::{Printer, row};
     use burn::tensor::{DType, Device};
     use tune_model::libtorch;
+    use tune_model::ops::switch;
     use tune_model::selfcheck::{self, Check};
 
     /// On a GPU, before the first step: a line for each kernel that computes something else than its reference.
@@ -38,7 +41,8 @@ mod with_libtorch {
                 line(wrong)
             ));
         }
-        for (name, why) in tune_model::ops::switch::reasons() {
+        switch::news(); // told here, with what was asked for
+        for (name, why) in switch::reasons() {
             if !why.starts_with("off by") {
                 printer.talk(&format!("kernel {name} is off: {why}"));
             }

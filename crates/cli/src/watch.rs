@@ -366,6 +366,9 @@ fn blocks(plan: &Plan) -> String {
     if offloaded > 0 {
         text += &format!(", {offloaded} offloaded to {} of host memory", bytes(plan.host_memory));
     }
+    if let Some(held) = plan.recorded {
+        text += &format!("; steps are recorded, in {} more", bytes(held));
+    }
     text
 }
 
@@ -448,6 +451,7 @@ mod tests {
             },
             blocks: 30,
             host_memory: 0,
+            recorded: None,
             longest_that_fits: Some(78_123),
             floor_flops_per_token: 5.6e8,
             speed: Some(Speed {

@@ -112,10 +112,11 @@ char *tune_leave_default_stream(int device) {
   });
 }
 
-char *tune_graph_begin(at::cuda::CUDAGraph **graph) {
+// `beside`: null, or a graph recorded on the same stream, whose memory this one uses too.
+char *tune_graph_begin(at::cuda::CUDAGraph **graph, at::cuda::CUDAGraph *beside) {
   return guarded([&] {
     auto made = std::make_unique<at::cuda::CUDAGraph>();
-    made->capture_begin();
+    beside ? made->capture_begin(beside->pool()) : made->capture_begin();
     *graph = made.release();
   });
 }

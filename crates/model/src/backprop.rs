@@ -9,17 +9,94 @@
 //! Blocks below the lowest adapter need neither: no gradient goes there.
 use crate::causal_lm::{Input, Keep, Losses, Noise};
 use crate::family::Family;
-use crate::nn::{Pass, Tape};
+use crate::nn::{Angles, ByPath, Pass, Tape};
 use crate::noise;
-use crate::ops::{self, Segment};
+use crate::ops::{self, Segment, Segments};
 #[cfg(feature = "tch")]
-use crate::precision::DeviceKind;
+use crate::{libtorch, ops::tch::fixed, precision::DeviceKind};
 use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// `(dA, dB)` by module path.
 pub type Gradients = BTreeMap<Arc<str>, (Tensor<2>, Tensor<2>)>;
+
+/// A micro-batch on the device: a step brings nothing else from the host.
+#[derive(Clone)]
+pub struct Staged {
+    /// Embedded tokens, with their noise, `[tokens, d]`.
+    pub x: Tensor<2>,
+    pub angles: Option<Angles>,
+    pub segments: Segments,
+    /// The rows that predict a learned token, and those tokens.
+    pub rows: Tensor<1, Int>,
+    pub targets: Tensor<1, Int>,
+    /// `[rows, 1]`: 1, or 0 for a row that is there to fill. `None`: all count.
+    pub counted: Option<Tensor<2>>,
+    /// To be read in place of the linears' own.
+    pub adapters: Option<Arc<ByPath>>,
+}
+
+impl Staged {
+    pub fn new(model: &dyn Family, input: &Input, noise: Noise) -> Self {
+        let x = embedded(model, input, noise);
+        let (rows, targets) = input.learned_rows();
+        Self {
+            angles: model.angles(input),
+            segments: segments(input),
+            rows: ops::indices(rows, &x.device()),
+            targets: ops::indices(targets, &x.device()),
+            counted: None,
+            adapters: None,
+            x,
+        }
+    }
+
+    /// Puts another micro-batch of the same shape in the place of this one, where every handle to it sees it.
+    ///
+    /// # Errors
+    /// In words: it is of another shape.
+    #[cfg(feature = "tch")]
+    pub fn overwrite(&self, with: &Self) -> Result<(), String> {
+        let Self {
+            x,
+            angles,
+            segments,
+            rows,
+            targets,
+            counted,
+            adapters: _,
+        } = with;
+        fixed::overwrite(&self.x, x)?;
+        fixed::overwrite_indices(&self.rows, rows)?;
+        fixed::overwrite_indices(&self.targets, targets)?;
+        match (&self.angles, angles) {
+            (Some(own), Some(Angles { cos, sin })) => {
+                fixed::overwrite(&own.cos, cos)?;
+                fixed::overwrite(&own.sin, sin)?;
+            }
+            (None, None) => (),
+            _ => return Err("angles in one of two micro-batches".into()),
+        }
+        match (&self.segments, segments, &self.counted, counted) {
+            (
+                Segments::OnDevice { starts: own, .. },
+                Segments::OnDevice { starts, .. },
+                Some(own_counted),
+                Some(counted),
+            ) => {
+                fixed::overwrite_indices(own, starts)?;
+                fixed::overwrite(own_counted, counted)
+            }
+            _ => Err("a micro-batch that was not filled up".into()),
+        }
+    }
+}
+
+/// Tokens looked up, with their noise.
+pub fn embedded(model: &dyn Family, input: &Input, noise: Noise) -> Tensor<2> {
+    neftune(model.embed(&input.tokens, &input.positions), input, noise)
+}
 
 /// One block run with a tape, waiting for the gradient of its output.
 struct Taped {
@@ -65,7 +142,7 @@ enum Stage {
 }
 
 /// Losses and gradients of their sum, for every adapter.
-pub fn loss_and_gradients(model: &dyn Family, input: &Input, keep: Keep, noise: Noise) -> (Losses, Gradients) {
+pub fn loss_and_gradients(model: &dyn Family, staged: Staged, keep: Keep, noise: Noise) -> (Losses, Gradients) {
     let layers = model.shape().layers;
     let lowest = model
         .linears()
@@ -74,10 +151,19 @@ pub fn loss_and_gradients(model: &dyn Family, input: &Input, keep: Keep, noise: 
         .map(|l| l.layer)
         .min()
         .unwrap_or(layers);
-    let mut pass = plain_pass(model, input);
+    let Staged {
+        mut x,
+        angles,
+        segments,
+        rows,
+        targets,
+        counted,
+        adapters,
+    } = staged;
+    let mut pass = Pass::plain(segments, angles);
     pass.noise = noise;
+    pass.adapters = adapters;
 
-    let mut x = neftune(model.embed(&input.tokens, &input.positions), input, noise);
     let mut stages = Vec::with_capacity(layers - lowest);
     for layer in 0..layers {
         if layer < lowest {
@@ -95,7 +181,7 @@ pub fn loss_and_gradients(model: &dyn Family, input: &Input, keep: Keep, noise: 
         }
     }
 
-    let (losses, mut dx) = head(model, x, input);
+    let (losses, mut dx) = head(model, x, rows, &targets, counted);
     let mut gradients = Gradients::new();
     for (layer, stage) in (lowest..layers).zip(stages).rev() {
         let taped = match stage {
@@ -125,55 +211,55 @@ pub fn forget_tapes(device: &Device) {
     }
     #[cfg(feature = "tch")]
     if DeviceKind::of(device) == DeviceKind::Cuda {
-        crate::libtorch::empty_cache();
+        libtorch::empty_cache();
     }
 }
 
 /// Losses alone, nothing kept.
 pub fn losses(model: &dyn Family, input: &Input) -> Losses {
-    let (rows, targets) = input.learned_rows();
-    let hidden = model.norm(select(hidden(model, input), &rows));
-    Losses(ops::linear_cross_entropy(hidden, model.head(), targets, false).0)
+    let staged = Staged::new(model, input, Noise::default());
+    let pass = Pass::plain(staged.segments, staged.angles);
+    let hidden = model.norm(blocks(model, staged.x, &pass).select(0, staged.rows));
+    Losses(ops::linear_cross_entropy(hidden, model.head(), &staged.targets, false).0)
 }
 
 /// What the last block gives, `[tokens, d]`.
 pub fn hidden(model: &dyn Family, input: &Input) -> Tensor<2> {
-    let pass = plain_pass(model, input);
-    let x = model.embed(&input.tokens, &input.positions);
-    (0..model.shape().layers).fold(x, |x, layer| model.block(layer, x, &pass))
+    let pass = Pass::plain(segments(input), model.angles(input));
+    blocks(model, model.embed(&input.tokens, &input.positions), &pass)
 }
 
-/// A pass over packed segments, each attending within itself.
-pub fn plain_pass<'a>(model: &dyn Family, input: &Input) -> Pass<'a> {
-    let segment = |w: &[usize]| Segment {
-        queries: w[0]..w[1],
-        keys: w[0]..w[1],
-    };
-    Pass::plain(input.starts.windows(2).map(segment).collect(), model.angles(input))
+fn blocks(model: &dyn Family, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
+    (0..model.shape().layers).fold(x, |x, layer| model.block(layer, x, pass))
+}
+
+/// Each attends within itself.
+fn segments(input: &Input) -> Segments {
+    input.starts.windows(2).map(|s| Segment::within(s[0]..s[1])).collect()
 }
 
 /// Norm, head and loss on the rows that predict a learned token; the gradient for every row of `x`.
-fn head(model: &dyn Family, x: Tensor<2>, input: &Input) -> (Losses, Tensor<2>) {
-    let (rows, targets) = input.learned_rows();
-    let selected = select(x.clone(), &rows).autodiff().require_grad();
+fn head(
+    model: &dyn Family,
+    x: Tensor<2>,
+    rows: Tensor<1, Int>,
+    targets: &Tensor<1, Int>,
+    counted: Option<Tensor<2>>,
+) -> (Losses, Tensor<2>) {
+    let selected = x.clone().select(0, rows.clone()).autodiff().require_grad();
     let normed = model.norm(selected.clone());
     let (losses, dhidden) = ops::linear_cross_entropy(normed.clone().inner(), model.head(), targets, true);
+    let dhidden = match counted {
+        Some(counted) => dhidden.map(|dh| dh * counted),
+        None => dhidden,
+    };
     let dselected = dhidden.and_then(|dh| selected.grad_remove(&mut (normed * dh.autodiff()).backward()));
     let dx = x.zeros_like();
     let dx = match dselected {
-        Some(d) => dx.select_assign(0, indices(&rows, &x), d.inner(), IndexingUpdateOp::Add),
+        Some(d) => dx.select_assign(0, rows, d.inner(), IndexingUpdateOp::Add),
         None => dx,
     };
     (Losses(losses), dx)
-}
-
-fn select(x: Tensor<2>, rows: &[i32]) -> Tensor<2> {
-    let indices = indices(rows, &x);
-    x.select(0, indices)
-}
-
-fn indices(rows: &[i32], like: &Tensor<2>) -> Tensor<1, Int> {
-    Tensor::from_data(TensorData::new(rows.to_vec(), [rows.len()]), &like.device())
 }
 
 /// Uniform noise on the embeddings, `alpha / sqrt(length · d)` wide (Jain et al. 2023, arXiv:2310.05914).

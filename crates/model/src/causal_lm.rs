@@ -1,5 +1,5 @@
 //! A causal LM of any family: load, loss, gradients, logits.
-use crate::backprop;
+use crate::backprop::{self, Gradients, Staged};
 use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::family::{self, Family, Shape};
 use crate::load::{self, Weights};
@@ -10,6 +10,8 @@ use crate::precision;
 use crate::{ModelError, Precision, Result, ops};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::sync::Arc;
+#[cfg(feature = "tch")]
+use {crate::ops::switch, crate::recorded::Recorder, std::sync::Mutex};
 
 /// Flat tokens of one micro-batch, no padding: `starts` cuts them into attention segments (first 0, last N).
 #[derive(Debug, Clone)]
@@ -34,14 +36,13 @@ impl Input {
     }
 
     /// The rows that predict a learned token, and those tokens.
-    pub(crate) fn learned_rows(&self) -> (Vec<i32>, Arc<[u32]>) {
+    pub(crate) fn learned_rows(&self) -> (Vec<i64>, Vec<i64>) {
         let learned = self
             .starts
             .windows(2)
             .flat_map(|s| s[0] + 1..s[1])
             .filter(|i| self.learn[*i]);
-        let (rows, targets): (Vec<_>, Vec<_>) = learned.map(|i| (i as i32 - 1, self.tokens[i])).unzip();
-        (rows, targets.into())
+        learned.map(|i| (i as i64 - 1, i64::from(self.tokens[i]))).unzip()
     }
 }
 
@@ -215,6 +216,11 @@ pub struct CausalLm {
     family: Box<dyn Family>,
     device: Device,
     precision: Precision,
+    /// How often adapters were put back.
+    #[cfg(feature = "tch")]
+    updates: usize,
+    #[cfg(feature = "tch")]
+    recorder: Option<Mutex<Recorder>>,
 }
 
 impl CausalLm {
@@ -251,11 +257,16 @@ impl CausalLm {
             family,
             device: device.clone(),
             precision,
+            #[cfg(feature = "tch")]
+            updates: 0,
+            #[cfg(feature = "tch")]
+            recorder: None,
         })
     }
 
     /// Attaches a trained adapter (its pairs must fit); replaces any present.
     pub fn attach(&mut self, adapter: &Adapter) -> Result<()> {
+        self.forget_steps();
         let mut problems = Vec::new();
         let mut linears = self.family.linears_mut();
         for (path, pair) in &adapter.pairs {
@@ -283,6 +294,7 @@ impl CausalLm {
 
     /// Back to the base alone.
     pub fn detach(&mut self) {
+        self.forget_steps();
         for linear in self.family.linears_mut() {
             linear.lora = None;
         }
@@ -309,6 +321,31 @@ impl CausalLm {
         for (lora, (a, b)) in adapted.zip(pairs) {
             (lora.a, lora.b) = (a, b);
         }
+        #[cfg(feature = "tch")]
+        {
+            self.updates += 1;
+        }
+    }
+
+    #[cfg(feature = "tch")]
+    pub(crate) fn updates(&self) -> usize {
+        self.updates
+    }
+
+    /// From here on steps on LibTorch are recorded by shape, where they can be, and launched as a whole.
+    pub fn record_steps(&mut self) {
+        #[cfg(feature = "tch")]
+        if !precision::is_flex(&self.device) {
+            self.recorder = Some(Mutex::default());
+        }
+    }
+
+    /// What was recorded reads the adapters it was recorded with.
+    fn forget_steps(&mut self) {
+        #[cfg(feature = "tch")]
+        if self.recorder.is_some() {
+            self.record_steps();
+        }
     }
 
     /// Losses and the gradients of their SUM for each adapter `(dA, dB)`, in the order of [`Self::adapters`].
@@ -319,7 +356,26 @@ impl CausalLm {
         noise: Noise,
     ) -> Result<(Losses, Vec<(Tensor<2>, Tensor<2>)>)> {
         self.check(input)?;
-        let (losses, mut gradients) = backprop::loss_and_gradients(&*self.family, input, keep, noise);
+        #[cfg(feature = "tch")]
+        if let Some(recorder) = &self.recorder {
+            let mut held = recorder.lock().unwrap_or_else(|poisoned| {
+                recorder.clear_poison();
+                switch::off("graph", "a step failed while others were held recorded");
+                let mut held = poisoned.into_inner();
+                *held = Recorder::default();
+                held
+            });
+            if let Some(made) = held.step(self, input, keep, noise) {
+                return Ok(made);
+            }
+        }
+        let staged = Staged::new(&*self.family, input, noise);
+        let (losses, gradients) = backprop::loss_and_gradients(&*self.family, staged, keep, noise);
+        Ok((losses, self.in_order(gradients)))
+    }
+
+    /// In the order of [`Self::adapters`], zeros for those that have none.
+    pub(crate) fn in_order(&self, mut gradients: Gradients) -> Vec<(Tensor<2>, Tensor<2>)> {
         let zeros = |t: &Tensor<2>| t.zeros_like();
         let ordered = self.adapters().into_iter().map(|adapter| {
             let found = gradients.remove(&adapter.path);
@@ -328,7 +384,7 @@ impl CausalLm {
                 |(a, b)| (a.inner(), b.inner()),
             )
         });
-        Ok((losses, ordered.collect()))
+        ordered.collect()
     }
 
     /// Loss without gradients, nothing kept.

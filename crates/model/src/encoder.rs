@@ -3,11 +3,10 @@
 use crate::checkpoint::Checkpoint;
 use crate::load::{At, Weights};
 use crate::nn::{LayerNorm, Linear, Pass};
-use crate::ops::{self, Gelu, Segment, attention::AttentionCfg};
+use crate::ops::{self, Gelu, Segment, Segments, attention::AttentionCfg};
 use crate::{ModelError, Precision, Result};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::Deserialize;
-use std::sync::Arc;
 
 #[derive(Debug, Clone, Deserialize)]
 struct Config {
@@ -171,7 +170,7 @@ impl Encoder {
         let (hidden, starts) = self.forward(pairs)?;
         let first: Vec<i32> = starts[..starts.len() - 1].iter().map(|s| *s as i32).collect();
         let first = hidden.select(0, indices(first, &self.device));
-        let pass = Pass::plain(Arc::from([]), None);
+        let pass = Pass::plain(Segments::from_iter([]), None);
         let pooled = head.pooler.forward(first, &pass).tanh();
         let logits = head.classifier.forward(pooled, &pass);
         Ok(logits.into_data().iter::<f32>().collect())
@@ -206,11 +205,7 @@ impl Encoder {
         let rows = |table: &Tensor<2>, ids| table.clone().select(0, indices(ids, &self.device));
         let x = rows(&e.word, tokens) + rows(&e.token_type, types) + rows(&e.position, positions);
         let x = e.norm.forward(x).value;
-        let whole = |s: &[usize]| Segment {
-            queries: s[0]..s[1],
-            keys: s[0]..s[1],
-        };
-        let segments: Arc<[Segment]> = starts.windows(2).map(whole).collect();
+        let segments: Segments = starts.windows(2).map(|s| Segment::within(s[0]..s[1])).collect();
         let head_dim = self.hidden / self.heads;
         let cfg = AttentionCfg {
             heads: self.heads,

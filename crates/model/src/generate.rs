@@ -180,13 +180,12 @@ fn next_logits(model: &CausalLm, running: &[Sequence], fed: usize, cache: &RefCe
         input.positions.extend(from as u32..s.tokens.len() as u32);
         input.starts.push(input.tokens.len());
     }
-    let segment = |w: &[usize]| Segment {
-        queries: w[0]..w[1],
-        keys: w[0]..w[1],
-    };
     let pass = Pass {
         cache: Some(cache),
-        ..Pass::plain(input.starts.windows(2).map(segment).collect(), family.angles(&input))
+        ..Pass::plain(
+            input.starts.windows(2).map(|s| Segment::within(s[0]..s[1])).collect(),
+            family.angles(&input),
+        )
     };
     let x = family.embed(&input.tokens, &input.positions);
     let x = (0..model.layers()).fold(x, |x, layer| family.block(layer, x, &pass));

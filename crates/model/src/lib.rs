@@ -24,6 +24,8 @@ pub mod peft;
 pub mod portable;
 pub mod precision;
 pub mod quant;
+#[cfg(feature = "tch")]
+mod recorded;
 pub mod safetensors_file;
 pub mod sampler;
 #[cfg(feature = "tch")]

@@ -3,8 +3,9 @@
 //! Saved tensors are those of `ops/autodiff`; workspaces are the widest moment of each pass, op by op. `tests/memory.rs` holds
 //! the count to what is really allocated.
 use crate::causal_lm::{Keep, Sizes};
-use crate::ops::linear_cross_entropy::chunk_rows;
-use crate::precision::{ADAPTER, DeviceKind, EXACT};
+use crate::ops::{linear_cross_entropy::chunk_rows, switch};
+use crate::precision::{ADAPTER, DeviceKind, EXACT, Stored};
+use burn::tensor::DType;
 use serde::Serialize;
 
 /// The micro-batch a step is planned for.
@@ -119,6 +120,48 @@ pub fn footprint(sizes: &Sizes, micro: Micro, keep: Keep, kind: DeviceKind) -> F
             .collect(),
         host: (blocks.filter(|layer| offloaded(*layer)).count() * count.input()) as u64,
     }
+}
+
+/// FLOP of a block's frozen products, forward and backward, below which its operations, about 60 of 10 µs each, take longer to
+/// launch than to run at 400 TFLOP/s.
+const LAUNCH_BOUND: usize = 240_000_000_000;
+
+/// Parts of a [`Footprint`] that are there before a step: weights, adapters, moments.
+const BEFORE_A_STEP: usize = 4;
+
+/// What steps of `micro` hold beside their footprint where they are recorded: all they make once more, in memory of its own, and
+/// the adapters and their gradients end to end. `None` where that is not done: it pays on a GPU, for models bound by launches,
+/// and what is quantized, dropped out or offloaded cannot be recorded.
+pub fn recorded(sizes: &Sizes, micro: Micro, keep: Keep, kind: DeviceKind) -> Option<u64> {
+    let (shape, precision) = (&sizes.shape, &sizes.precision);
+    let block = (sizes.matmul_params - shape.vocab * shape.hidden) / shape.layers.max(1);
+    let dense = (precision.linears, precision.head, precision.compute) == (Stored::Dense, Stored::Dense, DType::BF16);
+    let can = dense && !micro.dropout && keep.offloaded == 0 && sizes.lora_params() > 0;
+    if kind != DeviceKind::Cuda || !switch::is_on("graph") || !can || 4 * block * micro.tokens > LAUNCH_BOUND {
+        return None;
+    }
+    let filled = Micro {
+        tokens: filled_tokens(micro.tokens),
+        learned: filled_rows(micro.learned),
+        ..micro
+    };
+    let step = &footprint(sizes, filled, keep, kind).parts[BEFORE_A_STEP..];
+    let ends = 3 * sizes.lora_params() * ADAPTER.size();
+    Some(step.iter().map(|part| part.bytes).sum::<u64>() + ends as u64)
+}
+
+/// Tokens a recorded micro-batch is filled up to, an eighth more at most.
+pub fn filled_tokens(tokens: usize) -> usize {
+    filled(tokens, 16)
+}
+
+/// Learned tokens likewise, a quarter more at most.
+pub fn filled_rows(rows: usize) -> usize {
+    filled(rows, 8)
+}
+
+fn filled(n: usize, parts: usize) -> usize {
+    n.next_multiple_of((n.next_power_of_two() / parts).max(16))
 }
 
 impl DeviceKind {

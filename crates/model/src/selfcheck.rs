@@ -6,7 +6,6 @@ use crate::ops::{self, LoraCfg, Segment, switch};
 use crate::precision::Stored;
 use crate::{Frozen, graph, libtorch, noise};
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use std::sync::Arc;
 use std::time::Instant;
 
 /// What was found of one kernel.
@@ -291,17 +290,17 @@ fn adamw() -> Case {
 fn linear_cross_entropy() -> Case {
     let weight = random::<2>(2, [1037, 40]);
     let plain = Frozen::from(weight.clone());
-    let targets: Arc<[u32]> = (0..50).map(|i| i * 37 % 1037).collect();
-    let plain_targets = targets.clone();
+    let targets = |device: &Device| ops::indices((0..50).map(|i| i * 37 % 1037).collect(), device);
+    let plain_targets = targets(&Device::flex());
     let both = |loss: Tensor<1>, dh: Tensor<2>| Tensor::cat(vec![loss.unsqueeze_dim(1).cast(dh.dtype()), dh], 1);
     Case {
         names: &["linear_cross_entropy.cuda", "linear_cross_entropy"],
         inputs: vec![random(1, [50, 40])],
         fused: Box::new(move |place| {
-            let (weight, targets) = (Frozen::from(place.put(&weight)), targets.clone());
+            let (weight, targets) = (Frozen::from(place.put(&weight)), targets(&place.device));
             Box::new(move |i| {
                 let rows = i[0].clone().inner();
-                match ops::linear_cross_entropy(rows.clone(), &weight, targets.clone(), true) {
+                match ops::linear_cross_entropy(rows.clone(), &weight, &targets, true) {
                     (loss, Some(dh)) => both(loss, dh).autodiff().require_grad(),
                     (_, None) => rows.autodiff().require_grad(),
                 }
@@ -315,14 +314,11 @@ fn linear_cross_entropy() -> Case {
 }
 
 fn attention(names: &'static [&'static str], segments: &[(usize, usize)], window: Option<usize>) -> Case {
-    let segments: Arc<[Segment]> = segments
+    let tokens = segments.last().map_or(0, |(_, end)| *end);
+    let segments = segments
         .iter()
-        .map(|(start, end)| Segment {
-            queries: *start..*end,
-            keys: *start..*end,
-        })
+        .map(|(start, end)| Segment::within(*start..*end))
         .collect();
-    let tokens = segments.last().map_or(0, |s| s.queries.end);
     let cfg = AttentionCfg {
         heads: 4,
         kv_heads: 2,

@@ -73,6 +73,8 @@ pub struct TrainingReport {
     pub peak_flops: f64,
     pub planned: Vec<Part>,
     pub planned_bytes: u64,
+    /// Beside that, where steps are recorded.
+    pub recorded_bytes: Option<u64>,
     /// The process's on a CPU, made-up weights included twice.
     pub measured_bytes: u64,
     /// From the start of the program to the start of the first step, and that step.
@@ -132,6 +134,10 @@ pub fn train(subject: &Subject<'_>, training: &Training) -> Result<TrainingRepor
     let mut limits = Limits::new(keep, room.least(), device);
     let peak_flops = measure_peak(device, subject.precision);
     let mut model = load(subject)?;
+    let recorded = room.recorded(micro, keep);
+    if recorded.is_some() {
+        model.record_steps();
+    }
     let mut adamw = AdamW::new(training.optimizer, &model.adapters());
     let mut options = StepOptions {
         step: 0,
@@ -177,6 +183,7 @@ pub fn train(subject: &Subject<'_>, training: &Training) -> Result<TrainingRepor
         peak_flops,
         planned_bytes: planned.iter().map(|part| part.bytes).sum(),
         planned,
+        recorded_bytes: recorded,
         measured_bytes,
         seconds_to_first_step,
         first_step_seconds,

@@ -1,7 +1,7 @@
 //! How a step is made to fit into the memory there is: what is kept, recomputed, offloaded, and how long a row may be.
 use std::ops::RangeInclusive;
 use tune_model::causal_lm::Sizes;
-use tune_model::memory::{Footprint, Micro, footprint};
+use tune_model::memory::{Footprint, Micro, footprint, recorded};
 use tune_model::{DeviceKind, Keep};
 
 /// A base with its adapters on a kind of device, and the bytes that all of it may take there.
@@ -31,6 +31,12 @@ impl Room<'_> {
             offloaded,
         });
         kept.chain(offloaded).find(|keep| self.fits(micro, *keep))
+    }
+
+    /// What steps hold beside their footprint because they are recorded; `None` where they are not, for want of room or of use.
+    pub fn recorded(&self, micro: Micro, keep: Keep) -> Option<u64> {
+        let held = recorded(self.sizes, micro, keep, self.kind)?;
+        (self.footprint(micro, keep).total() + held <= self.bytes).then_some(held)
     }
 
     /// What takes the least memory of all.
@@ -193,6 +199,35 @@ mod tests {
         }
         assert!(before.offloaded > 0, "{before:?}");
         assert_eq!(room(&sizes, 10 * GIB).keep(micro(8192), 0..=32), None);
+    }
+
+    #[test]
+    fn steps_bound_by_launches_are_recorded_where_there_is_room() {
+        let config = json!({
+            "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+            "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
+            "max_position_embeddings": 8192, "tie_word_embeddings": true
+        });
+        let bf16 = Precision::resolve_for(Dtype::Bf16, Quantize::None, DeviceKind::Cuda).unwrap();
+        let (small, big) = (sizes(config.clone(), bf16), llama_8b());
+        let keep = |blocks| Keep { blocks, offloaded: 0 };
+        let micro = micro(8 * 512);
+        let needed = room(&small, 0).footprint(micro, keep(30)).total();
+        let held = room(&small, u64::MAX).recorded(micro, keep(30)).unwrap();
+        assert!(held > needed / 2 && held < 2 * needed, "{held} beside {needed}");
+        assert_eq!(room(&small, needed + held - 1).recorded(micro, keep(30)), None);
+        assert_eq!(room(&big, u64::MAX).recorded(micro, keep(32)), None);
+        let dropout = Micro { dropout: true, ..micro };
+        assert_eq!(room(&small, u64::MAX).recorded(dropout, keep(30)), None);
+        let offloaded = Keep {
+            blocks: 0,
+            offloaded: 3,
+        };
+        assert_eq!(room(&small, u64::MAX).recorded(micro, offloaded), None);
+        assert_eq!(
+            room(&sizes(config, Precision::F32), u64::MAX).recorded(micro, keep(30)),
+            None
+        );
     }
 
     #[test]

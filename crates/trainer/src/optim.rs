@@ -158,17 +158,26 @@ fn cut<'a>(whole: &'a Tensor<1>, shapes: &'a [[usize; 2]]) -> impl Iterator<Item
     })
 }
 
-/// The square of each gradient's Euclidean norm, on the device.
+/// Gradients' squares that are summed on the device at a time.
+const SUMMED: usize = 1024;
+
+/// Sums of the gradients' squares, to be added up: on the device, by a few operations however many adapters there are.
 ///
-/// Rows are summed, then their sums: a sum over all elements at once would depend on which thread came first, and a resumed run
-/// must repeat to the bit.
+/// Each sum is one of its own: a sum over all elements at once would depend on which thread came first, and a resumed run must
+/// repeat to the bit.
 pub fn squared_norms(gradients: &Pairs) -> Tensor<1> {
-    let square = |g: &Tensor<2>| {
-        let rows = (g.clone() * g.clone()).sum_dim(1);
-        let n = rows.dims()[0];
-        rows.reshape([1, n]).sum_dim(1).reshape([1])
-    };
-    Tensor::cat(gradients.iter().flat_map(|(a, b)| [square(a), square(b)]).collect(), 0)
+    let parts = gradients
+        .iter()
+        .flat_map(|(a, b)| [a, b])
+        .map(|t| t.clone().reshape([-1]));
+    let mut parts: Vec<Tensor<1>> = parts.collect();
+    let elements: usize = parts.iter().map(|part| part.dims()[0]).sum();
+    if let Some(first) = parts.first() {
+        let missing = elements.next_multiple_of(SUMMED) - elements;
+        parts.push(Tensor::zeros([missing], (&first.device(), DType::F32)));
+    }
+    let rows = Tensor::cat(parts, 0).reshape([-1, SUMMED as i64]);
+    (rows.clone() * rows).sum_dim(1).reshape([-1])
 }
 
 /// Factor that brings `norm` to at most `max`, as `torch.nn.utils.clip_grad_norm_`; `max` 0 = off.

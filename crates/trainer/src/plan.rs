@@ -42,6 +42,8 @@ pub struct Plan {
     pub blocks: usize,
     /// What waits on the host for the device.
     pub host_memory: u64,
+    /// What recorded steps hold on the device beside that; `None`: their operations are launched one by one.
+    pub recorded: Option<u64>,
     /// Tokens a row may have at this batch size, with everything recomputed (or offloaded) that can be.
     pub longest_that_fits: Option<usize>,
     /// What one trained token must cost at least: `4 P_frozen + 6 P_lora + 6 L d T`, the head for learned tokens alone.
@@ -155,6 +157,7 @@ pub fn plan(sources: Sources<'_>) -> Result<Plan> {
         keep: memory.keep,
         blocks: sizes.shape.layers,
         host_memory: memory.footprint.host,
+        recorded: memory.recorded,
         longest_that_fits: memory.longest,
         floor_flops_per_token: floor,
         speed,
@@ -217,6 +220,7 @@ struct MemoryPlan {
     footprint: Footprint,
     usable: Option<u64>,
     longest: Option<usize>,
+    recorded: Option<u64>,
 }
 
 /// How the longest micro-batch fits into what there is. On a GPU what does not fit is an error; a CPU can swap, and is warned of.
@@ -286,6 +290,7 @@ fn memory_plan(sources: &Sources<'_>, lengths: &Lengths, warnings: &mut Vec<Stri
     Ok(MemoryPlan {
         keep,
         footprint: room.footprint(longest, keep),
+        recorded: room.recorded(longest, keep),
         usable,
         longest: usable.map(|_| room.longest(train.batch_size, longest)),
     })

@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 use tune_data::{Batch, Loader};
 use tune_model::causal_lm::sizes;
+use tune_model::ops::switch;
 use tune_model::{CausalLm, DeviceKind, staging};
 
 /// How a run is started.
@@ -224,6 +225,9 @@ impl<'a> Run<'a> {
             self.prepared.precision,
             watch,
         )?;
+        if self.prepared.plan.recorded.is_some() {
+            model.record_steps();
+        }
         let train = &settings.train;
         let mut loader = Loader::new(self.prepared.packed.rows.len(), train.batch_size, train.seed);
         let options = Options::of(train);
@@ -560,9 +564,11 @@ impl<'a> Run<'a> {
     }
 }
 
-/// What memory made the run change.
+/// What memory made the run change, and which kernels failed.
 fn tell(limits: &mut Limits, watch: &mut dyn Watch) {
-    for note in limits.take_notes() {
+    let off = switch::news().into_iter();
+    let off = off.map(|(name, why)| format!("kernel {name} is off from here on: {why}"));
+    for note in limits.take_notes().into_iter().chain(off) {
         watch.on(Event::Note(&note));
     }
 }

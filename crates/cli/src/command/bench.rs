@@ -259,6 +259,9 @@ fn tell_training(
         gib(report.planned_bytes)
     );
     show("memory", memory)?;
+    if let Some(held) = report.recorded_bytes {
+        show("", format!("steps are recorded, in {} more", gib(held)))?;
+    }
     for part in &report.planned {
         show("", format!("{:>10}  {}", gib(part.bytes), part.name))?;
     }

@@ -70,14 +70,15 @@ impl Cache {
             v: empty(),
             end: 0,
         });
-        let longest = cfg.segments.iter().map(|s| s.queries.len()).max().unwrap_or(0);
+        let list = cfg.segments.list();
+        let longest = list.iter().map(|s| s.queries.len()).max().unwrap_or(0);
         let end = held.end + longest;
         let held = Layer {
-            k: append(held.k, k, &cfg.segments, end),
-            v: append(held.v, v, &cfg.segments, end),
+            k: append(held.k, k, &list, end),
+            v: append(held.v, v, &list, end),
             end,
         };
-        let segments = cfg.segments.iter().zip(&self.sequences).enumerate();
+        let segments = list.iter().zip(&self.sequences).enumerate();
         let segments = segments.map(|(row, (segment, (_, start)))| Segment {
             queries: segment.queries.clone(),
             keys: row * self.capacity + start..row * self.capacity + end,

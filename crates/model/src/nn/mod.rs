@@ -8,5 +8,5 @@ pub mod rope;
 pub use cache::Cache;
 pub use linear::{Linear, Lora};
 pub use norm::{LayerNorm, RmsNorm};
-pub use pass::{Heads, Pass, Tape};
+pub use pass::{ByPath, Heads, Pass, Tape};
 pub use rope::{Angles, Rope};

@@ -1,11 +1,14 @@
 //! What one run through the blocks carries along: segments, angles, noise, and either a tape or a cache.
 use super::{Angles, Cache};
 use crate::causal_lm::Noise;
-use crate::ops::{self, Segment, attention::AttentionCfg};
+use crate::ops::{self, Segments, attention::AttentionCfg};
 use burn::tensor::Tensor;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// `(A, B)` of adapters by module path.
+pub type ByPath = BTreeMap<Arc<str>, (Tensor<2>, Tensor<2>)>;
 
 /// The adapter leaves of one block's tape, by module path.
 #[derive(Default)]
@@ -19,11 +22,13 @@ impl Tape {
 }
 
 pub struct Pass<'a> {
-    pub segments: Arc<[Segment]>,
+    pub segments: Segments,
     pub angles: Option<Angles>,
     pub noise: Noise,
     /// Present while gradients are wanted.
     pub tape: Option<&'a Tape>,
+    /// In place of the linears' own.
+    pub adapters: Option<Arc<ByPath>>,
     /// Present while generating.
     pub cache: Option<&'a RefCell<Cache>>,
 }
@@ -51,12 +56,13 @@ impl Heads {
 
 impl<'a> Pass<'a> {
     /// A pass that keeps nothing.
-    pub fn plain(segments: Arc<[Segment]>, angles: Option<Angles>) -> Self {
+    pub fn plain(segments: Segments, angles: Option<Angles>) -> Self {
         Self {
             segments,
             angles,
             noise: Noise::default(),
             tape: None,
+            adapters: None,
             cache: None,
         }
     }
@@ -67,12 +73,15 @@ impl<'a> Pass<'a> {
             angles: self.angles.clone(),
             noise: self.noise,
             tape: Some(tape),
+            adapters: self.adapters.clone(),
             cache: None,
         }
     }
 
     /// The adapter's factors: as they are, or as leaves of the tape.
     pub fn leaves(&self, path: &Arc<str>, a: &Tensor<2>, b: &Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        let placed = self.adapters.as_ref().and_then(|adapters| adapters.get(path));
+        let (a, b) = placed.map_or((a, b), |(a, b)| (a, b));
         let Some(tape) = self.tape else {
             return (a.clone(), b.clone());
         };

@@ -2,6 +2,7 @@
 use crate::precision;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::Value;
+use std::collections::HashMap;
 
 /// Cosines and sines of a pass's rows, `[tokens, rotary / 2]`.
 #[derive(Clone)]
@@ -149,17 +150,26 @@ impl Rope {
         let half = self.inverse_frequencies.len();
         let mut cos = Vec::with_capacity(positions.len() * half);
         let mut sin = Vec::with_capacity(positions.len() * half);
+        // Sines are slow, and documents that are packed together share positions: each is computed once.
+        let mut known = HashMap::new();
         for rows in starts.windows(2) {
-            let positions = &positions[rows[0]..rows[1]];
-            let tokens = positions.last().map_or(0, |last| *last as usize + 1);
-            let frequencies = match &self.long {
-                Some((short_to, long)) if tokens > *short_to => long,
-                _ => &self.inverse_frequencies,
+            let tokens = positions[rows[0]..rows[1]].last().map_or(0, |last| *last as usize + 1);
+            let (long, frequencies) = match &self.long {
+                Some((short_to, long)) if tokens > *short_to => (true, long),
+                _ => (false, &self.inverse_frequencies),
             };
-            for position in positions {
+            for row in rows[0]..rows[1] {
+                let position = positions[row];
+                let first = *known.entry((position, long)).or_insert(row);
+                if first < row {
+                    let same = first * half..(first + 1) * half;
+                    cos.extend_from_within(same.clone());
+                    sin.extend_from_within(same);
+                    continue;
+                }
                 for frequency in frequencies {
                     // The product in f32, as transformers has it; it matters at long positions.
-                    let angle = (*position as f32 * frequency) as f64;
+                    let angle = (position as f32 * frequency) as f64;
                     cos.push((angle.cos() * self.attention_factor) as f32);
                     sin.push((angle.sin() * self.attention_factor) as f32);
                 }
@@ -209,6 +219,18 @@ mod tests {
         let turned = [c[0] - s[0], c[1] - s[1], c[0] + s[0], c[1] + s[1], 1.0, 1.0];
         let wanted = [[1.0; 12].as_slice(), &turned, &turned].concat();
         assert!(y.iter().zip(&wanted).all(|(y, w)| (y - w).abs() < 1e-6), "{y:?}");
+    }
+
+    #[test]
+    fn a_position_has_its_angles_wherever_it_stands() {
+        let rope = Rope::from_config(&json!({"rope_theta": 10000.0}), 4).unwrap();
+        let values = |positions: &[u32]| -> Vec<f32> {
+            let Angles { cos, sin } = rope.angles(positions, &[0, positions.len()], &Device::flex());
+            Tensor::cat(vec![cos, sin], 1).into_data().iter().collect()
+        };
+        let packed = values(&[0, 1, 2, 0, 1, 7, 0]);
+        let alone = [0, 1, 2, 0, 1, 7, 0].map(|position| values(&[position]));
+        assert_eq!(packed, alone.concat());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 use super::{clock, has_kernels};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
-use burn::tensor::{DType, Tensor, TensorData, activation};
+use burn::tensor::{DType, Int, Tensor, TensorData, activation};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,7 +14,50 @@ pub struct Segment {
     pub keys: Range<usize>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+/// Those of a pass, in order.
+#[derive(Debug, Clone)]
+pub enum Segments {
+    Listed(Arc<[Segment]>),
+    /// One after the other, queries and keys alike: where each begins, and the end, i32. What stands there may change between
+    /// two runs of the same operations, but none is ever longer than `longest`, or all are that long.
+    OnDevice {
+        starts: Tensor<1, Int>,
+        longest: usize,
+        all: bool,
+    },
+}
+
+impl Segments {
+    /// Those on the device are read.
+    pub fn list(&self) -> Arc<[Segment]> {
+        match self {
+            Self::Listed(list) => list.clone(),
+            Self::OnDevice { starts, .. } => {
+                let starts: Vec<i64> = starts.clone().into_data().iter().collect();
+                let within = starts.windows(2).map(|s| s[0] as usize..s[1] as usize);
+                within.map(Segment::within).collect()
+            }
+        }
+    }
+}
+
+impl FromIterator<Segment> for Segments {
+    fn from_iter<I: IntoIterator<Item = Segment>>(segments: I) -> Self {
+        Self::Listed(segments.into_iter().collect())
+    }
+}
+
+impl Segment {
+    /// Rows that attend to each other.
+    pub fn within(rows: Range<usize>) -> Self {
+        Self {
+            queries: rows.clone(),
+            keys: rows,
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
 pub struct AttentionCfg {
     pub heads: usize,
     /// Query head `h` uses key/value head `h / (heads / kv_heads)`.
@@ -25,7 +68,7 @@ pub struct AttentionCfg {
     pub window: Option<usize>,
     /// Whether a query sees only the keys up to its own; if not, it sees all of its segment, and there is no window.
     pub causal: bool,
-    pub segments: Arc<[Segment]>,
+    pub segments: Segments,
 }
 
 impl AttentionCfg {
@@ -86,7 +129,8 @@ pub fn attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, cfg: AttentionCfg) ->
 /// The same from Burn's operations, one head of one segment after the other.
 pub fn reference(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, cfg: AttentionCfg) -> Tensor<2> {
     let (d, group) = (cfg.head_dim, cfg.heads / cfg.kv_heads);
-    let segments = cfg.segments.iter().map(|segment| {
+    let list = cfg.segments.list();
+    let segments = list.iter().map(|segment| {
         let (queries, keys) = (segment.queries.len(), segment.keys.len());
         let mut hidden = vec![f32::NEG_INFINITY; queries * keys];
         for i in 0..queries {

@@ -48,6 +48,10 @@ pub fn account<T>(device: &Device, work: impl FnOnce() -> T) -> (T, Vec<Spent>) 
     (done, spent)
 }
 
+pub fn is_on() -> bool {
+    ACCOUNT.with_borrow(Option::is_some)
+}
+
 /// Counts until it is dropped.
 pub struct Running {
     begun: Option<(&'static str, Instant)>,

@@ -1,10 +1,9 @@
 //! The head and its loss in one: logits exist for a chunk of rows at a time, never `[tokens, vocabulary]`.
 use super::{clock, has_kernels};
 use crate::frozen::{Frozen, Weight};
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
-use burn::tensor::{DType, Int, Tensor, TensorData, activation};
-use std::sync::Arc;
+use burn::tensor::{DType, Int, Tensor, activation};
 
 /// Bytes the logits of one chunk may take.
 pub const CHUNK_BYTES: usize = 64 << 20;
@@ -19,12 +18,12 @@ pub trait LinearCrossEntropyOp: Backend {
     fn linear_cross_entropy(
         hidden: FloatTensor<Self>,
         #[extension_type] weight: Weight<Self>,
-        targets: Arc<[u32]>,
+        targets: IntTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
     fn linear_cross_entropy_loss(
         hidden: FloatTensor<Self>,
         #[extension_type] weight: Weight<Self>,
-        targets: Arc<[u32]>,
+        targets: IntTensor<Self>,
     ) -> FloatTensor<Self>;
 }
 
@@ -32,21 +31,22 @@ pub trait LinearCrossEntropyOp: Backend {
 /// `hidden`. The weight is frozen; neither result is tracked by autodiff.
 ///
 /// # Shapes
-/// - `hidden`: `[rows, d]` (plain, not autodiff), `weight`: `[vocab, d]`, `targets`: `rows`
+/// - `hidden`: `[rows, d]` (plain, not autodiff), `weight`: `[vocab, d]`, `targets`: `[rows]`, i64
 /// - result: losses `[rows]`, gradient `[rows, d]`
 pub fn linear_cross_entropy(
     hidden: Tensor<2>,
     weight: &Frozen,
-    targets: Arc<[u32]>,
+    targets: &Tensor<1, Int>,
     gradient: bool,
 ) -> (Tensor<1>, Option<Tensor<2>>) {
     let _running = clock::op("head and loss");
-    assert_eq!(hidden.dims()[0], targets.len());
+    assert_eq!((hidden.dims()[0], DType::I64), (targets.dims()[0], targets.dtype()));
     if !has_kernels("linear_cross_entropy", &hidden) {
-        let (loss, dh) = reference(hidden, weight, &targets);
+        let (loss, dh) = reference(hidden, weight, targets);
         return (loss, gradient.then_some(dh));
     }
     let (hidden, weight) = (hidden.into_dispatch(), weight.clone().into_dispatch());
+    let targets = targets.clone().into_dispatch();
     if gradient {
         let (loss, dh) = <Dispatch as LinearCrossEntropyOp>::linear_cross_entropy(hidden, weight, targets);
         (Tensor::from_dispatch(loss), Some(Tensor::from_dispatch(dh)))
@@ -57,23 +57,16 @@ pub fn linear_cross_entropy(
 }
 
 /// The same from Burn's operations, all rows at once.
-pub fn reference(hidden: Tensor<2>, weight: &Frozen, targets: &[u32]) -> (Tensor<1>, Tensor<2>) {
-    let n = targets.len();
-    let device = hidden.device();
-    let indices: Vec<i64> = targets.iter().map(|t| *t as i64).collect();
-    let indices = Tensor::<2, Int>::from_data(TensorData::new(indices, [n, 1]), &device);
+pub fn reference(hidden: Tensor<2>, weight: &Frozen, targets: &Tensor<1, Int>) -> (Tensor<1>, Tensor<2>) {
+    let n = targets.dims()[0];
     let dtype = hidden.dtype();
     let weight = weight.dense(dtype);
     let logits = hidden.matmul(weight.clone().transpose()).cast(DType::F32);
     let loss = activation::log_softmax(logits.clone(), 1)
-        .gather(1, indices.clone())
+        .gather(1, targets.clone().reshape([n, 1]))
         .neg()
         .reshape([n]);
-    let one_hot = indices
-        .reshape([n])
-        .one_hot::<2>(weight.dims()[0])
-        .float()
-        .cast(DType::F32);
+    let one_hot = targets.clone().one_hot::<2>(weight.dims()[0]).float().cast(DType::F32);
     let dlogits = activation::softmax(logits, 1) - one_hot;
     (loss, dlogits.cast(dtype).matmul(weight))
 }
@@ -88,14 +81,15 @@ mod tests {
     fn equals_the_reference_in_value_and_gradient() {
         let hidden = random::<2>(1, [50, 24]);
         let weight = random::<2>(2, [101, 24]) * 3.0;
-        let targets: Arc<[u32]> = (0..50).map(|i| (i * 37 % 101) as u32).collect();
-        let (loss_ref, dh_ref) = reference(hidden.clone(), &weight.clone().into(), &targets);
+        let targets: Vec<i64> = (0..50).map(|i| i * 37 % 101).collect();
+        let (loss_ref, dh_ref) = reference(hidden.clone(), &weight.clone().into(), &Place::flex().indices(&targets));
         for place in Place::all() {
             let (hidden, weight) = (place.put(&hidden), place.put(&weight).into());
-            let (loss, dh) = linear_cross_entropy(hidden.clone(), &weight, targets.clone(), true);
+            let targets = place.indices(&targets);
+            let (loss, dh) = linear_cross_entropy(hidden.clone(), &weight, &targets, true);
             place.assert_close("losses", &loss, &loss_ref, 1e-5);
             place.assert_close("gradients", &dh.unwrap(), &dh_ref, 1e-5);
-            let (loss, none) = linear_cross_entropy(hidden, &weight, targets.clone(), false);
+            let (loss, none) = linear_cross_entropy(hidden, &weight, &targets, false);
             place.assert_close("losses", &loss, &loss_ref, 1e-5);
             assert!(none.is_none());
         }
@@ -105,9 +99,9 @@ mod tests {
     fn packed_in_bf16_equals_the_reference_within_its_noise() {
         let hidden = random::<2>(1, [50, 24]);
         let weight = Frozen::new(random::<2>(2, [101, 24]) * 3.0, Stored::PackedBf16);
-        let targets: Arc<[u32]> = (0..50).map(|i| (i * 37 % 101) as u32).collect();
+        let targets = Place::flex().indices(&(0..50).map(|i| i * 37 % 101).collect::<Vec<_>>());
         let (loss_ref, dh_ref) = reference(hidden.clone(), &weight, &targets);
-        let (loss, dh) = linear_cross_entropy(hidden, &weight, targets, true);
+        let (loss, dh) = linear_cross_entropy(hidden, &weight, &targets, true);
         assert!(max_difference(&loss, &loss_ref) < 5e-2);
         assert!(max_difference(&dh.unwrap(), &dh_ref) < 5e-2);
     }

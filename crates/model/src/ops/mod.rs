@@ -37,7 +37,7 @@ pub(crate) mod tch;
 
 pub use activation::Activation;
 pub use adamw::adamw;
-pub use attention::{Segment, attention};
+pub use attention::{Segment, Segments, attention};
 pub use flex::{PackedBf16, has_dpbf16};
 pub use gelu::{Gelu, gelu};
 pub use layer_norm::layer_norm;
@@ -50,7 +50,13 @@ pub use rope::rope;
 pub use swiglu::swiglu;
 
 use crate::precision::is_flex;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+
+/// Numbers of rows or of tokens, i64.
+pub fn indices(values: Vec<i64>, device: &Device) -> Tensor<1, Int> {
+    let n = values.len();
+    Tensor::from_data(TensorData::new(values, [n]), (device, DType::I64))
+}
 
 /// Whether hand-written kernels serve `op` on tensors like `x`.
 fn has_kernels<const D: usize>(op: &str, x: &Tensor<D>) -> bool {
@@ -67,7 +73,7 @@ fn has_kernels<const D: usize>(op: &str, x: &Tensor<D>) -> bool {
 #[cfg(test)]
 pub(crate) mod testing {
     //! Random inputs and the judgement "equal in value and gradient".
-    use burn::tensor::{DType, Device, Tensor, TensorData};
+    use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
     /// Where kernels run, and the dtype of activations and frozen weights there.
     #[derive(Debug, Clone)]
@@ -102,6 +108,10 @@ pub(crate) mod testing {
         /// What is f32 everywhere: adapters, angles.
         pub fn exact<const D: usize>(&self, x: &Tensor<D>) -> Tensor<D> {
             x.clone().to_device(&self.device)
+        }
+
+        pub fn indices(&self, values: &[i64]) -> Tensor<1, Int> {
+            crate::ops::indices(values.to_vec(), &self.device)
         }
 
         /// `tolerance` counts in f32; in bf16, which has 8 bits, 3 % of the largest value does.

@@ -30,16 +30,24 @@ pub const NAMES: &[&str] = &[
 ];
 
 static ANY: AtomicBool = AtomicBool::new(false);
-static OFF: Mutex<BTreeMap<&'static str, String>> = Mutex::new(BTreeMap::new());
+static OFF: Mutex<BTreeMap<&'static str, Off>> = Mutex::new(BTreeMap::new());
 
-fn switched_off() -> MutexGuard<'static, BTreeMap<&'static str, String>> {
+struct Off {
+    why: String,
+    told: bool,
+}
+
+fn switched_off() -> MutexGuard<'static, BTreeMap<&'static str, Off>> {
     OFF.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// `name` is one of [`NAMES`]. The first reason stays.
 pub fn off(name: &'static str, why: impl Into<String>) {
     debug_assert!(NAMES.contains(&name), "{name}");
-    switched_off().entry(name).or_insert_with(|| why.into());
+    switched_off().entry(name).or_insert_with(|| Off {
+        why: why.into(),
+        told: false,
+    });
     ANY.store(true, Ordering::Release);
 }
 
@@ -66,7 +74,20 @@ pub fn is_on(name: &str) -> bool {
 
 /// What is off, and why.
 pub fn reasons() -> Vec<(&'static str, String)> {
-    switched_off().iter().map(|(name, why)| (*name, why.clone())).collect()
+    let off = switched_off();
+    off.iter().map(|(name, off)| (*name, off.why.clone())).collect()
+}
+
+/// The same, of what went off since this was last asked.
+pub fn news() -> Vec<(&'static str, String)> {
+    let mut off = switched_off();
+    let untold = off.iter_mut().filter(|(_, off)| !off.told);
+    untold
+        .map(|(name, off)| {
+            off.told = true;
+            (*name, off.why.clone())
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -11,11 +11,8 @@ use std::ops::Range;
 const BLOCK: usize = 64;
 
 /// The tasks: every head of every segment.
-fn tasks(cfg: &AttentionCfg) -> Vec<(&Segment, usize)> {
-    cfg.segments
-        .iter()
-        .flat_map(|s| (0..cfg.heads).map(move |h| (s, h)))
-        .collect()
+fn tasks(segments: &[Segment], heads: usize) -> Vec<(&Segment, usize)> {
+    segments.iter().flat_map(|s| (0..heads).map(move |h| (s, h))).collect()
 }
 
 /// Columns of one head in `[tokens, heads * head_dim]`, rows `rows`.
@@ -82,7 +79,8 @@ impl AttentionOp for Flex {
         let (d, group) = (cfg.head_dim, cfg.heads / cfg.kv_heads);
         let (qs, ks, vs) = (q.as_slice(), k.as_slice(), v.as_slice());
 
-        let tasks = tasks(&cfg);
+        let segments = cfg.segments.list();
+        let tasks = tasks(&segments, cfg.heads);
         // One query a head, as while decoding, is done before another core has woken up.
         let at_least = if tokens == 1 { tasks.len() } else { 1 };
         let results: Vec<_> = tasks
@@ -165,7 +163,8 @@ impl AttentionOp for Flex {
         let (qs, ks, vs) = (q.as_slice(), k.as_slice(), v.as_slice());
         let (dos, os, lses) = (dout.as_slice(), out.as_slice(), lse.as_slice());
 
-        let results: Vec<_> = tasks(&cfg)
+        let segments = cfg.segments.list();
+        let results: Vec<_> = tasks(&segments, cfg.heads)
             .into_par_iter()
             .map(|(segment, h)| {
                 let mut dq = unwritten(segment.queries.len() * d);

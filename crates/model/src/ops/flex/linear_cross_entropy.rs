@@ -4,12 +4,13 @@ use super::frozen::Matrix;
 use super::{Rows, simd, tensor, unwritten};
 use crate::frozen::Weight;
 use crate::ops::linear_cross_entropy::{LinearCrossEntropyOp, chunk_rows};
-use burn::backend::{Flex, tensor::FloatTensor};
+use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use rayon::prelude::*;
-use std::sync::Arc;
 
 /// Losses, and into `gradient` (where given, `[rows, d]`) `softmax·W − W[target]`.
-fn run(hidden: &Rows, weight: &Matrix, targets: &[u32], mut gradient: Option<&mut [f32]>) -> Vec<f32> {
+fn run(hidden: &Rows, weight: &Matrix, targets: &[i64], mut gradient: Option<&mut [f32]>) -> Vec<f32> {
     let ((rows, d), (vocab, _)) = (hidden.dims(), weight.dims());
     let h = hidden.as_slice();
     let chunk = chunk_rows(vocab).min(rows.max(1));
@@ -47,25 +48,29 @@ fn run(hidden: &Rows, weight: &Matrix, targets: &[u32], mut gradient: Option<&mu
     losses
 }
 
+fn numbers(targets: &FlexTensor) -> &[i64] {
+    targets.as_slice::<i64>().unwrap_or(&[])
+}
+
 impl LinearCrossEntropyOp for Flex {
     fn linear_cross_entropy(
         hidden: FloatTensor<Self>,
         weight: Weight<Self>,
-        targets: Arc<[u32]>,
+        targets: IntTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let (hidden, weight) = (Rows::new(hidden), Matrix::from(weight));
         let (rows, d) = hidden.dims();
         let mut gradient = unwritten(rows * d);
-        let losses = run(&hidden, &weight, &targets, Some(&mut gradient));
+        let losses = run(&hidden, &weight, numbers(&targets), Some(&mut gradient));
         (tensor(losses, [rows]), tensor(gradient, [rows, d]))
     }
 
     fn linear_cross_entropy_loss(
         hidden: FloatTensor<Self>,
         weight: Weight<Self>,
-        targets: Arc<[u32]>,
+        targets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
-        let losses = run(&Rows::new(hidden), &weight.into(), &targets, None);
+        let losses = run(&Rows::new(hidden), &weight.into(), numbers(&targets), None);
         let rows = losses.len();
         tensor(losses, [rows])
     }

@@ -4,7 +4,7 @@
 //! Scores have the dtype of the activations, as in transformers' eager attention; softmax sums in f32. Probabilities are made
 //! again for the backward pass. (ATen's own attention on the CPU multiplies bf16 as f32, and takes twice the time.)
 use super::{cuda, new};
-use crate::ops::attention::{AttentionCfg, AttentionOp, Segment};
+use crate::ops::attention::{AttentionCfg, AttentionOp, Segment, Segments};
 use burn::backend::{LibTorch, tensor::FloatTensor};
 use std::ops::Range;
 use tch::{Kind, Tensor};
@@ -22,8 +22,8 @@ struct Block {
 }
 
 /// Every segment's blocks, in the order of their queries.
-fn blocks<'a>(cfg: &'a AttentionCfg, q: &'a Tensor) -> impl Iterator<Item = Block> + 'a {
-    cfg.segments.iter().flat_map(move |segment| {
+fn blocks<'a>(cfg: &'a AttentionCfg, segments: &'a [Segment], q: &'a Tensor) -> impl Iterator<Item = Block> + 'a {
+    segments.iter().flat_map(move |segment| {
         let step = (SCORES / (cfg.heads * segment.keys.len().max(1))).clamp(1, QUERIES);
         (0..segment.queries.len()).step_by(step).map(move |start| {
             let within = start..(start + step).min(segment.queries.len());
@@ -90,11 +90,14 @@ fn probabilities(q: &Tensor, k: &Tensor, block: &Block) -> Tensor {
 /// One query a sequence over keys laid out as `[sequences, capacity, ..]`, all ending at the same column: one call of ATen's
 /// attention for all, to which the query heads of a key head are queries that see the same keys. `None` for other layouts.
 fn decode(q: &Tensor, k: &Tensor, v: &Tensor, cfg: &AttentionCfg) -> Option<Tensor> {
-    let sequences = cfg.segments.len();
+    let Segments::Listed(segments) = &cfg.segments else {
+        return None;
+    };
+    let sequences = segments.len();
     let capacity = k.size()[0] as usize / sequences.max(1);
-    let end = cfg.segments.first()?.keys.end;
-    let seen: Vec<Range<usize>> = cfg.segments.iter().map(|segment| cfg.visible(segment, 0)).collect();
-    let fits = cfg.segments.iter().enumerate().all(|(s, segment)| {
+    let end = segments.first()?.keys.end;
+    let seen: Vec<Range<usize>> = segments.iter().map(|segment| cfg.visible(segment, 0)).collect();
+    let fits = segments.iter().enumerate().all(|(s, segment)| {
         let keys = &segment.keys;
         segment.queries == (s..s + 1) && keys.start >= s * capacity && keys.end == s * capacity + end
     });
@@ -145,7 +148,7 @@ impl AttentionOp for LibTorch {
             return (new(out), new(lse));
         }
         let out = q.empty_like();
-        for block in blocks(&cfg, q) {
+        for block in blocks(&cfg, &cfg.segments.list(), q) {
             let (k, v) = (stacked(k, &block.keys, &cfg), stacked(v, &block.keys, &cfg));
             let scaled = stacked(q, &block.queries, &cfg) * cfg.scale;
             let result = probabilities(&scaled, &k, &block).bmm(&v);
@@ -170,7 +173,7 @@ impl AttentionOp for LibTorch {
             return gradients.map(new).into();
         }
         let (dq, dk, dv) = (q.empty_like(), k.zeros_like(), v.zeros_like());
-        for block in blocks(&cfg, q) {
+        for block in blocks(&cfg, &cfg.segments.list(), q) {
             let (k, v) = (stacked(k, &block.keys, &cfg), stacked(v, &block.keys, &cfg));
             let scaled = stacked(q, &block.queries, &cfg) * cfg.scale;
             let dout = stacked(&dout.tensor, &block.queries, &cfg);

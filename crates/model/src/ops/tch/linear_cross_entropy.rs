@@ -2,19 +2,20 @@
 use super::{cuda, dense, host, new};
 use crate::frozen::Weight;
 use crate::ops::linear_cross_entropy::{LinearCrossEntropyOp, chunk_rows};
-use burn::backend::{LibTorch, tensor::FloatTensor};
-use std::sync::Arc;
+use burn::backend::LibTorch;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use tch::{Kind, Tensor};
 
 /// Losses `[rows]` in f32, and into `gradient` (where given, `[rows, d]`) `(softmax − one-hot)·W`.
-fn run(hidden: &Tensor, weight: &Tensor, targets: &[u32], gradient: Option<&Tensor>) -> Tensor {
+fn run(hidden: &Tensor, weight: &Tensor, targets: &Tensor, gradient: Option<&Tensor>) -> Tensor {
     let (rows, vocab) = (hidden.size()[0], weight.size()[0]);
     let losses = Tensor::empty([rows], (Kind::Float, hidden.device()));
     let step = chunk_rows(vocab as usize);
     let scratch = Tensor::empty([rows.min(step as i64), vocab], (hidden.kind(), hidden.device()));
-    for (chunk, targets) in targets.chunks(step).enumerate() {
-        let part = |t: &Tensor| t.narrow(0, (chunk * step) as i64, targets.len() as i64);
-        let mut logits = scratch.narrow(0, 0, targets.len() as i64);
+    for start in (0..rows).step_by(step) {
+        let n = (rows - start).min(step as i64);
+        let part = |t: &Tensor| t.narrow(0, start, n);
+        let (mut logits, targets) = (scratch.narrow(0, 0, n), &part(targets));
         let _ = part(hidden).mm_out(&logits, &weight.tr());
         let found = cuda::cross_entropy(&logits, targets, gradient.is_some())
             .or_else(|| host::cross_entropy(&mut logits, targets, gradient.is_some()));
@@ -27,9 +28,8 @@ fn run(hidden: &Tensor, weight: &Tensor, targets: &[u32], gradient: Option<&Tens
 }
 
 /// As [`host::cross_entropy`] by ATen's calls.
-fn cross_entropy(logits: &mut Tensor, targets: &[u32], gradient: bool) -> Tensor {
-    let targets: Vec<i64> = targets.iter().map(|target| i64::from(*target)).collect();
-    let targets = Tensor::from_slice(&targets).to_device(logits.device()).unsqueeze(1);
+fn cross_entropy(logits: &mut Tensor, targets: &Tensor, gradient: bool) -> Tensor {
+    let targets = targets.unsqueeze(1);
     let mut exact = logits.to_kind(Kind::Float);
     let lse = exact.logsumexp([1].as_slice(), true);
     let losses = (&lse - exact.gather(1, &targets, false)).squeeze_dim(1);
@@ -45,21 +45,21 @@ impl LinearCrossEntropyOp for LibTorch {
     fn linear_cross_entropy(
         hidden: FloatTensor<Self>,
         weight: Weight<Self>,
-        targets: Arc<[u32]>,
+        targets: IntTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let hidden = &hidden.tensor;
         let gradient = hidden.empty_like();
-        let losses = run(hidden, &dense(&weight, hidden.kind()), &targets, Some(&gradient));
+        let losses = run(hidden, &dense(&weight, hidden.kind()), &targets.tensor, Some(&gradient));
         (new(losses), new(gradient))
     }
 
     fn linear_cross_entropy_loss(
         hidden: FloatTensor<Self>,
         weight: Weight<Self>,
-        targets: Arc<[u32]>,
+        targets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
         let hidden = &hidden.tensor;
-        new(run(hidden, &dense(&weight, hidden.kind()), &targets, None))
+        new(run(hidden, &dense(&weight, hidden.kind()), &targets.tensor, None))
     }
 }
 
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn the_loop_equals_aten() {
         let logits = waves(1, [6, 50]) * 4.0;
-        let targets = [3, 49, 0, 17, 17, 25];
+        let targets = Tensor::from_slice(&[3i64, 49, 0, 17, 17, 25]);
         let (mut a, mut b) = (logits.copy(), logits);
         let losses = host::cross_entropy(&mut a, &targets, true).unwrap();
         assert_equal(&losses, &cross_entropy(&mut b, &targets, true));

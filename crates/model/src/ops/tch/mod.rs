@@ -4,6 +4,7 @@
 mod adamw;
 mod attention;
 pub(crate) mod cuda;
+pub(crate) mod fixed;
 mod gelu;
 mod host;
 mod layer_norm;

@@ -1,8 +1,9 @@
 //! Packed attention by flash attention's varlen form, or by cuDNN where all segments have one length, which is twice as fast on
 //! an H100. Both give and take the log-sum-exp as `[heads, tokens]`.
 use super::shim::{self, Lengths};
-use crate::ops::attention::AttentionCfg;
+use crate::ops::attention::{AttentionCfg, Segments};
 use crate::ops::switch;
+use burn::backend::LibTorch;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use tch::{Device, Kind, Tensor};
@@ -64,12 +65,24 @@ fn served(q: &Tensor) -> bool {
 /// Segments that follow one another without a gap, queries and keys alike.
 #[derive(Debug, PartialEq)]
 struct Packed {
-    /// Where each segment's begin, and the end.
-    queries: Vec<i32>,
-    keys: Vec<i32>,
+    borders: Borders,
     keys_used: i64,
+    /// The number of segments, if all have one length that is worth a plan of cuDNN's.
+    batch: Option<i64>,
+    longest: usize,
     window: Option<usize>,
     head_dim: usize,
+}
+
+/// Where each segment's rows begin, and the end.
+#[derive(Debug, PartialEq)]
+enum Borders {
+    Listed {
+        queries: Vec<i32>,
+        keys: Vec<i32>,
+    },
+    /// Of queries and keys alike.
+    OnDevice(Tensor),
 }
 
 impl Packed {
@@ -77,16 +90,35 @@ impl Packed {
         if !cfg.head_dim.is_multiple_of(8) || cfg.head_dim > FLASH_HEAD_DIM {
             return None;
         }
-        let queries = starts(cfg.segments.iter().map(|s| &s.queries))?;
-        let keys = starts(cfg.segments.iter().map(|s| &s.keys))?;
-        let keys_used = i64::from(*keys.last()?);
-        let longest = cfg.segments.iter().map(|s| s.keys.len()).max()?;
-        let covered = i64::from(*queries.last()?) == tokens && keys_used <= key_rows;
-        covered.then_some(Self {
-            queries,
-            keys,
+        let (borders, keys_used, longest, length) = match &cfg.segments {
+            Segments::Listed(list) => {
+                let queries = starts(list.iter().map(|s| &s.queries))?;
+                let keys = starts(list.iter().map(|s| &s.keys))?;
+                let (used, length) = (i64::from(*keys.last()?), keys[1]);
+                let alike = queries == keys && keys.windows(2).all(|w| w[1] - w[0] == length);
+                let covered = i64::from(*queries.last()?) == tokens && used <= key_rows;
+                let longest = list.iter().map(|s| s.keys.len()).max().filter(|_| covered)?;
+                (
+                    Borders::Listed { queries, keys },
+                    used,
+                    longest,
+                    alike.then_some(longest),
+                )
+            }
+            Segments::OnDevice { starts, longest, all } => {
+                let starts = starts.clone().try_into_primitive::<LibTorch>().ok()?.tensor;
+                (Borders::OnDevice(starts), tokens, *longest, all.then_some(*longest))
+            }
+        };
+        let window = cfg.window.filter(|window| *window < longest);
+        let served =
+            |length: &usize| length.is_multiple_of(CUDNN_STEP) && cfg.head_dim <= CUDNN_HEAD_DIM && window.is_none();
+        Some(Self {
+            borders,
             keys_used,
-            window: cfg.window.filter(|window| *window < longest),
+            batch: length.filter(served).map(|length| tokens / length as i64),
+            longest,
+            window,
             head_dim: cfg.head_dim,
         })
     }
@@ -96,23 +128,23 @@ impl Packed {
         t.unflatten(1, [-1, self.head_dim as i64])
     }
 
-    /// The number of segments, if all have one length that is worth a plan of cuDNN's.
-    fn batch(&self) -> Option<i64> {
-        let length = self.queries[1] as usize;
-        let equal = self.queries == self.keys && self.queries.windows(2).all(|w| (w[1] - w[0]) as usize == length);
-        let served =
-            equal && length.is_multiple_of(CUDNN_STEP) && self.head_dim <= CUDNN_HEAD_DIM && self.window.is_none();
-        served.then_some(self.queries.len() as i64 - 1)
-    }
-
     fn cudnn<T>(&self, call: impl FnOnce(i64) -> Result<T, String>) -> Option<T> {
-        let batch = self.batch()?;
+        let batch = self.batch?;
         attempt("attention.cudnn", || call(batch))
     }
 
     fn flash<T>(&self, device: Device, call: impl FnOnce(&Lengths, &Lengths, i64) -> Result<T, String>) -> Option<T> {
         attempt("attention.flash", || {
-            let (queries, keys) = (lengths(&self.queries, device), lengths(&self.keys, device));
+            let (queries, keys) = match &self.borders {
+                Borders::Listed { queries, keys } => (lengths(queries, device), lengths(keys, device)),
+                Borders::OnDevice(starts) => {
+                    let lengths = || Lengths {
+                        starts: starts.shallow_clone(),
+                        longest: self.longest as i64,
+                    };
+                    (lengths(), lengths())
+                }
+            };
             call(&queries, &keys, self.window.map_or(-1, |window| window as i64))
         })
     }
@@ -160,6 +192,7 @@ fn starts<'a>(ranges: impl Iterator<Item = &'a Range<usize>>) -> Option<Vec<i32>
 mod tests {
     use super::*;
     use crate::ops::Segment;
+    use burn::tensor::{DType, TensorData};
 
     fn packed(
         segments: &[(Range<usize>, Range<usize>)],
@@ -186,10 +219,12 @@ mod tests {
     #[test]
     fn segments_without_gaps_are_served() {
         let p = packed(&[(0..5, 0..5), (5..12, 5..12)], Some(7), 12, 12).unwrap();
-        assert_eq!(
-            (p.queries.as_slice(), p.window, p.batch()),
-            ([0, 5, 12].as_slice(), None, None)
-        );
+        let both = vec![0, 5, 12];
+        let borders = Borders::Listed {
+            queries: both.clone(),
+            keys: both,
+        };
+        assert_eq!((p.borders, p.window, p.batch), (borders, None, None));
         assert_eq!(
             packed(&[(0..5, 0..5), (5..12, 5..12)], Some(6), 12, 12).unwrap().window,
             Some(6)
@@ -203,9 +238,35 @@ mod tests {
 
     #[test]
     fn equal_lengths_go_to_cudnn() {
-        let batch = |segments: &[_], window| packed(segments, window, 256, 256).and_then(|p| p.batch());
+        let batch = |segments: &[_], window| packed(segments, window, 256, 256).and_then(|p| p.batch);
         assert_eq!(batch(&[(0..128, 0..128), (128..256, 128..256)], None), Some(2));
         assert_eq!(batch(&[(0..128, 0..128), (128..256, 128..256)], Some(100)), None);
         assert_eq!(batch(&[(0..64, 0..64), (64..256, 64..256)], None), None);
+    }
+
+    #[test]
+    fn segments_on_the_device_are_served_as_they_lie() {
+        let packed = |longest, all, window| {
+            let starts = TensorData::new(vec![0, 128, 256], [3]);
+            let cfg = AttentionCfg {
+                heads: 4,
+                kv_heads: 2,
+                head_dim: 64,
+                scale: 1.0,
+                window,
+                causal: true,
+                segments: Segments::OnDevice {
+                    starts: burn::tensor::Tensor::from_data(starts, (&crate::libtorch::cpu(), DType::I32)),
+                    longest,
+                    all,
+                },
+            };
+            let packed = Packed::new(&cfg, 256, 256).unwrap();
+            let borders = Borders::OnDevice(Tensor::from_slice(&[0i32, 128, 256]));
+            assert_eq!((packed.borders, packed.keys_used), (borders, 256));
+            (packed.batch, packed.longest, packed.window)
+        };
+        assert_eq!(packed(128, true, Some(128)), (Some(2), 128, None));
+        assert_eq!(packed(256, false, Some(128)), (None, 256, Some(128)));
     }
 }

@@ -184,19 +184,18 @@ pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Option<(Tenso
 /// `−log softmax(logits)[target]` of each row, f32. With `gradient` the logits become `softmax − one-hot`, in place.
 ///
 /// # Shapes
-/// - `logits`: `[rows, vocabulary]`, dense
-pub fn cross_entropy(logits: &Tensor, targets: &[u32], gradient: bool) -> Option<Tensor> {
-    if !logits.is_contiguous() {
+/// - `logits`: `[rows, vocabulary]`, dense; `targets`: `[rows]`, i64
+pub fn cross_entropy(logits: &Tensor, targets: &Tensor, gradient: bool) -> Option<Tensor> {
+    let fits = targets.kind() == Kind::Int64 && targets.device() == logits.device() && targets.is_contiguous();
+    if !fits || !logits.is_contiguous() {
         return None;
     }
     run("linear_cross_entropy.cuda", &[logits], |on| {
         let (rows, cols) = rows_and_cols(logits);
-        let targets: Vec<i64> = targets.iter().map(|target| i64::from(*target)).collect();
-        let targets = Tensor::from_slice(&targets).to_device(logits.device());
         let losses = Tensor::empty([rows], (Kind::Float, logits.device()));
         let args = [
             Arg::from(logits),
-            (&targets).into(),
+            targets.into(),
             (&losses).into(),
             cols.into(),
             i32::from(gradient).into(),

@@ -84,7 +84,7 @@ mod with {
             dv: *mut New,
         ) -> Message;
         fn tune_leave_default_stream(device: c_int) -> Message;
-        fn tune_graph_begin(graph: *mut Handle) -> Message;
+        fn tune_graph_begin(graph: *mut Handle, beside: Handle) -> Message;
         fn tune_graph_end(graph: Handle) -> Message;
         fn tune_graph_replay(graph: Handle) -> Message;
         fn tune_graph_free(graph: Handle) -> Message;
@@ -211,11 +211,15 @@ mod with {
     /// What was launched between its beginning and its end, to be launched again at once.
     pub struct Graph(Handle);
 
+    // SAFETY: a graph belongs to no thread.
+    unsafe impl Send for Graph {}
+
     impl Graph {
-        /// Work of this thread's stream is recorded instead of run, until [`Self::end`].
-        pub fn begin() -> Result<Self, String> {
+        /// Work of this thread's stream is recorded instead of run, until [`Self::end`]; with the memory of another one, `beside`.
+        pub fn begin(beside: Option<&Self>) -> Result<Self, String> {
             let mut graph = null_mut();
-            check(unsafe { tune_graph_begin(&mut graph) })?;
+            let beside = beside.map_or(null_mut(), |graph| graph.0);
+            check(unsafe { tune_graph_begin(&mut graph, beside) })?;
             Ok(Self(graph))
         }
         pub fn end(&mut self) -> Result<(), String> {
@@ -299,7 +303,7 @@ mod without {
     /// Never made.
     pub enum Graph {}
     impl Graph {
-        pub fn begin() -> Result<Self, String> {
+        pub fn begin(_: Option<&Self>) -> Result<Self, String> {
             none()
         }
         pub fn end(&mut self) -> Result<(), String> {

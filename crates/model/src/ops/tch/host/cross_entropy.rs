@@ -6,19 +6,20 @@ use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
 /// Losses `[rows]` in f32; `logits` `[rows, vocab]` become `softmax − one-hot` if `gradient`. `None` where the loop doesn't serve.
-pub fn cross_entropy(logits: &mut Tensor, targets: &[u32], gradient: bool) -> Option<Tensor> {
+pub fn cross_entropy(logits: &mut Tensor, targets: &Tensor, gradient: bool) -> Option<Tensor> {
     if logits.device() != Device::Cpu {
         return None;
     }
+    let targets = Vec::<i64>::try_from(targets).ok()?;
     let losses = match logits.kind() {
-        Kind::Float => run::<f32>(logits, targets, gradient),
-        Kind::BFloat16 => run::<bf16>(logits, targets, gradient),
+        Kind::Float => run::<f32>(logits, &targets, gradient),
+        Kind::BFloat16 => run::<bf16>(logits, &targets, gradient),
         _ => return None,
     };
     Some(Tensor::from_slice(&losses))
 }
 
-fn run<E: Element>(logits: &mut Tensor, targets: &[u32], gradient: bool) -> Vec<f32> {
+fn run<E: Element>(logits: &mut Tensor, targets: &[i64], gradient: bool) -> Vec<f32> {
     let vocab = logits.size()[1] as usize;
     slice_mut::<E>(logits)
         .par_chunks_exact_mut(vocab)

@@ -189,6 +189,15 @@ fn a_base_alone_goes_to_gguf_and_back() {
     }
     assert_eq!(found["added_tokens"], wanted["added_tokens"]);
     assert_eq!(found["pre_tokenizer"], wanted["pre_tokenizer"]);
+
+    let over = Outputs {
+        force: true,
+        ..to.clone()
+    };
+    request.outputs = &over;
+    request.from = &path;
+    let error = export(&request, &mut Silent).unwrap_err();
+    assert!(error.to_string().contains("is the base itself"), "{error}");
 }
 
 #[test]

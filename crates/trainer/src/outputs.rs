@@ -153,6 +153,11 @@ impl Outputs {
         progress: &mut dyn FnMut(&'static str, usize, usize),
     ) -> Result<Vec<Written>> {
         let Exported { adapter, base, .. } = *exported;
+        let place = |path: &Path| path.canonicalize().ok();
+        let is_base = |path: &&PathBuf| place(path).is_some_and(|at| place(base.path()) == Some(at));
+        if let Some(path) = [&self.gguf, &self.gguf_lora].into_iter().flatten().find(is_base) {
+            return Err(TrainError::IsBase { path: path.clone() });
+        }
         let mut written = Vec::new();
         let rank = adapter.pairs.values().map(|pair| pair.r).max().unwrap_or(0);
         let one = |form, path: &Path, merge| Written {

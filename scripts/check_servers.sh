@@ -37,7 +37,7 @@ cache = false
 r = 8
 alpha = 16
 [train]
-max_steps = 12
+max_steps = 6
 batch_size = 1
 grad_accumulation = 1
 learning_rate = 3e-3

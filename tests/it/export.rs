@@ -133,7 +133,7 @@ fn every_form_is_the_model_that_was_trained() {
         (false, StoredType::F32, 1e-4),
         (true, StoredType::F16, 0.02),
         (true, StoredType::BF16, 0.2),
-        (false, StoredType::Ggml("Q8_0"), 0.2),
+        (false, StoredType::Ggml("Q8_0"), 0.5),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let golden = folder("llama-gqa-tied").join("adapter-pattern");
@@ -215,6 +215,15 @@ fn a_base_alone_goes_to_gguf_and_back() {
     }
     assert_eq!(found["added_tokens"], wanted["added_tokens"]);
     assert_eq!(found["pre_tokenizer"], wanted["pre_tokenizer"]);
+
+    let over = Outputs {
+        force: true,
+        ..to.clone()
+    };
+    request.outputs = &over;
+    request.from = &path;
+    let error = export(&request, &mut Silent).unwrap_err();
+    assert!(error.to_string().contains("is the base itself"), "{error}");
 }
 
 #[test]

@@ -18,13 +18,18 @@ pub enum Card<'a> {
 
 impl Card<'_> {
     pub fn write(&self, config: &AdapterConfig, base: &Checkpoint, progress: Option<&Progress>) -> Result<String> {
-        let name = &base.name;
+        // A hub id says where to find it; of a path, only its end means something elsewhere.
+        let name = match base.kind {
+            "hub" => base.name.as_str().into(),
+            _ => Path::new(&base.name).file_name().unwrap_or_default().to_string_lossy(),
+        };
         let license = base.license()?;
-        let front = self.front(base, license.as_deref());
+        let bare = config.target_modules.is_empty();
+        let front = self.front(base, license.as_deref(), bare);
         let adapter = adapter(config);
         let head = match self {
             Self::Adapter => format!("# LoRA adapter for {name}\n\n{adapter} Trained with `tune`."),
-            Self::Merged { .. } if config.target_modules.is_empty() => format!("# {name}, as `tune` reads it"),
+            Self::Merged { .. } if bare => format!("# {name}, as `tune` reads it"),
             Self::Merged { onto, stored } => {
                 format!(
                     "# {name}, fine-tuned\n\n{adapter} Trained and merged into {onto} with `tune`, stored as {stored}."
@@ -32,18 +37,19 @@ impl Card<'_> {
             }
         };
         let license = match license {
-            Some(license) => format!("The base's licence is `{license}`; it holds for this model too."),
+            Some(license) => format!("The base's licence is `{license}`; it holds for what is made of it."),
             None => "No licence was found with the base: look for it where the base came from.".to_string(),
         };
         let recorded = progress.map(|p| [measured(p), data(p), settings(p)].concat());
         Ok(format!(
             "{front}\n{head}\n\n{license}\n\n{}{}",
             recorded.unwrap_or_default(),
-            self.usage(name)
+            self.usage(&base.name)
         ))
     }
 
-    fn front(&self, base: &Checkpoint, license: Option<&str>) -> String {
+    /// `bare`: a base without an adapter.
+    fn front(&self, base: &Checkpoint, license: Option<&str>, bare: bool) -> String {
         let mut front = vec!["---".to_string()];
         if base.kind == "hub" {
             front.push(format!("base_model: {}", base.name));
@@ -53,7 +59,11 @@ impl Card<'_> {
             Self::Adapter => "library_name: peft".into(),
             Self::Merged { .. } => "library_name: transformers".into(),
         });
-        front.push("pipeline_tag: text-generation\ntags:\n- lora\n---\n".into());
+        front.push("pipeline_tag: text-generation".into());
+        if !bare {
+            front.push("tags:\n- lora".into());
+        }
+        front.push("---\n".into());
         front.join("\n")
     }
 

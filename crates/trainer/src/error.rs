@@ -104,6 +104,8 @@ pub enum TrainError {
     OutputExists { path: PathBuf },
     #[error("{} already exists", .path.display())]
     FileExists { path: PathBuf },
+    #[error("{} is the base itself", .path.display())]
+    IsBase { path: PathBuf },
     #[error("{} was named for two things", .path.display())]
     SameOutput { path: PathBuf },
     #[error("{} is a base without an adapter", .from.display())]
@@ -163,6 +165,7 @@ impl TrainError {
             }
             Self::NoBase { .. } => "name it with --base".into(),
             Self::OutputExists { .. } => "choose another folder, or add --force".into(),
+            Self::IsBase { .. } => "choose another file: the base is not written over".into(),
             Self::FileExists { .. } => "choose another file, or add --force".into(),
             Self::SameOutput { .. } => "give each of them a path of its own".into(),
             Self::NoAdapter { .. } => "--merged and --gguf can be written of a base; for the others name a run".into(),

@@ -83,8 +83,11 @@ pub fn export(request: &ExportRequest<'_>, watch: &mut dyn Watch) -> Result<Expo
         }
         watch.on(Event::Progress { done });
     })?;
-    for merge in written.iter().filter_map(|written| written.merge.as_ref()) {
-        if let Some(warning) = rounding_warning(&merge.rounding) {
+    for Written { form, merge, .. } in &written {
+        if let Some(warning) = merge
+            .as_ref()
+            .and_then(|merge| rounding_warning(*form, &merge.rounding))
+        {
             watch.on(Event::Warning(&warning));
         }
     }

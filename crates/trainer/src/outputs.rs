@@ -153,6 +153,11 @@ impl Outputs {
         progress: &mut dyn FnMut(&'static str, usize, usize),
     ) -> Result<Vec<Written>> {
         let Exported { adapter, base, .. } = *exported;
+        let place = |path: &Path| path.canonicalize().ok();
+        let is_base = |path: &&PathBuf| place(path).is_some_and(|at| place(base.path()) == Some(at));
+        if let Some(path) = [&self.gguf, &self.gguf_lora].into_iter().flatten().find(is_base) {
+            return Err(TrainError::IsBase { path: path.clone() });
+        }
         let mut written = Vec::new();
         let rank = adapter.pairs.values().map(|pair| pair.r).max().unwrap_or(0);
         let one = |form, path: &Path, merge| Written {
@@ -242,11 +247,15 @@ impl Exported<'_> {
     }
 }
 
-/// A rounding that loses too much of an update, in words.
-pub fn rounding_warning(rounding: &Rounding) -> Option<String> {
+/// Says when rounding loses more than 30 % of an update.
+pub fn rounding_warning(form: Form, rounding: &Rounding) -> Option<String> {
+    let advice = match form {
+        Form::Gguf => "a wider --gguf-type keeps more of it, and so does --gguf-lora beside a base of this type",
+        _ => "--dtype f32 keeps it",
+    };
     (rounding.worst > 0.3).then(|| {
         format!(
-            "storing the merged weights in this type loses {:.0} % of the update, {:.0} % of that of {}: use --dtype f32",
+            "rounding the merged weights changes them by {:.0} % of what the update does, by {:.0} % in {}: {advice}",
             rounding.whole() * 100.0,
             rounding.worst * 100.0,
             rounding.worst_module

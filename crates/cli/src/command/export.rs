@@ -89,22 +89,21 @@ fn tell(written: &Written, printer: &Printer) {
     let what = format!("{}, {}", plural(merge.files.len(), "file"), bytes(merge.bytes));
     let mut text = format!("{path} ({what})");
     if merge.merged_modules > 0 {
-        text += &format!(
-            "\n{} merged; rounding keeps {} of the update, at worst {} of one module's",
-            plural(merge.merged_modules, "module"),
-            kept(merge.rounding.whole()),
-            kept(merge.rounding.worst)
-        );
+        let rounding = match merge.rounding.worst {
+            0.0..1e-4 => "nothing lost by rounding".to_string(),
+            worst => format!(
+                "rounding is {} of the update, {} of the worst module's",
+                percent(merge.rounding.whole()),
+                percent(worst)
+            ),
+        };
+        text += &format!("\n{} merged, {rounding}", plural(merge.merged_modules, "module"));
     }
     printer.row(written.form.name(), &text);
 }
 
-/// A lost share as the share that is kept.
-fn kept(lost: f64) -> String {
-    match lost {
-        0.0..1e-4 => "all".to_string(),
-        lost => format!("{:.2} %", (100.0 * (1.0 - lost)).max(0.0)),
-    }
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
 }
 
 /// The checks are data: a table on stdout.

@@ -85,19 +85,23 @@ impl Architecture {
 
     /// For each row of llama.cpp's order, the row of the checkpoint it is; `None` where the order is the same. `key`: a
     /// tensor or module of the checkpoint.
-    pub fn order(&self, key: &str, config: &Json, rows: usize) -> Option<Vec<usize>> {
+    pub fn order(&self, key: &str, config: &Json, rows: usize) -> std::result::Result<Option<Vec<usize>>, String> {
         let path = key.strip_suffix(".weight").or(key.strip_suffix(".bias")).unwrap_or(key);
-        let (_, heads) = self.interleaved.iter().find(|(module, _)| path.ends_with(module))?;
+        let Some((_, heads)) = self.interleaved.iter().find(|(module, _)| path.ends_with(module)) else {
+            return Ok(None);
+        };
         let heads = heads_of(config, heads);
+        if rows == 0 || !rows.is_multiple_of(2 * heads) {
+            return Err(format!(
+                "`{key}` has {rows} rows, wanted a multiple of twice its {heads} heads"
+            ));
+        }
         let half = rows / heads / 2;
-        Some(
-            (0..rows)
-                .map(|row| {
-                    let (head, at) = (row / (2 * half), row % (2 * half));
-                    head * 2 * half + at % 2 * half + at / 2
-                })
-                .collect(),
-        )
+        let source = |row: usize| {
+            let (head, at) = (row / (2 * half), row % (2 * half));
+            head * 2 * half + at % 2 * half + at / 2
+        };
+        Ok(Some((0..rows).map(source).collect()))
     }
 
     /// Settings of the model out of `config.json`, `NAME.` before each key.
@@ -208,11 +212,12 @@ mod tests {
     #[test]
     fn llama_interleaves_the_halves_of_each_head() {
         let config = json!({"num_attention_heads": 4, "num_key_value_heads": 2});
-        let order = |key: &str, rows| LLAMA.order(key, &config, rows);
+        let order = |key: &str, rows| LLAMA.order(key, &config, rows).unwrap();
         assert_eq!(
             order("model.layers.0.self_attn.k_proj.weight", 8).unwrap(),
             [0, 2, 1, 3, 4, 6, 5, 7]
         );
+        assert!(LLAMA.order("model.layers.0.self_attn.q_proj", &config, 12).is_err());
         assert_eq!(
             order("model.layers.0.self_attn.q_proj", 8).unwrap(),
             [0, 1, 2, 3, 4, 5, 6, 7]

@@ -22,7 +22,8 @@ pub fn write(adapter: &Adapter, base: &Checkpoint, path: &Path) -> Result<()> {
             unknown.push(format!("an adapter on `{module}`, which llama.cpp cannot load"));
             continue;
         };
-        let b = match arch.order(module, &base.config, pair.outputs) {
+        let order = arch.order(module, &base.config, pair.outputs);
+        let b = match order.map_err(|problem| arch::refused(base, vec![problem]))? {
             Some(order) => reordered(&pair.b, pair.r, &order),
             None => pair.b.clone(),
         };
@@ -59,7 +60,7 @@ pub fn write(adapter: &Adapter, base: &Checkpoint, path: &Path) -> Result<()> {
     writer.finish()
 }
 
-/// What [`write`] wrote, by what llama.cpp makes of it; `config` says which modules there are to be.
+/// What [`write`] wrote, by what llama.cpp makes of it.
 pub fn read(path: &Path, base: &Checkpoint) -> Result<BTreeMap<String, LoraPair>> {
     let file = GgufFile::open(path)?;
     let arch = arch::of(base)?;
@@ -90,7 +91,7 @@ pub fn read(path: &Path, base: &Checkpoint) -> Result<BTreeMap<String, LoraPair>
         let module = key.strip_suffix(".weight").unwrap_or(&key).to_string();
         let ([r, inputs], a) = values(&format!("{name}.lora_a"))?;
         let ([outputs, _], mut b) = values(&format!("{name}.lora_b"))?;
-        if let Some(order) = arch.order(&module, &base.config, outputs) {
+        if let Some(order) = arch.order(&module, &base.config, outputs).map_err(damaged)? {
             let stored = b.clone();
             for (row, to) in order.iter().enumerate() {
                 b[to * r..][..r].copy_from_slice(&stored[row * r..][..r]);

@@ -44,9 +44,10 @@ pub fn write(
     let mut rounding = Rounding::default();
     for (done, (key, tensor)) in plan.iter().enumerate() {
         let weight = merge.weight(key, tensor.dtype, &mut rounding)?;
-        let width = weight.len() / tensor.shape[0].max(1);
-        match arch.order(key, &base.config, tensor.shape[0]) {
-            Some(order) => writer.write(tensor, &reordered(&weight, width, &order))?,
+        let rows = tensor.shape.first().copied().unwrap_or(1);
+        let order = arch.order(key, &base.config, rows);
+        match order.map_err(|problem| arch::refused(base, vec![problem]))? {
+            Some(order) => writer.write(tensor, &reordered(&weight, weight.len() / rows, &order))?,
             None => writer.write(tensor, &weight)?,
         }
         progress(done + 1, plan.len());

@@ -30,6 +30,10 @@ pub fn metadata(base: &Checkpoint, rows: usize) -> Result<Metadata, String> {
     }
     metadata.push(("tokenizer.ggml.add_bos_token".into(), Meta::Bool(adds_bos)));
     metadata.push(("tokenizer.ggml.add_eos_token".into(), Meta::Bool(adds_eos)));
+    let config = base.text.tokenizer_config.as_ref();
+    if let Some(prefix) = config.and_then(|config| config.get("add_prefix_space")?.as_bool()) {
+        metadata.push(("tokenizer.ggml.add_space_prefix".into(), Meta::Bool(prefix)));
+    }
     if let Some(template) = &base.text.chat_template {
         metadata.push(text("chat_template", template));
     }

@@ -14,7 +14,10 @@ const SMALL: &str = "model: base\ntrain: true\ndata: sets/\niters: 100\nnum_laye
 fn a_config_is_moved_in_and_resolves() {
     let dir = tempfile::tempdir().unwrap();
     theirs(dir.path(), SMALL.as_bytes());
-    insta::assert_snapshot!("import_small", told(dir.path(), &["import", "theirs.yml", "--out", "my.toml"]));
+    insta::assert_snapshot!(
+        "import_small",
+        told(dir.path(), &["import", "theirs.yml", "--out", "my.toml"])
+    );
     let shown = output(dir.path(), &["train", "my.toml", "--show-settings"]);
     assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
     assert!(String::from_utf8_lossy(&shown.stdout).contains("alpha = 16.0"));
@@ -29,7 +32,10 @@ fn a_config_is_moved_in_and_resolves() {
 fn a_template_in_the_config_becomes_a_file() {
     let dir = tempfile::tempdir().unwrap();
     let recipe = folder("../import").join("trl-zephyr-7b-qlora.yml");
-    let out = output(dir.path(), &["import", &recipe.display().to_string(), "--out", "my.toml"]);
+    let out = output(
+        dir.path(),
+        &["import", &recipe.display().to_string(), "--out", "my.toml"],
+    );
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let template = std::fs::read_to_string(dir.path().join("my.jinja")).unwrap();
     assert!(template.starts_with("{% for message in messages %}"));
@@ -40,8 +46,14 @@ fn a_template_in_the_config_becomes_a_file() {
 #[test]
 fn what_cannot_be_leaves_no_file() {
     let dir = tempfile::tempdir().unwrap();
-    theirs(dir.path(), b"model_name_or_path: org/name\nstage: dpo\nfinetuning_type: full\ndataset: pairs\n");
-    insta::assert_snapshot!("import_refused", told(dir.path(), &["import", "theirs.yml", "--out", "my.toml"]));
+    theirs(
+        dir.path(),
+        b"model_name_or_path: org/name\nstage: dpo\nfinetuning_type: full\ndataset: pairs\n",
+    );
+    insta::assert_snapshot!(
+        "import_refused",
+        told(dir.path(), &["import", "theirs.yml", "--out", "my.toml"])
+    );
     assert!(!dir.path().join("my.toml").exists());
 }
 

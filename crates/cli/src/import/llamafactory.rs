@@ -186,11 +186,8 @@ fn finish(moving: &mut Move) {
         let r = moving.number("lora_rank").unwrap_or(8.0);
         moving.default("lora.alpha", &format!("{:?}", 2.0 * r), "LLaMA-Factory");
     }
-    if moving.text("stage").as_deref() == Some("pt") {
-        moving.default("data.packing", "true", "LLaMA-Factory for stage pt");
-        if !moving.values.contains_key("data.packing") {
-            moving.put("stage", "data.packing", true.into());
-        }
+    if moving.text("stage").as_deref() == Some("pt") && !moving.values.contains_key("data.packing") {
+        moving.put("stage", "data.packing", true.into());
     }
     if moving.get("dataset_dir").is_some() {
         moving.needless("dataset_dir", "files are named whole");

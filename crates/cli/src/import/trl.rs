@@ -229,12 +229,10 @@ fn dataset_name(moving: &mut Move, key: &str, value: &Value) {
     add(moving, key, id, subset.as_deref(), split.as_deref(), 1.0);
 }
 
-/// Notes where the data set of `key` went.
+/// Notes where the training data of `key` went.
 fn add(moving: &mut Move, key: &str, id: &str, subset: Option<&str>, split: Option<&str>, weight: f64) {
     let file = local_file(moving, id, subset, split);
-    let test = split.is_some_and(|split| split.starts_with("test") || split.starts_with("val"));
-    let path = if test { "data.validation" } else { "data.train" };
-    let to = format!("{path} = {file:?}");
+    let to = format!("data.train = {file:?}");
     let fate = if file == id {
         Fate::Taken(to)
     } else {
@@ -242,11 +240,7 @@ fn add(moving: &mut Move, key: &str, id: &str, subset: Option<&str>, split: Opti
         Fate::Changed { to, why }
     };
     moving.note(key, id, fate);
-    if test {
-        moving.data.validation.push(file);
-    } else {
-        moving.data.train.push((file, weight));
-    }
+    moving.data.train.push((file, weight));
 }
 
 /// `id` (or `path`) with its subset, split, columns and weight.
@@ -317,7 +311,7 @@ fn columns(moving: &mut Move, key: &str, value: &Value) {
     }
 }
 
-/// The handbook's older form: name to share.
+/// The handbook's older form: name to share; what is split off for tests validates.
 fn mixer(moving: &mut Move, key: &str, value: &Value) {
     let splits = moving.get("dataset_splits").map(words).unwrap_or_default();
     let splits = if splits.is_empty() {
@@ -325,11 +319,20 @@ fn mixer(moving: &mut Move, key: &str, value: &Value) {
     } else {
         splits
     };
+    let mut files = Vec::new();
     for (id, weight) in value.as_object().into_iter().flatten() {
         for split in &splits {
-            add(moving, key, id, None, Some(split), weight.as_f64().unwrap_or(1.0));
+            let file = local_file(moving, id, None, Some(split));
+            files.push(file.clone());
+            match split.starts_with("test") {
+                true => moving.data.validation.push(file),
+                false => moving.data.train.push((file, weight.as_f64().unwrap_or(1.0))),
+            }
         }
     }
+    let to = format!("data.train and data.validation = {files:?}");
+    let why = "tune reads files".to_string();
+    moving.note(key, short(value), Fate::Changed { to, why });
     if !value.is_object() {
         moving.mistyped(key, value, "names of data sets, each with a share");
     }

@@ -7,8 +7,8 @@ use std::path::Path;
 pub fn config(moving: &Move, rival: &Rival, path: &Path, report: &str) -> String {
     let source = shell_word(&path.display().to_string());
     let mut text = format!(
-        "# LoRA fine-tuning config, moved in from {} by `tune import {source}`. What became of each key stands at the\n\
-         # end; `tune init` explains the first steps. Keys with another name in brackets come from that key.\n",
+        "# LoRA fine-tuning config, moved in from {} by `tune import {source}`. What became of each key, and what is\n\
+         # left to be done, stands at the end. In brackets: the key a value comes from.\n",
         rival.title
     );
     let mut section = String::new();

@@ -4,7 +4,6 @@ mod cli;
 mod encoder;
 mod export;
 mod golden;
-mod import;
 mod parity;
 mod settings;
 mod training;

@@ -96,6 +96,8 @@ pub enum Command {
     Doctor(Doctor),
     /// Write a commented config for a base model and a data file
     Init(Init),
+    /// Turn a config of Axolotl, LLaMA-Factory, TRL, Unsloth or mlx-lm into one of tune, with an account of every key
+    Import(Import),
     /// Print a completion script for a shell
     #[command(after_help = "Example: tune completions bash > ~/.local/share/bash-completion/completions/tune")]
     Completions {
@@ -724,7 +726,9 @@ pub struct Doctor {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example: tune init --base HuggingFaceTB/SmolLM2-135M-Instruct --data my.jsonl --out my.toml")]
+Example: tune init --base HuggingFaceTB/SmolLM2-135M-Instruct --data my.jsonl --out my.toml
+
+If you have a config of another trainer: tune import --help")]
 pub struct Init {
     /// Base model: folder, hub id or .gguf file
     #[arg(long, value_name = "PATH_OR_ID")]
@@ -742,6 +746,50 @@ pub struct Init {
     #[arg(long, value_name = "FILE", default_value = "tune.toml")]
     pub out: PathBuf,
     /// Replace a file that exists
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Trainers whose configs can be moved in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Rival {
+    Axolotl,
+    Llamafactory,
+    Trl,
+    Unsloth,
+    Mlx,
+}
+
+impl std::fmt::Display for Rival {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let value = self.to_possible_value();
+        f.write_str(value.as_ref().map_or("", |value| value.get_name()))
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tune import axolotl.yml                                  the config on stdout, the account on stderr
+  tune import llama3_lora_sft.yaml --out my.toml
+  tune import lora_config.yaml --from mlx --out my.toml
+
+Which trainer a config is for is seen by its keys. Every key of it is accounted for: taken, changed and why, dropped
+and why, or not needed; where a key is left out, the other trainer's default is written, so that the run is the same.
+The account stands in the config as well, and ends with what is left for you to do: data sets of the hub are to be
+written to files (the command is given), and what depends on the data is to be looked up.
+
+Full fine-tuning, preferences and rewards (DPO, KTO, PPO, GRPO) are refused: nothing is written, the exit code is 2.")]
+pub struct Import {
+    /// The other trainer's config (YAML)
+    pub config: PathBuf,
+    /// Which trainer it is for, where its keys do not say
+    #[arg(long, value_name = "TRAINER")]
+    pub from: Option<Rival>,
+    /// Where to write the config; `-` prints it. A chat template that stands in the other config goes beside it
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub out: PathBuf,
+    /// Replace files that exist
     #[arg(long)]
     pub force: bool,
 }

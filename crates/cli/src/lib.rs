@@ -8,6 +8,7 @@ mod embedder;
 mod environment;
 mod errors;
 mod gpu;
+mod import;
 mod interrupt;
 mod kernels;
 mod library;
@@ -94,6 +95,7 @@ fn run(command: Command, printer: &Printer, started: std::time::Instant) -> anyh
         Command::Bench(args) => command::bench::run(&args, printer, started),
         Command::Doctor(args) => command::doctor::run(&args, printer),
         Command::Init(args) => command::init::run(&args, printer),
+        Command::Import(args) => command::import::run(&args, printer),
         Command::Completions { shell } => command::manual::completions(shell, printer),
         Command::Man { dir } => command::manual::man(dir.as_deref(), printer),
     }

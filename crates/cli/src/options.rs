@@ -163,7 +163,7 @@ impl Options {
     }
 
     /// Whether `value` can be the setting at `path`: the settings are read with it in place of the default.
-    fn check(&self, path: &str, value: &Value) -> Result<(), String> {
+    pub fn check(&self, path: &str, value: &Value) -> Result<(), String> {
         let mut table = self.defaults.clone();
         put(&mut table, path, value.clone());
         let Err(error) = Config::from_table(table) else {

@@ -9,7 +9,7 @@ use tune_data::{Codec, FormatChoice};
 use tune_trainer::settings::Settings;
 
 /// Every key with its default and a remark; `{…}` marks what depends on the base and the data.
-const TEMPLATE: &str = include_str!("init.toml");
+pub const TEMPLATE: &str = include_str!("init.toml");
 
 /// What was measured in the data.
 struct Found {
@@ -137,11 +137,19 @@ fn fill(args: &Init, found: &Found) -> String {
             .fold(text.to_string(), |text, (mark, value)| text.replace(mark, value))
     };
     let line = |line: &str| match line.split_once(" # ") {
-        // Comments stay in their column whatever the values' widths.
-        Some((setting, comment)) => format!("{:<26} # {}\n", replace(setting.trim_end()), replace(comment)),
+        Some((setting, comment)) => aligned(&replace(setting.trim_end()), &replace(comment)),
         None => format!("{}\n", replace(line)),
     };
     TEMPLATE.lines().map(line).collect()
+}
+
+/// A setting and its comment, which stays in its column whatever the values' widths.
+pub fn aligned(setting: &str, comment: &str) -> String {
+    if comment.is_empty() {
+        format!("{setting}\n")
+    } else {
+        format!("{setting:<26} # {comment}\n")
+    }
 }
 
 /// Room for the longest record and for packing several short ones: a multiple of 128, 512 to 4096.
@@ -153,7 +161,7 @@ fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 
-fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
+pub fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(".part");
     let part = path.with_file_name(name);

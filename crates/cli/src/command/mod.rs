@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod eval;
 pub mod export;
 pub mod generate;
+pub mod import;
 pub mod index;
 pub mod init;
 pub mod log;

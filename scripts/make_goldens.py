@@ -61,6 +61,12 @@ PHI3 = without(LLAMA, "head_dim", "mlp_bias", "attention_bias", "pretraining_tp"
     architectures=["Phi3ForCausalLM"], model_type="phi3", hidden_size=32, intermediate_size=64, embd_pdrop=0.0,
     resid_pdrop=0.0, original_max_position_embeddings=128, sliding_window=None, pad_token_id=0,
 )
+GPT2 = dict(
+    activation_function="gelu_new", architectures=["GPT2LMHeadModel"], attn_pdrop=0.1, bos_token_id=1, embd_pdrop=0.1,
+    eos_token_id=2, initializer_range=0.02, layer_norm_epsilon=1e-5, model_type="gpt2", n_ctx=48, n_embd=32, n_head=4,
+    n_layer=3, n_positions=48, resid_pdrop=0.1, summary_activation=None, summary_first_dropout=0.1,
+    summary_proj_to_labels=True, summary_type="cls_index", summary_use_proj=True, vocab_size=160,
+)
 
 CASES = {
     # 256 bytes, 5 merges, 3 special tokens: the case whose vocabulary is the tokenizer's.
@@ -119,10 +125,16 @@ CASES = {
         rope_scaling=dict(type="longrope", short_factor=[1.0, 1.25], long_factor=[2.0, 5.0]),
     ),
     "phi3-window": PHI3 | dict(sliding_window=8, tie_word_embeddings=True),
+    "gpt2": GPT2,
+    # Scores scaled by the layer's number, the other activation, an inner width of its own.
+    "gpt2-scaled": GPT2 | dict(
+        n_layer=2, n_inner=48, activation_function="gelu", scale_attn_by_inverse_layer_idx=True,
+    ),
 }
 WITH_ADAPTER = (
     "llama-gqa-tied", "llama3-rope-untied", "gpt-neo",
     "qwen2-window-yarn", "qwen3", "smollm3", "olmo2", "phi3-longrope",
+    "gpt2",
 )
 # Cases made before seeds came of names.
 PLACES = ("llama-gqa-tied", "llama3-rope-untied", "llama-linear-rope", "mistral-window", "gpt-neo")
@@ -156,7 +168,8 @@ def randomize(model):
 
 
 def published_state(model):
-    """What a hub file holds: no tied head; for GPT-Neo also its causal masks, which a reader has to skip."""
+    """What a hub file holds: no tied head; for GPT-2 and GPT-Neo also causal masks, which a reader has to skip; GPT-2 was
+    saved without its head, and so without the `transformer.` before its names."""
     state = {k: v.detach().clone().contiguous() for k, v in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
@@ -168,6 +181,11 @@ def published_state(model):
                 mask = mask ^ mask.tril(-model.config.window_size)
             state[f"transformer.h.{i}.attn.attention.bias"] = mask.view(1, 1, n, n)
             state[f"transformer.h.{i}.attn.attention.masked_bias"] = torch.tensor(-1e9)
+    if model.config.model_type == "gpt2":
+        n = model.config.n_positions
+        state = {k.removeprefix("transformer."): v for k, v in state.items()}
+        for i in range(model.config.n_layer):
+            state[f"h.{i}.attn.bias"] = torch.ones(n, n).tril().view(1, 1, n, n)
     return state
 
 

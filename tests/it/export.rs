@@ -76,6 +76,32 @@ fn merged_equals_adapted() {
     }
 }
 
+/// GPT-2 stores its matrices `[in, out]`, and multiplies by what was quantized as `[out, in]`.
+#[test]
+fn a_merge_onto_a_quantized_gpt2_is_what_it_was_trained_on_under_its_own_names() {
+    let (base, adapter) = (checkpoint("gpt2"), adapter("gpt2", "adapter"));
+    for quantize in [Quantize::Nf4, Quantize::Int8] {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("merged");
+        let options = MergeOptions {
+            onto: quantize,
+            ..Default::default()
+        };
+        merge(&base, &adapter, &out, &options, &mut |_, _| ()).unwrap();
+        let reloaded = Checkpoint::open(&out.to_string_lossy(), &Default::default()).unwrap();
+        assert!(base.tensors().keys().eq(reloaded.tensors().keys()));
+        let merged = CausalLm::load(&reloaded, None, &Device::flex(), Precision::F32, &mut |_, _| ()).unwrap();
+        let held = Precision {
+            linears: quantize.stored(),
+            ..Precision::F32
+        };
+        let mut adapted = CausalLm::load(&base, None, &Device::flex(), held, &mut |_, _| ()).unwrap();
+        adapted.attach(&adapter).unwrap();
+        let d = max_difference(&logits(&merged), &logits(&adapted));
+        assert!(d < 1e-4, "{quantize:?}: {d}");
+    }
+}
+
 #[test]
 fn an_adapter_peft_wrote_is_exported_and_verified() {
     let dir = tempfile::tempdir().unwrap();

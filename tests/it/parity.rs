@@ -2,10 +2,11 @@
 //! packed = alone, kept = recomputed, cache = no cache, merged = adapted.
 use crate::golden::{Golden, adapter, checkpoint, devices, max_difference, relative};
 use burn::tensor::Device;
+use safetensors::SafeTensors;
 use tune_model::generate::{GenerateOptions, generate};
 use tune_model::lora::{LoraSpec, Targets};
 use tune_model::precision::Stored;
-use tune_model::{CausalLm, Input, Keep, Noise, Precision};
+use tune_model::{CausalLm, Checkpoint, Input, Keep, Noise, Precision};
 
 const CASES: &[&str] = &[
     "llama-gqa-tied",
@@ -21,6 +22,8 @@ const CASES: &[&str] = &[
     "olmo2",
     "phi3-longrope",
     "phi3-window",
+    "gpt2",
+    "gpt2-scaled",
 ];
 pub const ADAPTED: &[&str] = &[
     "llama-gqa-tied",
@@ -31,6 +34,7 @@ pub const ADAPTED: &[&str] = &[
     "smollm3",
     "olmo2",
     "phi3-longrope",
+    "gpt2",
 ];
 
 fn kept(blocks: usize) -> Keep {
@@ -327,6 +331,27 @@ fn fresh_adapters_change_nothing_and_count_by_formula() {
                 .all(|m| m.a.clone().abs().max().into_scalar::<f32>() > 0.0)
         );
     }
+}
+
+/// As transformers' own `save_pretrained` writes it, with the head's module around the rest.
+#[test]
+fn gpt2_has_its_prefix_or_not() {
+    let (golden, folder) = (Golden::open("gpt2"), tempfile::tempdir().unwrap());
+    let from = crate::golden::folder("gpt2");
+    for file in ["config.json", "tokenizer.json"] {
+        std::fs::copy(from.join(file), folder.path().join(file)).unwrap();
+    }
+    let bytes = std::fs::read(from.join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let named = tensors
+        .iter()
+        .map(|(name, tensor)| (format!("transformer.{name}"), tensor));
+    let renamed = safetensors::serialize(named, None).unwrap();
+    std::fs::write(folder.path().join("model.safetensors"), renamed).unwrap();
+    let base = Checkpoint::open(&folder.path().to_string_lossy(), &Default::default()).unwrap();
+    let model = CausalLm::load(&base, None, &Device::flex(), Precision::F32, &mut |_, _| ()).unwrap();
+    let d = max_difference(&model.logits(&golden_input(&golden)).unwrap(), &golden.f32("logits"));
+    assert!(d < 1e-4, "logits differ by {d}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 use crate::backprop;
 use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::family::{self, Family, Shape};
-use crate::load::Weights;
+use crate::load::{self, Weights};
 use crate::lora::LoraSpec;
 use crate::nn::Lora;
 use crate::peft::Adapter;
@@ -112,6 +112,8 @@ pub struct AdapterTensors {
     pub a: Tensor<2>,
     pub b: Tensor<2>,
     pub scale: f64,
+    /// Whether the base stores the matrix `[in, out]`.
+    pub transposed: bool,
 }
 
 /// Sizes the planner needs, from the config and the tensor table alone (no weights read).
@@ -162,14 +164,16 @@ pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>, precision: Precision) -
         block.params += p.r * (linear.inputs + linear.outputs);
         block.ranks += p.r;
     }
-    let total_params: usize = base.tensors().values().map(TensorInfo::elements).sum();
+    // A file may hold more than weights: the masks of GPT-2.
+    let tensors = load::wanted(base)?;
+    let total_params: usize = tensors.values().map(TensorInfo::elements).sum();
     let block_params = linears.iter().map(|l| l.inputs * l.outputs).sum::<usize>();
     let head_params = shape.vocab * shape.hidden;
     let compute = precision.compute;
     let head_bytes = precision.head.bytes(shape.vocab, shape.hidden, compute);
     // Embedding and head are stored alike; a head that is the embedding is there once.
     let is_table = |info: &&TensorInfo| info.shape == [shape.vocab, shape.hidden];
-    let tables = base.tensors().values().filter(is_table).count();
+    let tables = tensors.values().filter(is_table).count();
     let other_bytes = (total_params - block_params - tables * head_params) * compute.size() + tables * head_bytes;
     Ok(Sizes {
         family: family.name().to_string(),
@@ -293,6 +297,7 @@ impl CausalLm {
                 a: lora.a.clone(),
                 b: lora.b.clone(),
                 scale: lora.scale,
+                transposed: l.transposed,
             })
         };
         self.family.linears().into_iter().filter_map(of).collect()

@@ -210,6 +210,15 @@ impl Checkpoint {
         }
     }
 
+    /// Under which name the tensor is stored that a model calls `name`: what was saved without its head lacks the name of what
+    /// stands below the head, as the hub's GPT-2 lacks `transformer.`.
+    pub fn stored_name<'n>(&self, name: &'n str) -> &'n str {
+        match name.split_once('.') {
+            Some((_, rest)) if !self.tensors().contains_key(name) && self.tensors().contains_key(rest) => rest,
+            _ => name,
+        }
+    }
+
     fn info(&self, name: &str) -> Result<&TensorInfo> {
         self.tensors()
             .get(name)

@@ -1,6 +1,8 @@
 //! Checkpoint tensors into model fields, strictly: every missing, unexpected or misshapen tensor in one error.
 use crate::checkpoint::{Checkpoint, StoredType, TensorInfo};
+use crate::merge::transpose;
 use crate::precision::{Precision, Stored};
+use crate::quant::Quantized;
 use crate::{Frozen, ModelError, Result, family};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use std::cell::RefCell;
@@ -85,11 +87,14 @@ impl<'a> Weights<'a> {
 
     /// Whether the checkpoint has this tensor at all.
     pub fn has(&self, name: &str) -> bool {
-        self.source.tensors().contains_key(name)
+        self.source.tensors().contains_key(self.source.stored_name(name))
     }
 
     /// Ends loading: nothing may be missing, misshapen, or left over but for names `ignored` accepts.
     pub fn finish(self, ignored: impl Fn(&str) -> bool) -> Result<()> {
+        if self.wanted.is_some() {
+            return Ok(());
+        }
         let Account {
             taken,
             mut problems,
@@ -138,7 +143,8 @@ impl<'a> Weights<'a> {
             return None;
         }
         let mut account = self.account.borrow_mut();
-        let found = self.source.tensors().get(&name).map(|info| info.shape.clone());
+        let stored = self.source.stored_name(&name);
+        let found = self.source.tensors().get(stored).map(|info| info.shape.clone());
         let problem = match &found {
             None => Some(format!("missing `{name}` {shape:?}")),
             Some(found) if found != shape => Some(format!("`{name}` has shape {found:?}, wanted {shape:?}")),
@@ -149,7 +155,7 @@ impl<'a> Weights<'a> {
         }
         let usable = self.read && account.problems.is_empty() && account.failed.is_none();
         let values = if usable {
-            read(&name).map_err(|e| account.failed = Some(e)).ok()
+            read(stored).map_err(|e| account.failed = Some(e)).ok()
         } else {
             None
         };
@@ -160,7 +166,7 @@ impl<'a> Weights<'a> {
             account.unreleased = 0;
             self.source.release();
         }
-        account.taken.insert(name);
+        account.taken.insert(stored.to_string());
         let (done, total) = (account.taken.len(), self.source.tensors().len());
         if self.read {
             (account.progress)(done, total);
@@ -202,6 +208,25 @@ impl<'w, 'a> At<'w, 'a> {
     /// The weight of a linear of the blocks, in the form those are stored in.
     pub fn linear(&self, name: &str, rows: usize, columns: usize) -> Frozen {
         self.frozen(name, rows, columns, self.weights.precision.linears)
+    }
+
+    /// The same of a linear that is stored `[in, out]` (GPT-2's Conv1D), turned while it is read.
+    pub fn conv1d(&self, name: &str, rows: usize, columns: usize) -> Frozen {
+        let Weights {
+            source,
+            device,
+            precision,
+            ..
+        } = self.weights;
+        let read = |name: &str| Ok(transpose(&source.read_f32(name)?, rows));
+        let Some(values) = self.weights.take(self.join(name), &[columns, rows], read) else {
+            return Tensor::zeros([1, 1], (*device, precision.compute)).into();
+        };
+        if let Some(matrix) = Quantized::new(&values, rows, precision.linears) {
+            return Frozen::quantized(&matrix, [rows, columns], device);
+        }
+        let data = TensorData::new(values, [rows, columns]);
+        Frozen::new(Tensor::from_data(data, (*device, precision.compute)), precision.linears)
     }
 
     /// The embedding of the tokens, or the head: `[vocab, d]`, both in the form the head is stored in.

@@ -3,6 +3,7 @@ use crate::causal_lm::linear_paths;
 use crate::checkpoint::{Checkpoint, StoredType, TensorInfo, pretty};
 use crate::peft::{Adapter, LoraPair};
 use crate::precision::Quantize;
+use crate::quant::Quantized;
 use crate::safetensors_file::{Plan, SafetensorsFile, SafetensorsWriter, byte_len, encode};
 use crate::staging::{self, StagedFolder};
 use crate::{ModelError, Result};
@@ -10,9 +11,8 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 #[derive(Debug, Clone)]
 pub struct MergeOptions {
@@ -64,14 +64,20 @@ pub fn merge(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<MergeReport> {
     check_fit(base, adapter)?;
+    let stored = |module: &str| base.stored_name(&weight_name(module)).to_string();
     let merge = Merge {
         base,
-        adapter,
+        pairs: adapter
+            .pairs
+            .iter()
+            .map(|(module, pair)| (stored(module), pair))
+            .collect(),
+        transposed: adapter.config.fan_in_fan_out,
         dtype: options.dtype,
         onto: options.onto,
         linears: match options.onto {
             Quantize::None => BTreeSet::new(),
-            _ => linear_paths(base)?.into_iter().collect(),
+            _ => linear_paths(base)?.iter().map(|module| stored(module)).collect(),
         },
     };
     let untied = merge.has_own_head()?;
@@ -129,7 +135,7 @@ fn check_fit(base: &Checkpoint, adapter: &Adapter) -> Result<()> {
     let mut problems = Vec::new();
     for (module, pair) in &adapter.pairs {
         let wanted = weight_shape(pair, adapter.config.fan_in_fan_out);
-        match base.tensors().get(&weight_name(module)) {
+        match base.tensors().get(base.stored_name(&weight_name(module))) {
             None => problems.push(format!("the base has no `{module}.weight`")),
             Some(TensorInfo {
                 dtype: StoredType::Other(found),
@@ -169,11 +175,14 @@ const HEAD: &str = "lm_head.weight";
 
 struct Merge<'a> {
     base: &'a Checkpoint,
-    adapter: &'a Adapter,
+    /// By the name of the weight as it is stored.
+    pairs: BTreeMap<String, &'a LoraPair>,
+    /// Whether the linears' weights are stored `[in, out]`.
+    transposed: bool,
     dtype: Option<StoredType>,
     onto: Quantize,
-    /// Modules that `onto` is about.
-    linears: BTreeSet<Arc<str>>,
+    /// Weights that `onto` is about.
+    linears: BTreeSet<String>,
 }
 
 impl Merge<'_> {
@@ -187,10 +196,7 @@ impl Merge<'_> {
         let (true, Some(embedding)) = (self.is_tied() && tensors.contains_key(HEAD), embedding) else {
             return Ok(false);
         };
-        let adapted = |name: &str| {
-            name.strip_suffix(".weight")
-                .is_some_and(|module| self.adapter.pairs.contains_key(module))
-        };
+        let adapted = |name: &str| self.pairs.contains_key(name);
         Ok(
             adapted(HEAD)
                 || adapted(embedding)
@@ -236,9 +242,8 @@ impl Merge<'_> {
     /// A tensor's bytes in the merged model.
     fn tensor(&self, plan: &Plan, worst: &mut f64) -> Result<Cow<'_, [u8]>> {
         let dtype = plan.info.dtype;
-        let module = plan.name.strip_suffix(".weight").unwrap_or_default();
-        let pair = self.adapter.pairs.get(module);
-        let quantized = self.linears.contains(module);
+        let pair = self.pairs.get(&plan.name);
+        let quantized = self.linears.contains(&plan.name);
         if pair.is_none() && !quantized && self.base.kind != "gguf" && self.base.tensors()[&plan.name].dtype == dtype {
             return Ok(self.base.stored_bytes(&plan.name)?.into());
         }
@@ -248,7 +253,7 @@ impl Merge<'_> {
             self.base.read_f32(&plan.name)?
         };
         if let Some(pair) = pair {
-            *worst = worst.max(add_update(&mut weight, pair, self.adapter.config.fan_in_fan_out, dtype));
+            *worst = worst.max(add_update(&mut weight, pair, self.transposed, dtype));
         }
         Ok(match encode(dtype, &weight) {
             Cow::Owned(bytes) => bytes.into(),
@@ -259,6 +264,14 @@ impl Merge<'_> {
     fn dequantized(&self, plan: &Plan) -> Result<Vec<f32>> {
         let rows = plan.info.shape.first().copied().unwrap_or(0);
         let mut weight = vec![0.0; plan.info.elements()];
+        if self.transposed {
+            // Quantized as it is multiplied by, `[out, in]`.
+            let turned = transpose(&self.base.read_f32(&plan.name)?, weight.len() / rows.max(1));
+            if let Some(matrix) = Quantized::new(&turned, turned.len() / rows.max(1), self.onto.stored()) {
+                matrix.dequantize(&mut weight);
+            }
+            return Ok(transpose(&weight, rows));
+        }
         match self.base.read_quantized(&plan.name, rows, self.onto.stored())? {
             Some(matrix) => matrix.dequantize(&mut weight),
             None => self.base.read_f32_into(&plan.name, &mut weight)?,
@@ -419,9 +432,10 @@ fn round(value: f32, dtype: StoredType) -> f32 {
 }
 
 /// `[n, columns]` to `[columns, n]`.
-fn transpose(matrix: &[f32], columns: usize) -> Vec<f32> {
+pub(crate) fn transpose(matrix: &[f32], columns: usize) -> Vec<f32> {
     (0..columns)
-        .flat_map(|column| matrix.iter().skip(column).step_by(columns.max(1)).copied())
+        .into_par_iter()
+        .flat_map_iter(|column| matrix.iter().skip(column).step_by(columns.max(1)).copied())
         .collect()
 }
 
@@ -431,7 +445,6 @@ mod tests {
     use crate::OpenOptions;
     use crate::peft::AdapterConfig;
     use crate::safetensors_file::{Data, write};
-    use std::collections::BTreeMap;
     use tempfile::TempDir;
 
     /// `up` is `[3, 2]`; embedding and head are equal and the config calls them tied.

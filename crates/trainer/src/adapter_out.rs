@@ -26,7 +26,7 @@ pub fn collect(tensors: &[AdapterTensors], settings: &Settings, base: &Checkpoin
         lora_alpha: lora.alpha,
         lora_dropout: lora.dropout,
         use_rslora: lora.rslora,
-        fan_in_fan_out: false,
+        fan_in_fan_out: tensors.iter().any(|adapter| adapter.transposed),
         target_modules: names.map(str::to_string).collect::<BTreeSet<_>>().into_iter().collect(),
         rank_pattern: lora.rank_pattern.clone(),
         alpha_pattern: lora.alpha_pattern.clone(),

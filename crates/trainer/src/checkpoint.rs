@@ -303,6 +303,7 @@ mod tests {
             a: a.clone(),
             b: b.clone(),
             scale: 2.0,
+            transposed: false,
         };
         let moments = [[
             Moments {

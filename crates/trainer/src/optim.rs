@@ -198,6 +198,7 @@ mod tests {
             a,
             b: b.clone(),
             scale: 1.0,
+            transposed: false,
         };
         let options = Options {
             betas: [0.9, 0.999],
@@ -241,6 +242,7 @@ mod tests {
             a: one(),
             b: one(),
             scale: 1.0,
+            transposed: false,
         };
         let options = Options {
             betas: [0.9, 0.999],

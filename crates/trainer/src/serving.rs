@@ -53,7 +53,15 @@ const VLLM_DEFAULT_RANK: usize = 16;
 const VLLM_RANKS: [usize; 8] = [8, 16, 32, 64, 128, 256, 320, 512];
 
 /// Leaf names of embeddings and heads over the families.
-const OUTSIDE_BLOCKS: [&str; 6] = ["lm_head", "embed_tokens", "embed_out", "wte", "wpe", "output"];
+const OUTSIDE_BLOCKS: [&str; 7] = [
+    "lm_head",
+    "embed_tokens",
+    "embed_in",
+    "embed_out",
+    "wte",
+    "wpe",
+    "output",
+];
 
 fn server(name: &str) -> Option<&'static Server> {
     SERVERS.iter().find(|server| server.name == name)

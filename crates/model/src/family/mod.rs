@@ -1,5 +1,6 @@
 //! The list of families, one file an architecture. `config.json`'s `model_type` chooses.
 mod decoder;
+pub mod gpt2;
 pub mod gpt_neo;
 pub mod llama;
 pub mod olmo2;
@@ -17,7 +18,7 @@ use serde::de::DeserializeOwned;
 
 /// `model_type`s that load, for messages.
 pub const SUPPORTED: &[&str] = &[
-    "llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "phi3", "gpt_neo",
+    "llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "phi3", "gpt_neo", "gpt2",
 ];
 
 /// The supported type that begins most like `model_type`.
@@ -84,6 +85,7 @@ pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Box<dyn Family>> 
         "olmo2" => Ok(Box::new(olmo2::load(base, weights)?)),
         "phi3" => Ok(Box::new(phi3::load(base, weights)?)),
         "gpt_neo" => Ok(Box::new(gpt_neo::GptNeo::load(base, weights)?)),
+        "gpt2" => Ok(Box::new(gpt2::Gpt2::load(base, weights)?)),
         other => Err(ModelError::UnknownFamily {
             base: base.name.clone(),
             model_type: other.to_string(),

@@ -17,6 +17,8 @@ pub struct Linear {
     /// `[out, in]`
     pub weight: Frozen,
     pub bias: Option<Tensor<1>>,
+    /// Whether the checkpoint has the weight as `[in, out]`.
+    pub transposed: bool,
     pub lora: Option<Lora>,
 }
 
@@ -38,6 +40,21 @@ impl Linear {
             outputs,
             weight: at.linear("weight", outputs, inputs),
             bias: bias.then(|| at.vector("bias", outputs)),
+            transposed: false,
+            lora: None,
+        }
+    }
+
+    /// One that is stored `[in, out]`, with a bias.
+    pub fn conv1d(at: &At<'_, '_>, layer: usize, inputs: usize, outputs: usize) -> Self {
+        Self {
+            path: at.path().into(),
+            layer,
+            inputs,
+            outputs,
+            weight: at.conv1d("weight", outputs, inputs),
+            bias: Some(at.vector("bias", outputs)),
+            transposed: true,
             lora: None,
         }
     }

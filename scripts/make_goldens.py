@@ -133,7 +133,8 @@ CASES = {
 }
 WITH_ADAPTER = (
     "llama-gqa-tied", "llama3-rope-untied", "gpt-neo",
-    "qwen2-window-yarn", "qwen3", "smollm3", "olmo2", "phi3-longrope", "gpt2",
+    "qwen2-window-yarn", "qwen3", "smollm3", "olmo2", "phi3-longrope",
+    "gpt2",
 )
 # Cases made before seeds came of names.
 PLACES = ("llama-gqa-tied", "llama3-rope-untied", "llama-linear-rope", "mistral-window", "gpt-neo")

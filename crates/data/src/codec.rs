@@ -474,6 +474,31 @@ pub(crate) mod tests {
         assert_eq!(codec.encode("a", true).unwrap()[0], codec.bos().unwrap());
     }
 
+    /// As transformers 5.23 has it for tokenizers of these forms: `AutoTokenizer.from_pretrained(...)("a").input_ids`.
+    #[test]
+    fn bos_is_added_where_the_tokenizer_has_it_so() {
+        let plain: Value = serde_json::from_slice(&byte_level(&SPECIAL, gpt2())).unwrap();
+        let with = |post_processor: Value, config: Value| {
+            let mut json = plain.clone();
+            json["post_processor"] = post_processor;
+            let codec = Codec::new(&serde_json::to_vec(&json).unwrap(), Some(&config), None).unwrap();
+            codec.decode(&codec.encode("a", true).unwrap(), false)
+        };
+        let bytes = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true});
+        // No BOS at all, as in Qwen's; one that is named but not put before a text, as in SmolLM2's.
+        let qwen = json!({"add_bos_token": false, "bos_token": null, "eos_token": "<|im_end|>"});
+        assert_eq!(with(bytes.clone(), qwen), "a");
+        assert_eq!(with(bytes.clone(), json!({"bos_token": "<s>"})), "a");
+        // One that the second of two post-processors puts there, as in Llama 3's.
+        let llama = json!({"type": "Sequence", "processors": [bytes, {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [plain["added_tokens"][0]["id"]], "tokens": ["<s>"]}}
+        }]});
+        assert_eq!(with(llama, json!({"bos_token": "<s>"})), "<s>a");
+    }
+
     #[test]
     fn a_stream_gives_whole_characters() {
         let codec = codec(None);

@@ -205,13 +205,13 @@ impl Count<'_> {
         self.activations(self.sizes.shape.hidden)
     }
 
-    /// The inputs of the norms; q, k, v and attention's output with their log-sum-exps; gate and up; `u` of each adapter. What
+    /// The inputs of both norms and what the family adds; q, k, v and attention's output with their log-sum-exps; gate and up; `u` of each adapter. What
     /// norms and activations make of these is made again.
     fn saved(&self, layer: usize) -> usize {
         let shape = &self.sizes.shape;
         let attention = 2 * shape.q_width + 2 * shape.kv_width;
         let mlp = if shape.gated { 2 } else { 1 } * shape.inner;
-        self.activations(2 * shape.hidden + shape.extra_norms + attention + mlp + self.sizes.adapters[layer].ranks)
+        self.activations(2 * shape.hidden + shape.extra_saved + attention + mlp + self.sizes.adapters[layer].ranks)
             + self.micro.tokens * shape.heads * EXACT.size()
     }
 
@@ -226,6 +226,8 @@ impl Count<'_> {
             // ATen's calls need one more.
             (true, DeviceKind::LibTorch) => 4,
         } * shape.inner;
+        // Gradients of gate and up are put together to that of their product.
+        let activation = activation + if shape.fused { 2 * shape.inner } else { 0 };
         let down = if self.micro.dropout { 3 } else { 2 } * shape.inner;
         let freed = if shape.gated { 2 } else { 1 } * shape.inner;
         // The output's gradient, then those of q, k and v: for each query head, then as they are.

@@ -72,6 +72,25 @@ impl Config {
         }
     }
 
+    /// Llama's, in which all of a head rotates.
+    pub fn shape(&self) -> Shape {
+        let heads = self.heads();
+        Shape {
+            layers: self.num_hidden_layers,
+            hidden: self.hidden_size,
+            vocab: self.vocab_size,
+            context: self.max_position_embeddings,
+            heads: heads.heads,
+            q_width: heads.q_width(),
+            kv_width: heads.kv_width(),
+            inner: self.intermediate_size,
+            gated: true,
+            fused: false,
+            extra_saved: 0,
+            rotary: heads.head_dim,
+        }
+    }
+
     pub fn norm(&self, at: &At<'_, '_>, name: &str) -> RmsNorm {
         RmsNorm::load(&at.at(name), self.hidden_size, self.rms_norm_eps)
     }
@@ -101,28 +120,15 @@ pub struct Model<B> {
 }
 
 impl<B: Block> Decoder<B> {
-    /// `extra_norms` as in [`Shape`]; `rotary` of a head's dimensions rotate.
+    /// `block` loads one layer at its place.
     pub fn load(
         (name, base, weights): (&'static str, &Checkpoint, Weights<'_>),
         cfg: &Config,
-        (rotary, extra_norms): (usize, usize),
+        shape: Shape,
         block: impl Fn(&At<'_, '_>, usize) -> B,
     ) -> Result<Self> {
-        let rope = Rope::from_config(&base.config, rotary).map_err(|problem| unsupported(base, problem))?;
-        let (d, heads) = (cfg.hidden_size, cfg.heads());
-        let shape = Shape {
-            layers: cfg.num_hidden_layers,
-            hidden: d,
-            vocab: cfg.vocab_size,
-            context: cfg.max_position_embeddings,
-            heads: heads.heads,
-            q_width: heads.q_width(),
-            kv_width: heads.kv_width(),
-            inner: cfg.intermediate_size,
-            gated: true,
-            extra_norms,
-            rotary,
-        };
+        let rope = Rope::from_config(&base.config, shape.rotary).map_err(|problem| unsupported(base, problem))?;
+        let d = cfg.hidden_size;
         let at = weights.root().at("model");
         let embed_tokens = at.table("embed_tokens.weight", cfg.vocab_size, d);
         let layers = (0..cfg.num_hidden_layers)

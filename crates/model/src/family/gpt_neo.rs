@@ -107,7 +107,8 @@ impl GptNeo {
             kv_width: d,
             inner,
             gated: false,
-            extra_norms: 0,
+            fused: false,
+            extra_saved: 0,
             rotary: 0,
         };
         let at = weights.root().at("transformer");

@@ -17,7 +17,7 @@ pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Decoder<Block>> {
         heads,
         ..Form::of(&cfg)
     };
-    Decoder::load(("llama", base, weights), &cfg, (heads.head_dim, 0), |at, layer| {
+    Decoder::load(("llama", base, weights), &cfg, cfg.shape(), |at, layer| {
         Block::load(at, layer, &cfg, form)
     })
 }

@@ -68,8 +68,10 @@ pub struct Shape {
     pub inner: usize,
     /// Whether the MLP has a gate beside what it gates.
     pub gated: bool,
-    /// Columns of what a block's norms are given beyond its two of `hidden`.
-    pub extra_norms: usize,
+    /// Whether gate and up are views of one product.
+    pub fused: bool,
+    /// Columns that stay of a block beyond those of Llama's: what further norms are given, products of which views are used.
+    pub extra_saved: usize,
     /// Dimensions of a head that rotate.
     pub rotary: usize,
 }
@@ -112,6 +114,52 @@ fn unsupported(base: &Checkpoint, problem: impl Into<String>) -> ModelError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn what_a_config_asks_for_and_no_code_does_is_refused() {
+        let refusal = |model_type: &str, key: &str, value: Value| {
+            let mut config = json!({
+                "model_type": model_type, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2,
+                "num_attention_heads": 2, "vocab_size": 16, "max_position_embeddings": 32
+            });
+            Checkpoint::outline("b", config.clone()).unwrap();
+            config[key] = value;
+            Checkpoint::outline("b", config).err().unwrap().to_string()
+        };
+        let cases = [
+            ("llama", "hidden_act", json!("gelu"), "`gelu`, wanted `silu`"),
+            (
+                "olmo2",
+                "num_key_value_heads",
+                json!(3),
+                "2 attention heads over 3 key/value heads",
+            ),
+            (
+                "qwen2",
+                "layer_types",
+                json!(["full_attention"]),
+                "name 1 layers, num_hidden_layers is 2",
+            ),
+            (
+                "qwen3",
+                "layer_types",
+                json!(["full_attention", "chunked"]),
+                "`chunked`, wanted",
+            ),
+            ("smollm3", "no_rope_layers", json!([1]), "name 1 of 2 layers"),
+            (
+                "phi3",
+                "rope_scaling",
+                json!({"type": "longrope"}),
+                "2 numbers `long_factor`",
+            ),
+        ];
+        for (model_type, key, value, wanted) in cases {
+            let told = refusal(model_type, key, value);
+            assert!(told.contains("config.json of `b`") && told.contains(wanted), "{told}");
+        }
+    }
 
     #[test]
     fn the_nearest_family_by_name() {

@@ -1,4 +1,5 @@
 //! OLMo 2: norms after attention and MLP instead of before, and over queries and keys (transformers `modeling_olmo2`).
+use super::Shape;
 use super::decoder::{self, Config, Decoder};
 use super::llama::{Attention, Form, Mlp, Over};
 use crate::Result;
@@ -20,15 +21,15 @@ pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Decoder<Block>> {
         qk_norm: Some(Over::AllHeads),
         ..Form::of(&cfg)
     };
-    let heads = form.heads;
-    let normed = heads.q_width() + heads.kv_width() + 2 * cfg.hidden_size;
-    Decoder::load(("olmo2", base, weights), &cfg, (heads.head_dim, normed), |at, layer| {
-        Block {
-            self_attn: Attention::load(&at.at("self_attn"), layer, &cfg, form),
-            mlp: Mlp::load(&at.at("mlp"), layer, &cfg),
-            post_attention_layernorm: cfg.norm(at, "post_attention_layernorm"),
-            post_feedforward_layernorm: cfg.norm(at, "post_feedforward_layernorm"),
-        }
+    let shape = Shape {
+        extra_saved: form.heads.q_width() + form.heads.kv_width() + 2 * cfg.hidden_size,
+        ..cfg.shape()
+    };
+    Decoder::load(("olmo2", base, weights), &cfg, shape, |at, layer| Block {
+        self_attn: Attention::load(&at.at("self_attn"), layer, &cfg, form),
+        mlp: Mlp::load(&at.at("mlp"), layer, &cfg),
+        post_attention_layernorm: cfg.norm(at, "post_attention_layernorm"),
+        post_feedforward_layernorm: cfg.norm(at, "post_feedforward_layernorm"),
     })
 }
 

@@ -1,5 +1,6 @@
 //! Phi-3, Phi-3.5 and Phi-4: Llama with q, k and v in one matrix, gate and up in another (transformers `modeling_phi3`). They
 //! stay fused, so that an adapter sits where PEFT puts it.
+use super::Shape;
 use super::decoder::{self, Config, Decoder};
 use crate::Result;
 use crate::checkpoint::Checkpoint;
@@ -32,8 +33,14 @@ pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Decoder<Block>> {
         window: cfg.sliding_window,
         ..cfg.heads()
     };
-    let rotary = (heads.head_dim as f64 * rotating_part(&base.config)) as usize;
-    Decoder::load(("phi3", base, weights), &cfg, (rotary, 0), |at, layer| Block {
+    let shape = Shape {
+        fused: true,
+        // v is a view of the product; q and k stay a second time, rotated.
+        extra_saved: heads.q_width() + heads.kv_width(),
+        rotary: (heads.head_dim as f64 * rotating_part(&base.config)) as usize,
+        ..cfg.shape()
+    };
+    Decoder::load(("phi3", base, weights), &cfg, shape, |at, layer| Block {
         self_attn: Attention::load(&at.at("self_attn"), layer, cfg.hidden_size, heads),
         mlp: Mlp::load(&at.at("mlp"), layer, cfg.hidden_size, cfg.intermediate_size),
         input_layernorm: cfg.norm(at, "input_layernorm"),

@@ -16,8 +16,7 @@ pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Decoder<Block>> {
         o_bias: false,
         ..Form::of(&cfg)
     };
-    let rotary = form.heads.head_dim;
-    Decoder::load(("qwen2", base, weights), &cfg, (rotary, 0), |at, layer| {
+    Decoder::load(("qwen2", base, weights), &cfg, cfg.shape(), |at, layer| {
         let heads = heads[layer];
         Block::load(at, layer, &cfg, Form { heads, ..form })
     })

@@ -1,7 +1,7 @@
 //! Qwen 3, the dense ones: Llama with a norm over each head of queries and keys (transformers `modeling_qwen3`).
 use super::decoder::{Config, Decoder};
 use super::llama::{Block, Form, Over};
-use super::qwen2;
+use super::{Shape, qwen2};
 use crate::Result;
 use crate::checkpoint::Checkpoint;
 use crate::load::Weights;
@@ -14,9 +14,11 @@ pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Decoder<Block>> {
         qk_norm: Some(Over::AHead),
         ..Form::of(&cfg)
     };
-    let normed = form.heads.q_width() + form.heads.kv_width();
-    let rotary = form.heads.head_dim;
-    Decoder::load(("qwen3", base, weights), &cfg, (rotary, normed), |at, layer| {
+    let shape = Shape {
+        extra_saved: form.heads.q_width() + form.heads.kv_width(),
+        ..cfg.shape()
+    };
+    Decoder::load(("qwen3", base, weights), &cfg, shape, |at, layer| {
         let heads = heads[layer];
         Block::load(at, layer, &cfg, Form { heads, ..form })
     })

@@ -39,8 +39,7 @@ pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Decoder<Block>> {
     let slides = qwen2::layers(base, &cfg, own.layer_types.as_deref(), |layer| !rotates[layer])?;
     let window = cfg.sliding_window.filter(|_| own.use_sliding_window);
     let form = Form::of(&cfg);
-    let rotary = form.heads.head_dim;
-    Decoder::load(("smollm3", base, weights), &cfg, (rotary, 0), |at, layer| {
+    Decoder::load(("smollm3", base, weights), &cfg, cfg.shape(), |at, layer| {
         let heads = Heads {
             window: window.filter(|_| slides[layer]),
             ..form.heads

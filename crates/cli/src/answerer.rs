@@ -14,9 +14,6 @@ use tune_rag::eval::settings::Eval;
 use tune_rag::{Answer, Answerer, Role, Weights};
 use tune_trainer::settings::Settings;
 
-/// Answers generated at once.
-const BATCH: usize = 8;
-
 pub struct Models {
     model: CausalLm,
     codec: Codec,
@@ -180,27 +177,26 @@ impl Answerer for Models {
             stop: self.stop.clone(),
             ..GenerateOptions::greedy(max_new_tokens)
         };
+        let prompts = conversations.iter().map(|c| self.tokens(c));
+        let prompts: Vec<Vec<u32>> = prompts.collect::<anyhow::Result<_>>()?;
+        let began = Instant::now();
+        let mut first = None;
+        let generations = generate(&self.model, &prompts, &options, &mut |_, _| {
+            first.get_or_insert_with(|| began.elapsed().as_secs_f64());
+            true
+        })?;
+        let seconds = began.elapsed().as_secs_f64();
         let mut answers = Vec::with_capacity(conversations.len());
-        for batch in conversations.chunks(BATCH) {
-            let prompts: Vec<Vec<u32>> = batch.iter().map(|c| self.tokens(c)).collect::<anyhow::Result<_>>()?;
-            let began = Instant::now();
-            let mut first = None;
-            let generations = generate(&self.model, &prompts, &options, &mut |_, _| {
-                first.get_or_insert_with(|| began.elapsed().as_secs_f64());
-                true
-            })?;
-            let seconds = began.elapsed().as_secs_f64();
-            for (prompt, generation) in prompts.iter().zip(generations) {
-                let answer = Answer {
-                    text: self.codec.decode(&generation.tokens, true).trim().to_string(),
-                    prompt_tokens: prompt.len(),
-                    answer_tokens: generation.tokens.len(),
-                    first_token_seconds: first.unwrap_or(seconds),
-                    seconds,
-                };
-                on_answer(answers.len(), &answer);
-                answers.push(answer);
-            }
+        for (prompt, generation) in prompts.iter().zip(generations) {
+            let answer = Answer {
+                text: self.codec.decode(&generation.tokens, true).trim().to_string(),
+                prompt_tokens: prompt.len(),
+                answer_tokens: generation.tokens.len(),
+                first_token_seconds: first.unwrap_or(seconds),
+                seconds,
+            };
+            on_answer(answers.len(), &answer);
+            answers.push(answer);
         }
         Ok(answers)
     }

@@ -208,6 +208,7 @@ pub fn to_questions(log: &Log) -> Vec<Question> {
         regex: None,
         json_schema: None,
         tolerance: None,
+        group: None,
     };
     known
         .into_iter()

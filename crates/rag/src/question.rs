@@ -27,6 +27,9 @@ pub struct Question {
     /// A number of the answer must be this close to a reference's, relative to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerance: Option<f64>,
+    /// Questions of one group are drawn together; without it, those on one document are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
 }
 
 /// A document, or a piece of its extracted text in bytes.
@@ -88,9 +91,10 @@ impl Stratum {
 }
 
 impl Question {
-    /// Questions on one document are right or wrong together, so they are drawn together.
+    /// Questions on one thing are right or wrong together, so they are drawn together.
     pub fn cluster(&self) -> &str {
-        self.gold.first().map_or(&self.id, |gold| &gold.document)
+        let document = self.gold.first().map(|gold| &gold.document);
+        self.group.as_ref().or(document).unwrap_or(&self.id)
     }
 
     fn problems(&self) -> Vec<String> {
@@ -259,6 +263,20 @@ mod tests {
         assert_eq!(questions.len(), 1);
         assert_eq!(questions[0].cluster(), "a.md");
         assert_eq!(serde_json::to_string(&questions[0]).unwrap(), line);
+    }
+
+    #[test]
+    fn questions_are_drawn_by_group_then_document_then_alone() {
+        let line =
+            |id: &str, rest: &str| format!(r#"{{"id":"{id}","question":"?","answers":["x"],"stratum":"seen"{rest}}}"#);
+        let lines = [
+            line("a", r#","gold":[{"document":"d"}],"group":"g""#),
+            line("b", r#","gold":[{"document":"d"}]"#),
+            line("c", ""),
+        ];
+        let questions = read(&lines.join("\n")).unwrap();
+        let clusters: Vec<&str> = questions.iter().map(Question::cluster).collect();
+        assert_eq!(clusters, ["g", "d", "c"]);
     }
 
     #[test]

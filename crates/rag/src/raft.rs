@@ -168,7 +168,7 @@ impl Maker<'_> {
         } else {
             self.kind(&mut random)
         };
-        let mut passages = self.distractors(question, &mut random)?;
+        let mut passages = self.distractors(question, kind, &mut random)?;
         if kind == Kind::WithGold {
             passages.push(gold.swap_remove(random.below(gold.len())));
         }
@@ -213,15 +213,16 @@ impl Maker<'_> {
         }
     }
 
-    /// Best ranked passages without the answer, and some from anywhere.
-    fn distractors(&self, question: &Question, random: &mut SplitMix64) -> Result<Vec<Passage>> {
+    /// Best ranked passages without the answer, and some from anywhere. One more stands in for a gold one that is missing:
+    /// the number of passages must not tell whether the answer is among them.
+    fn distractors(&self, question: &Question, kind: Kind, random: &mut SplitMix64) -> Result<Vec<Passage>> {
         let [least, most] = self.settings.distractors;
-        let wanted = least + random.below(most - least + 1);
+        let wanted = least + random.below(most - least + 1) + usize::from(kind != Kind::WithGold);
         let gold = |passage: &Passage| question.gold.iter().any(|gold| gold.covered_by(passage));
         let retriever = self.library.retrievers().into_iter().next().unwrap_or_default();
         let ranking = self
             .library
-            .rank(&retriever, &question.question, 2 * most + question.gold.len())
+            .rank(&retriever, &question.question, 2 * most + 1 + question.gold.len())
             .map_err(asking(format!("retrieving for question {}", question.id)))?;
         let mut hard = ranking.into_iter().filter(|passage| !gold(passage));
         let mut found: Vec<Passage> = Vec::new();

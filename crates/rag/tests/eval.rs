@@ -295,6 +295,7 @@ fn questions(items: usize) -> Vec<Question> {
         regex: None,
         json_schema: None,
         tolerance: None,
+        group: None,
     };
     let strata = [Stratum::UnseenInCorpus, Stratum::Paraphrase];
     let mut all: Vec<Question> = (0..items).map(|item| ask(item, strata[item % 2])).collect();
@@ -752,6 +753,7 @@ fn raft_rows_are_the_prompts_that_are_asked() {
             .collect();
         let asked = Plain.prompt(&echo, &question.question, Some(&passages), 64).unwrap();
         assert_eq!(asked.messages[..], row.messages[..1]);
+        assert_eq!(passages.len(), 2, "their number tells whether the answer is among them");
         let answer = &row.messages[1].content;
         match row.kind {
             Kind::WithGold => {

@@ -90,10 +90,12 @@ fn tell(results: &Results, output: &Path, printer: &Printer) -> anyhow::Result<(
             let [mean, low, high] = [score.mean, score.low, score.high].map(|share| format!("{:.1}", 100.0 * share));
             format!("{mean} % {} [{low}, {high}]", metric.label())
         });
-        let time = summary
-            .cost
-            .total
-            .map_or(String::new(), |total| format!(", {} an answer", duration(total.p50)));
+        // Times are of the batch an answer came in.
+        let together = results.settings.batch_size.min(summary.answered).max(1);
+        let time = summary.cost.total.map_or(String::new(), |total| {
+            let each = duration(total.p50 / together as f64);
+            format!(", {each} an answer, {together} at once")
+        });
         printer.data(&row(style, &summary.arm.to_string(), &format!("{scored}{time}")))?;
     }
     for left_out in &results.left_out {

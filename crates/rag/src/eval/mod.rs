@@ -335,42 +335,21 @@ fn give(asked: &Asked, arm: Arm, answer: Answer, likelihood: Option<Likelihood>,
 
 /// Cosine to the closest reference, and groundedness in the passages of the prompt.
 fn embed_scores(asked: &mut [Asked], embedder: &dyn Embedder) -> Result<()> {
-    for asked in asked {
-        let references: Vec<&str> = asked.question.answers.iter().map(String::as_str).collect();
-        let references = if scored(&asked.question) {
-            references
-        } else {
-            Vec::new()
-        };
-        let mut texts = Texts::new(&references);
-        let of_answers: Vec<_> = asked
-            .answers
-            .values()
-            .map(|given| texts.add([given.answer.text.as_str()]))
-            .collect();
-        let sentences: Vec<_> = asked
-            .answers
-            .values()
-            .map(|given| texts.add(similarity::sentences(&given.answer.text)))
-            .collect();
-        let passages: Vec<_> = asked
-            .passages
-            .iter()
-            .map(|seen| texts.add(similarity::sentences(&seen.passage.text)))
-            .collect();
-        let vectors = texts.embed(embedder)?;
-        for ((arm, given), (whole, sentences)) in asked.answers.iter_mut().zip(of_answers.iter().zip(&sentences)) {
-            let to_reference = |reference: &Vec<f32>| similarity::cosine(&vectors[whole.start], reference);
-            if let Some(best) = vectors[..references.len()].iter().map(to_reference).reduce(f64::max) {
+    let mut texts = Texts::default();
+    let places: Vec<Places> = asked.iter().map(|asked| Places::of(asked, &mut texts)).collect();
+    let vectors = texts.embed(embedder)?;
+    let at = |places: &[usize]| -> Vec<&[f32]> { places.iter().map(|&place| vectors[place].as_slice()).collect() };
+    for (asked, places) in asked.iter_mut().zip(&places) {
+        let references = at(&places.references);
+        for ((arm, given), (whole, sentences)) in asked.answers.iter_mut().zip(&places.answers) {
+            let to_reference = |reference: &&[f32]| similarity::cosine(&vectors[*whole], reference);
+            if let Some(best) = references.iter().map(to_reference).reduce(f64::max) {
                 given.scores.insert(Metric::Cosine, best);
             }
-            let shown = asked.contexts.get(&arm.context);
-            let context: Vec<Vec<f32>> = shown
-                .into_iter()
-                .flat_map(|shown| &shown.passages)
-                .flat_map(|&i| vectors[passages[i].clone()].to_vec())
-                .collect();
-            if let Some(grounded) = similarity::groundedness(&vectors[sentences.clone()], &context) {
+            let shown = asked.contexts.get(&arm.context).into_iter();
+            let passages = shown.flat_map(|shown| &shown.passages);
+            let context: Vec<&[f32]> = passages.flat_map(|&i| at(&places.passages[i])).collect();
+            if let Some(grounded) = similarity::groundedness(&at(sentences), &context) {
                 given.scores.insert(Metric::Groundedness, grounded);
             }
         }
@@ -378,26 +357,56 @@ fn embed_scores(asked: &mut [Asked], embedder: &dyn Embedder) -> Result<()> {
     Ok(())
 }
 
-/// Texts of one question, embedded in one go.
-struct Texts<'a>(Vec<&'a str>);
+/// Where the texts of a question stand among those to embed.
+struct Places {
+    references: Vec<usize>,
+    /// Each answer whole, and its sentences.
+    answers: Vec<(usize, Vec<usize>)>,
+    /// The sentences of each passage.
+    passages: Vec<Vec<usize>>,
+}
+
+impl Places {
+    fn of<'a>(asked: &'a Asked, texts: &mut Texts<'a>) -> Self {
+        let references = asked.question.answers.iter().filter(|_| scored(&asked.question));
+        let answers = asked.answers.values().map(|given| given.answer.text.as_str());
+        let passages = asked.passages.iter().map(|seen| seen.passage.text.as_str());
+        Self {
+            references: references.map(|text| texts.add(text)).collect(),
+            answers: answers.map(|text| (texts.add(text), texts.sentences(text))).collect(),
+            passages: passages.map(|text| texts.sentences(text)).collect(),
+        }
+    }
+}
+
+/// Texts to embed, each once: passages come up again and again.
+#[derive(Default)]
+struct Texts<'a> {
+    texts: Vec<&'a str>,
+    places: HashMap<&'a str, usize>,
+}
 
 impl<'a> Texts<'a> {
-    fn new(first: &[&'a str]) -> Self {
-        Texts(first.to_vec())
+    fn add(&mut self, text: &'a str) -> usize {
+        *self.places.entry(text).or_insert_with(|| {
+            self.texts.push(text);
+            self.texts.len() - 1
+        })
     }
 
-    fn add(&mut self, texts: impl IntoIterator<Item = &'a str>) -> std::ops::Range<usize> {
-        let start = self.0.len();
-        self.0.extend(texts);
-        start..self.0.len()
+    fn sentences(&mut self, text: &'a str) -> Vec<usize> {
+        similarity::sentences(text)
+            .into_iter()
+            .map(|text| self.add(text))
+            .collect()
     }
 
-    fn embed(&self, embedder: &dyn Embedder) -> Result<Vec<Vec<f32>>> {
-        let vectors = similarity::embed(embedder, &self.0).map_err(asking("embedding answers"))?;
-        if vectors.len() == self.0.len() {
+    fn embed(self, embedder: &dyn Embedder) -> Result<Vec<Vec<f32>>> {
+        let vectors = similarity::embed(embedder, &self.texts).map_err(asking("embedding answers"))?;
+        if vectors.len() == self.texts.len() {
             return Ok(vectors);
         }
-        let source = anyhow::anyhow!("{} vectors for {} texts", vectors.len(), self.0.len());
+        let source = anyhow::anyhow!("{} vectors for {} texts", vectors.len(), self.texts.len());
         Err(EvalError::Asking {
             doing: "embedding answers".into(),
             source,
@@ -472,6 +481,8 @@ impl Asker<'_> {
         let kept = order.iter().filter(|&&i| self.cache.answer(&key(i)).is_some()).count();
         let mut done = 0;
         let mut warm = false;
+        let of = order.len();
+        (self.watch)(Progress::Answering { arm, done, of, kept });
         for batch in order.chunks(self.settings.batch_size) {
             if batch.iter().any(|&i| self.cache.answer(&key(i)).is_none()) {
                 let messages: Vec<Vec<Message>> = batch.iter().map(|&i| conversation(i).messages.clone()).collect();
@@ -486,12 +497,7 @@ impl Asker<'_> {
                 })?;
             }
             done += batch.len();
-            (self.watch)(Progress::Answering {
-                arm,
-                done,
-                of: order.len(),
-                kept,
-            });
+            (self.watch)(Progress::Answering { arm, done, of, kept });
         }
         let answer = |i: usize| Some((i, self.cache.answer(&key(i))?.clone()));
         Ok(order.into_iter().filter_map(answer).collect())

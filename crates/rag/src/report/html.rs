@@ -48,7 +48,12 @@ pub fn html(results: &Results) -> String {
         ),
         section("strata", "By kind of question", "", strata(results)),
         section("retrieval", "Retrieval", RETRIEVAL, retrieval(results)),
-        section("latency", "Quality against latency", LATENCY, scatter(results)),
+        section(
+            "latency",
+            "Quality against latency",
+            &latency_lead(results),
+            scatter(results),
+        ),
         section(
             "costs",
             "Cost, latency, maintenance",
@@ -74,8 +79,6 @@ pub fn html(results: &Results) -> String {
 
 const RETRIEVAL: &str =
     "Of the questions whose gold passage is known. A second passage over the same gold counts nothing.";
-const LATENCY: &str =
-    "Median time of a whole answer, retrieval included, against the share in the matrix with its interval.";
 const FAILURES: &str = "The first stage that failed, of every question an arm got wrong.";
 const SCORES: &str = "Means out of 100, over the questions a score applies to; perplexity is as it is.";
 const JUDGE: &str = "Each pair was judged in both orders; a winner that changed with the order is a tie.";
@@ -226,8 +229,10 @@ fn cell(arm: Arm, results: &Results) -> String {
 }
 
 fn differences_lead(results: &Results) -> String {
+    let grouped_by_hand = results.questions.iter().any(|asked| asked.question.group.is_some());
+    let by = if grouped_by_hand { "group" } else { "source document" };
     format!(
-        "First minus second, question by question, with the 95 % interval of {} resamples by source document. An interval \
+        "First minus second, question by question, with the 95 % interval of {} resamples by {by}. An interval \
          that holds 0 shows nothing; p-values are Holm-adjusted over these comparisons.",
         grouped(results.settings.resamples as u64)
     )
@@ -457,6 +462,14 @@ fn scatter(results: &Results) -> String {
     format!(
         "<div class=\"charts one\"><figure>{}</figure></div>",
         svg::scatter("Quality against latency", &points)
+    )
+}
+
+fn latency_lead(results: &Results) -> String {
+    format!(
+        "Median time until an answer was there, {} answered together, retrieval included, against the share in the matrix \
+         with its interval.",
+        results.settings.batch_size
     )
 }
 

@@ -75,7 +75,11 @@ pub fn scatter(title: &str, points: &[Point]) -> String {
             HEIGHT - BOTTOM + 20.0,
             anchor,
             "tick",
-            &if i == 0 { "0".into() } else { seconds(at) },
+            &if i == 0 {
+                "0".into()
+            } else {
+                seconds(at).replace(".00 ", " ")
+            },
         ));
     }
     for point in points {

@@ -133,7 +133,7 @@ pub fn forget_tapes(device: &Device) {
 pub fn losses(model: &dyn Family, input: &Input) -> Losses {
     let (rows, targets) = input.learned_rows();
     let hidden = model.norm(select(hidden(model, input), &rows));
-    Losses(ops::linear_cross_entropy(hidden, model.head(), targets, false).0)
+    Losses(ops::linear_cross_entropy(hidden, model.head(), targets, model.softcap(), false).0)
 }
 
 /// What the last block gives, `[tokens, d]`.
@@ -149,7 +149,10 @@ pub fn plain_pass<'a>(model: &dyn Family, input: &Input) -> Pass<'a> {
         queries: w[0]..w[1],
         keys: w[0]..w[1],
     };
-    Pass::plain(input.starts.windows(2).map(segment).collect(), model.angles(input))
+    Pass {
+        local_angles: model.local_angles(input),
+        ..Pass::plain(input.starts.windows(2).map(segment).collect(), model.angles(input))
+    }
 }
 
 /// Norm, head and loss on the rows that predict a learned token; the gradient for every row of `x`.
@@ -157,7 +160,8 @@ fn head(model: &dyn Family, x: Tensor<2>, input: &Input) -> (Losses, Tensor<2>) 
     let (rows, targets) = input.learned_rows();
     let selected = select(x.clone(), &rows).autodiff().require_grad();
     let normed = model.norm(selected.clone());
-    let (losses, dhidden) = ops::linear_cross_entropy(normed.clone().inner(), model.head(), targets, true);
+    let (losses, dhidden) =
+        ops::linear_cross_entropy(normed.clone().inner(), model.head(), targets, model.softcap(), true);
     let dselected = dhidden.and_then(|dh| selected.grad_remove(&mut (normed * dh.autodiff()).backward()));
     let dx = x.zeros_like();
     let dx = match dselected {

@@ -1,7 +1,7 @@
 //! Decoding with a KV cache: greedy, temperature, top-k, top-p, repetition penalty; seeded; batched.
+use crate::backprop::plain_pass;
 use crate::causal_lm::{CausalLm, Input};
 use crate::nn::{Cache, Pass};
-use crate::ops::Segment;
 use crate::{ModelError, Result, sampler};
 use burn::tensor::{Int, Tensor, TensorData};
 use std::cell::RefCell;
@@ -180,13 +180,9 @@ fn next_logits(model: &CausalLm, running: &[Sequence], fed: usize, cache: &RefCe
         input.positions.extend(from as u32..s.tokens.len() as u32);
         input.starts.push(input.tokens.len());
     }
-    let segment = |w: &[usize]| Segment {
-        queries: w[0]..w[1],
-        keys: w[0]..w[1],
-    };
     let pass = Pass {
         cache: Some(cache),
-        ..Pass::plain(input.starts.windows(2).map(segment).collect(), family.angles(&input))
+        ..plain_pass(family, &input)
     };
     let x = family.embed(&input.tokens, &input.positions);
     let x = (0..model.layers()).fold(x, |x, layer| family.block(layer, x, &pass));

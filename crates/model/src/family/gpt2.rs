@@ -123,6 +123,7 @@ impl Gpt2 {
                     scale
                 },
                 window: None,
+                softcap: None,
             };
             Block {
                 ln_1: LayerNorm::load(&at.at("ln_1"), d, cfg.layer_norm_epsilon),

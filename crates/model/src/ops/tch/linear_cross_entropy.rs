@@ -7,18 +7,28 @@ use std::sync::Arc;
 use tch::{Kind, Tensor};
 
 /// Losses `[rows]` in f32, and into `gradient` (where given, `[rows, d]`) `(softmax − one-hot)·W`.
-fn run(hidden: &Tensor, weight: &Tensor, targets: &[u32], gradient: Option<&Tensor>) -> Tensor {
+fn run(hidden: &Tensor, weight: &Tensor, targets: &[u32], softcap: Option<f64>, gradient: Option<&Tensor>) -> Tensor {
     let (rows, vocab) = (hidden.size()[0], weight.size()[0]);
     let losses = Tensor::empty([rows], (Kind::Float, hidden.device()));
-    let step = chunk_rows(vocab as usize);
+    // The slope of a soft cap lies beside the logits, in their share of memory.
+    let step = chunk_rows(vocab as usize) / if softcap.is_some() { 2 } else { 1 };
     let scratch = Tensor::empty([rows.min(step as i64), vocab], (hidden.kind(), hidden.device()));
     for (chunk, targets) in targets.chunks(step).enumerate() {
         let part = |t: &Tensor| t.narrow(0, (chunk * step) as i64, targets.len() as i64);
         let mut logits = scratch.narrow(0, 0, targets.len() as i64);
         let _ = part(hidden).mm_out(&logits, &weight.tr());
+        let slope = softcap.and_then(|cap| {
+            let _ = logits.g_div_scalar_(cap).tanh_();
+            let slope = gradient.map(|_| logits.square().neg_() + 1.0);
+            let _ = logits.g_mul_scalar_(cap);
+            slope
+        });
         let found = cuda::cross_entropy(&logits, targets, gradient.is_some())
             .or_else(|| host::cross_entropy(&mut logits, targets, gradient.is_some()));
         part(&losses).copy_(&found.unwrap_or_else(|| cross_entropy(&mut logits, targets, gradient.is_some())));
+        if let Some(slope) = slope {
+            let _ = logits.g_mul_(&slope);
+        }
         if let Some(gradient) = gradient {
             let _ = logits.mm_out(&part(gradient), weight);
         }
@@ -46,10 +56,17 @@ impl LinearCrossEntropyOp for LibTorch {
         hidden: FloatTensor<Self>,
         weight: Weight<Self>,
         targets: Arc<[u32]>,
+        softcap: Option<f64>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let hidden = &hidden.tensor;
         let gradient = hidden.empty_like();
-        let losses = run(hidden, &dense(&weight, hidden.kind()), &targets, Some(&gradient));
+        let losses = run(
+            hidden,
+            &dense(&weight, hidden.kind()),
+            &targets,
+            softcap,
+            Some(&gradient),
+        );
         (new(losses), new(gradient))
     }
 
@@ -57,9 +74,10 @@ impl LinearCrossEntropyOp for LibTorch {
         hidden: FloatTensor<Self>,
         weight: Weight<Self>,
         targets: Arc<[u32]>,
+        softcap: Option<f64>,
     ) -> FloatTensor<Self> {
         let hidden = &hidden.tensor;
-        new(run(hidden, &dense(&weight, hidden.kind()), &targets, None))
+        new(run(hidden, &dense(&weight, hidden.kind()), &targets, softcap, None))
     }
 }
 

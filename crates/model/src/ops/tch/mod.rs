@@ -4,6 +4,7 @@
 mod adamw;
 mod attention;
 pub(crate) mod cuda;
+mod geglu;
 mod gelu;
 mod host;
 mod layer_norm;

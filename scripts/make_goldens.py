@@ -68,6 +68,23 @@ GPT2 = dict(
     summary_proj_to_labels=True, summary_type="cls_index", summary_use_proj=True, vocab_size=160,
 )
 
+NEOX = dict(
+    architectures=["GPTNeoXForCausalLM"], model_type="gpt_neox", vocab_size=160, hidden_size=32, intermediate_size=96,
+    num_hidden_layers=2, num_attention_heads=2, hidden_act="gelu", rotary_pct=0.25, rotary_emb_base=10000,
+    max_position_embeddings=64, layer_norm_eps=1e-5, initializer_range=0.02, use_parallel_residual=True,
+    tie_word_embeddings=False, bos_token_id=0, eos_token_id=0, torch_dtype="float32", transformers_version="4.24.0",
+    use_cache=True,
+)
+
+GEMMA2 = dict(
+    architectures=["Gemma2ForCausalLM"], model_type="gemma2", vocab_size=160, hidden_size=32, intermediate_size=64,
+    num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=12, hidden_act="gelu_pytorch_tanh",
+    hidden_activation="gelu_pytorch_tanh", max_position_embeddings=128, rms_norm_eps=1e-6, rope_theta=10000.0,
+    attention_bias=False, attention_dropout=0.0, attn_logit_softcapping=5.0, final_logit_softcapping=4.0,
+    query_pre_attn_scalar=16, sliding_window=8, cache_implementation="hybrid", initializer_range=0.02, bos_token_id=2,
+    eos_token_id=1, pad_token_id=0, torch_dtype="float32", transformers_version="4.42.4", use_cache=True,
+)
+
 CASES = {
     # 256 bytes, 5 merges, 3 special tokens: the case whose vocabulary is the tokenizer's.
     "llama-gqa-tied": LLAMA | dict(vocab_size=264, tie_word_embeddings=True, bos_token_id=261, eos_token_id=263),
@@ -130,11 +147,22 @@ CASES = {
     "gpt2-scaled": GPT2 | dict(
         n_layer=2, n_inner=48, activation_function="gelu", scale_attn_by_inverse_layer_idx=True,
     ),
+    # Caps so low that scores and logits feel them.
+    "gemma2": GEMMA2,
+    # Local layers with angles of their own, the global one's stretched.
+    "gemma3-text": without(GEMMA2, "cache_implementation", "hidden_act") | dict(
+        architectures=["Gemma3ForCausalLM"], model_type="gemma3_text", attn_logit_softcapping=None,
+        final_logit_softcapping=None, rope_theta=50000.0, rope_local_base_freq=100.0,
+        rope_scaling=dict(factor=8.0, rope_type="linear"), sliding_window_pattern=3, transformers_version="4.50.0",
+    ),
+    # 4 of a head's 16 dimensions rotate.
+    "gpt-neox": NEOX,
+    "gpt-neox-serial": NEOX | dict(use_parallel_residual=False, hidden_act="gelu_new", rotary_pct=0.5),
 }
 WITH_ADAPTER = (
     "llama-gqa-tied", "llama3-rope-untied", "gpt-neo",
     "qwen2-window-yarn", "qwen3", "smollm3", "olmo2", "phi3-longrope",
-    "gpt2",
+    "gpt2", "gemma2", "gemma3-text", "gpt-neox",
 )
 # Cases made before seeds came of names.
 PLACES = ("llama-gqa-tied", "llama3-rope-untied", "llama-linear-rope", "mistral-window", "gpt-neo")
@@ -162,14 +190,15 @@ def randomize(model):
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.dim() == 1 and name.endswith("weight"):
-                p.normal_(1.0, 0.2)
+                # Gemma stores the weights of its norms less 1.
+                p.normal_(0.0 if model.config.model_type.startswith("gemma") else 1.0, 0.2)
             else:
                 p.normal_(0.0, 0.1 if "wpe" in name or name.endswith("bias") else 0.15)
 
 
 def published_state(model):
-    """What a hub file holds: no tied head; for GPT-2 and GPT-Neo also causal masks, which a reader has to skip; GPT-2 was
-    saved without its head, and so without the `transformer.` before its names."""
+    """What a hub file holds: no tied head; for GPT-2, GPT-Neo and GPT-NeoX also causal masks, which a reader has to skip; GPT-2
+    was saved without its head, and so without the `transformer.` before its names; GPT-NeoX calls its head `embed_out`."""
     state = {k: v.detach().clone().contiguous() for k, v in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
@@ -186,6 +215,14 @@ def published_state(model):
         state = {k.removeprefix("transformer."): v for k, v in state.items()}
         for i in range(model.config.n_layer):
             state[f"h.{i}.attn.bias"] = torch.ones(n, n).tril().view(1, 1, n, n)
+    if model.config.model_type == "gpt_neox":
+        n, rotary = model.config.max_position_embeddings, model.gpt_neox.layers[0].attention.rotary_ndims
+        state["embed_out.weight"] = state.pop("lm_head.weight")
+        for i in range(model.config.num_hidden_layers):
+            at = f"gpt_neox.layers.{i}.attention"
+            state[f"{at}.bias"] = torch.ones(n, n, dtype=torch.bool).tril().view(1, 1, n, n)
+            state[f"{at}.masked_bias"] = torch.tensor(-1e9)
+            state[f"{at}.rotary_emb.inv_freq"] = 10000 ** -(torch.arange(0, rotary, 2) / rotary)
     return state
 
 

@@ -25,6 +25,10 @@ const CASES: &[&str] = &[
     "phi3-window",
     "gpt2",
     "gpt2-scaled",
+    "gemma2",
+    "gemma3-text",
+    "gpt-neox",
+    "gpt-neox-serial",
 ];
 pub const ADAPTED: &[&str] = &[
     "llama-gqa-tied",
@@ -36,6 +40,9 @@ pub const ADAPTED: &[&str] = &[
     "olmo2",
     "phi3-longrope",
     "gpt2",
+    "gemma2",
+    "gemma3-text",
+    "gpt-neox",
 ];
 
 fn kept(blocks: usize) -> Keep {

@@ -499,6 +499,61 @@ pub(crate) mod tests {
         assert_eq!(with(llama, json!({"bos_token": "<s>"})), "<s>a");
     }
 
+    /// Gemma's kind of tokenizer: spaces as `▁`, bytes for unknown characters, BOS by the post-processor and by the template. The
+    /// ids are those of `AutoTokenizer` (transformers 5.23) of the same two files: `tok(text)` and `apply_chat_template`.
+    #[test]
+    fn gemmas_bos_stands_once() {
+        let special = ["<pad>", "<eos>", "<bos>", "<unk>"];
+        let turns = ["<start_of_turn>", "<end_of_turn>"];
+        let mut tokens: Vec<String> = special.map(String::from).into();
+        tokens.extend((0..256).map(|byte| format!("<0x{byte:02X}>")));
+        tokens.extend(["▁", "a", "e", "h", "t", "he", "the", "▁the"].map(String::from));
+        tokens.extend(turns.map(String::from));
+        tokens.extend(["u", "s", "r", "m", "o", "d", "l", "\n"].map(String::from));
+        let vocab: Map<String, Value> = tokens.into_iter().zip(0..).map(|(t, id)| (t, json!(id))).collect();
+        let added = special.iter().chain(&turns).map(|token| {
+            json!({"id": vocab[*token], "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true})
+        });
+        let file = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": added.collect::<Vec<_>>(),
+            "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+            "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false},
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                "special_tokens": {"<bos>": {"id": "<bos>", "ids": [2], "tokens": ["<bos>"]}}
+            },
+            "decoder": {"type": "Sequence", "decoders": [
+                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}
+            ]},
+            "model": {
+                "type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
+                "vocab": vocab, "merges": [["h", "e"], ["t", "he"], ["▁", "the"]]
+            }
+        });
+        let config = json!({
+            "tokenizer_class": "GemmaTokenizer", "bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>",
+            "unk_token": "<unk>", "add_bos_token": true, "add_eos_token": false
+        });
+        let template = crate::template::tests::golden("gemma.jinja");
+        let codec = Codec::new(&serde_json::to_vec(&file).unwrap(), Some(&config), Some(&template)).unwrap();
+        assert_eq!(codec.encode("the hé", true).unwrap(), [2, 266, 260, 263, 199, 173]);
+        assert_eq!(codec.encode("a the", false).unwrap(), [261, 267]);
+        assert_eq!(codec.decode(&[2, 266, 260, 263, 199, 173], true), "the hé");
+
+        let record = record(&[("user", "the a"), ("assistant", "he")]);
+        let asked = [
+            2, 268, 270, 271, 262, 272, 277, 266, 260, 261, 269, 277, 268, 273, 274, 275, 262, 276, 277,
+        ];
+        assert_eq!(codec.encode_prompt(&record.messages()[..1]).unwrap(), asked);
+        let sample = codec.encode_record(&record, Learn::Assistant).unwrap();
+        assert_eq!(sample.tokens, [asked.as_slice(), &[265, 269, 277]].concat());
+        assert_eq!(learned(&codec, &sample), "he<end_of_turn>");
+    }
+
     #[test]
     fn a_stream_gives_whole_characters() {
         let codec = codec(None);

@@ -27,6 +27,7 @@ pub struct Staged {
     /// Embedded tokens, with their noise, `[tokens, d]`.
     pub x: Tensor<2>,
     pub angles: Option<Angles>,
+    pub local_angles: Option<Angles>,
     pub segments: Segments,
     /// The rows that predict a learned token, and those tokens.
     pub rows: Tensor<1, Int>,
@@ -43,6 +44,7 @@ impl Staged {
         let (rows, targets) = input.learned_rows();
         Self {
             angles: model.angles(input),
+            local_angles: model.local_angles(input),
             segments: segments(input),
             rows: ops::indices(rows, &x.device()),
             targets: ops::indices(targets, &x.device()),
@@ -61,6 +63,7 @@ impl Staged {
         let Self {
             x,
             angles,
+            local_angles,
             segments,
             rows,
             targets,
@@ -70,13 +73,15 @@ impl Staged {
         fixed::overwrite(&self.x, x)?;
         fixed::overwrite_indices(&self.rows, rows)?;
         fixed::overwrite_indices(&self.targets, targets)?;
-        match (&self.angles, angles) {
-            (Some(own), Some(Angles { cos, sin })) => {
-                fixed::overwrite(&own.cos, cos)?;
-                fixed::overwrite(&own.sin, sin)?;
+        for angles in [(&self.angles, angles), (&self.local_angles, local_angles)] {
+            match angles {
+                (Some(own), Some(Angles { cos, sin })) => {
+                    fixed::overwrite(&own.cos, cos)?;
+                    fixed::overwrite(&own.sin, sin)?;
+                }
+                (None, None) => (),
+                _ => return Err("angles in one of two micro-batches".into()),
             }
-            (None, None) => (),
-            _ => return Err("angles in one of two micro-batches".into()),
         }
         match (&self.segments, segments, &self.counted, counted) {
             (
@@ -154,15 +159,19 @@ pub fn loss_and_gradients(model: &dyn Family, staged: Staged, keep: Keep, noise:
     let Staged {
         mut x,
         angles,
+        local_angles,
         segments,
         rows,
         targets,
         counted,
         adapters,
     } = staged;
-    let mut pass = Pass::plain(segments, angles);
-    pass.noise = noise;
-    pass.adapters = adapters;
+    let pass = Pass {
+        local_angles,
+        noise,
+        adapters,
+        ..Pass::plain(segments, angles)
+    };
 
     let mut stages = Vec::with_capacity(layers - lowest);
     for layer in 0..layers {
@@ -217,20 +226,26 @@ pub fn forget_tapes(device: &Device) {
 
 /// Losses alone, nothing kept.
 pub fn losses(model: &dyn Family, input: &Input) -> Losses {
-    let staged = Staged::new(model, input, Noise::default());
-    let pass = Pass::plain(staged.segments, staged.angles);
-    let hidden = model.norm(blocks(model, staged.x, &pass).select(0, staged.rows));
-    Losses(ops::linear_cross_entropy(hidden, model.head(), &staged.targets, false).0)
+    let (rows, targets) = input.learned_rows();
+    let x = hidden(model, input);
+    let (rows, targets) = (ops::indices(rows, &x.device()), ops::indices(targets, &x.device()));
+    let hidden = model.norm(x.select(0, rows));
+    Losses(ops::linear_cross_entropy(hidden, model.head(), &targets, model.softcap(), false).0)
 }
 
 /// What the last block gives, `[tokens, d]`.
 pub fn hidden(model: &dyn Family, input: &Input) -> Tensor<2> {
-    let pass = Pass::plain(segments(input), model.angles(input));
-    blocks(model, model.embed(&input.tokens, &input.positions), &pass)
+    let pass = plain_pass(model, input);
+    let x = model.embed(&input.tokens, &input.positions);
+    (0..model.shape().layers).fold(x, |x, layer| model.block(layer, x, &pass))
 }
 
-fn blocks(model: &dyn Family, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
-    (0..model.shape().layers).fold(x, |x, layer| model.block(layer, x, pass))
+/// A pass over packed segments.
+pub fn plain_pass<'a>(model: &dyn Family, input: &Input) -> Pass<'a> {
+    Pass {
+        local_angles: model.local_angles(input),
+        ..Pass::plain(segments(input), model.angles(input))
+    }
 }
 
 /// Each attends within itself.
@@ -248,7 +263,8 @@ fn head(
 ) -> (Losses, Tensor<2>) {
     let selected = x.clone().select(0, rows.clone()).autodiff().require_grad();
     let normed = model.norm(selected.clone());
-    let (losses, dhidden) = ops::linear_cross_entropy(normed.clone().inner(), model.head(), targets, true);
+    let (losses, dhidden) =
+        ops::linear_cross_entropy(normed.clone().inner(), model.head(), targets, model.softcap(), true);
     let dhidden = match counted {
         Some(counted) => dhidden.map(|dh| dh * counted),
         None => dhidden,

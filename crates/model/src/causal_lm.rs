@@ -401,7 +401,8 @@ impl CausalLm {
 
     /// Norm and head of `[rows, d]`, to the host.
     pub(crate) fn head_logits(&self, hidden: Tensor<2>) -> Vec<f32> {
-        ops::linear(self.family.norm(hidden), self.family.head())
+        let logits = ops::linear(self.family.norm(hidden), self.family.head());
+        ops::attention::capped(logits, self.family.softcap())
             .into_data()
             .iter::<f32>()
             .collect()

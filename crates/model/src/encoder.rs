@@ -214,6 +214,7 @@ impl Encoder {
             scale: (head_dim as f64).powf(-0.5),
             window: None,
             causal: false,
+            softcap: None,
             segments: segments.clone(),
         };
         let pass = Pass::plain(segments, None);

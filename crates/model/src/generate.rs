@@ -1,7 +1,7 @@
 //! Decoding with a KV cache: greedy, temperature, top-k, top-p, repetition penalty; seeded; batched.
+use crate::backprop::plain_pass;
 use crate::causal_lm::{CausalLm, Input};
 use crate::nn::{Cache, Pass};
-use crate::ops::Segment;
 use crate::{ModelError, Result, sampler};
 use burn::tensor::{Int, Tensor, TensorData};
 use std::cell::RefCell;
@@ -182,10 +182,7 @@ fn next_logits(model: &CausalLm, running: &[Sequence], fed: usize, cache: &RefCe
     }
     let pass = Pass {
         cache: Some(cache),
-        ..Pass::plain(
-            input.starts.windows(2).map(|s| Segment::within(s[0]..s[1])).collect(),
-            family.angles(&input),
-        )
+        ..plain_pass(family, &input)
     };
     let x = family.embed(&input.tokens, &input.positions);
     let x = (0..model.layers()).fold(x, |x, layer| family.block(layer, x, &pass));

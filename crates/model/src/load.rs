@@ -1,7 +1,7 @@
 //! Checkpoint tensors into model fields, strictly: every missing, unexpected or misshapen tensor in one error.
 use crate::checkpoint::{Checkpoint, StoredType, TensorInfo};
 use crate::merge::transpose;
-use crate::precision::{Precision, Stored};
+use crate::precision::{EXACT, Precision, Stored};
 use crate::quant::Quantized;
 use crate::{Frozen, ModelError, Result, family};
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -257,8 +257,17 @@ impl<'w, 'a> At<'w, 'a> {
     }
 
     pub fn vector(&self, name: &str, length: usize) -> Tensor<1> {
+        self.vector_in(self.weights.precision.compute, name, length)
+    }
+
+    /// In f32, whatever activations are.
+    pub fn exact_vector(&self, name: &str, length: usize) -> Tensor<1> {
+        self.vector_in(EXACT, name, length)
+    }
+
+    fn vector_in(&self, dtype: DType, name: &str, length: usize) -> Tensor<1> {
         let values = self.weights.values(self.join(name), &[length]);
         let data = values.unwrap_or_else(|| TensorData::new(vec![0.0f32], [1]));
-        Tensor::from_data(data, (self.weights.device, self.weights.precision.compute))
+        Tensor::from_data(data, (self.weights.device, dtype))
     }
 }

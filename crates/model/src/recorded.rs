@@ -96,6 +96,7 @@ impl Shape {
         let starts = TensorData::new(starts, [self.segments + 1]);
         Staged {
             angles: family.angles(&filled),
+            local_angles: family.local_angles(&filled),
             segments: Segments::OnDevice {
                 starts: Tensor::from_data(starts, (device, DType::I32)),
                 longest: self.longest,

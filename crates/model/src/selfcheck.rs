@@ -300,14 +300,14 @@ fn linear_cross_entropy() -> Case {
             let (weight, targets) = (Frozen::from(place.put(&weight)), targets(&place.device));
             Box::new(move |i| {
                 let rows = i[0].clone().inner();
-                match ops::linear_cross_entropy(rows.clone(), &weight, &targets, true) {
+                match ops::linear_cross_entropy(rows.clone(), &weight, &targets, None, true) {
                     (loss, Some(dh)) => both(loss, dh).autodiff().require_grad(),
                     (_, None) => rows.autodiff().require_grad(),
                 }
             })
         }),
         reference: Box::new(move |i| {
-            let (loss, dh) = ops::linear_cross_entropy::reference(i[0].clone().inner(), &plain, &plain_targets);
+            let (loss, dh) = ops::linear_cross_entropy::reference(i[0].clone().inner(), &plain, &plain_targets, None);
             both(loss, dh).autodiff().require_grad()
         }),
     }
@@ -326,6 +326,7 @@ fn attention(names: &'static [&'static str], segments: &[(usize, usize)], window
         scale: 0.125,
         window,
         causal: true,
+        softcap: None,
         segments,
     };
     let plain = cfg.clone();

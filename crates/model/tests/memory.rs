@@ -183,6 +183,9 @@ fn check(meter: &impl Meter, device: &Device, precision: Precision, kind: Device
         ("olmo2", 6, input(4, 256, 128), keep(0, 0), 0.0, None),
         ("phi3", 6, input(1, 512, 100), keep(6, 0), 0.0, None),
         ("phi3", 6, input(4, 256, 128), keep(0, 0), 0.0, None),
+        ("gemma2", 6, input(1, 512, 100), keep(6, 0), 0.0, None),
+        ("gemma3_text", 6, input(1, 512, 100), keep(6, 0), 0.0, None),
+        ("gemma3_text", 6, input(4, 256, 128), keep(0, 0), 0.0, None),
     ];
     for (family, layers, input, keep, dropout, adapted) in settings {
         let folder = write_model(&config(family, layers));

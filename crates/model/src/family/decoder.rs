@@ -69,6 +69,7 @@ impl Config {
             head_dim,
             scale: (head_dim as f64).powf(-0.5),
             window: None,
+            softcap: None,
         }
     }
 

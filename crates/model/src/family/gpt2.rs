@@ -102,7 +102,8 @@ impl Gpt2 {
             kv_width: d,
             inner,
             gated: false,
-            extra_norms: 0,
+            fused: false,
+            extra_saved: 0,
             rotary: 0,
         };
         let at = weights.root().at("transformer");
@@ -123,6 +124,7 @@ impl Gpt2 {
                     scale
                 },
                 window: None,
+                softcap: None,
             };
             Block {
                 ln_1: LayerNorm::load(&at.at("ln_1"), d, cfg.layer_norm_epsilon),

@@ -121,6 +121,7 @@ impl GptNeo {
                 head_dim: d / cfg.num_heads,
                 scale: 1.0,
                 window: (*kind == "local").then_some(cfg.window_size),
+                softcap: None,
             };
             Block {
                 ln_1: LayerNorm::load(&at.at("ln_1"), d, cfg.layer_norm_epsilon),

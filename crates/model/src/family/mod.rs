@@ -1,7 +1,10 @@
 //! The list of families, one file an architecture. `config.json`'s `model_type` chooses.
 mod decoder;
+pub mod gemma2;
+pub mod gemma3;
 pub mod gpt2;
 pub mod gpt_neo;
+pub mod gpt_neox;
 pub mod llama;
 pub mod olmo2;
 pub mod phi3;
@@ -18,7 +21,18 @@ use serde::de::DeserializeOwned;
 
 /// `model_type`s that load, for messages.
 pub const SUPPORTED: &[&str] = &[
-    "llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "phi3", "gpt_neo", "gpt2",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+    "olmo2",
+    "phi3",
+    "gpt_neo",
+    "gpt2",
+    "gpt_neox",
+    "gemma2",
+    "gemma3_text",
 ];
 
 /// The supported type that begins most like `model_type`.
@@ -37,6 +51,10 @@ pub trait Family: Send {
     fn embed(&self, tokens: &[u32], positions: &[u32]) -> Tensor<2>;
     /// Rotary angles of the rows, for families that rotate.
     fn angles(&self, input: &Input) -> Option<Angles>;
+    /// Those of layers that rotate otherwise, for families that have such.
+    fn local_angles(&self, _input: &Input) -> Option<Angles> {
+        None
+    }
     /// The most tokens of a sequence that are rotated as those of a longer one are not: past it, cached keys do not hold.
     fn cache_holds_to(&self) -> Option<usize> {
         None
@@ -47,6 +65,10 @@ pub trait Family: Send {
     fn norm(&self, x: Tensor<2>) -> Tensor<2>;
     /// `[vocab, d]`
     fn head(&self) -> &Frozen;
+    /// What logits are softly capped at.
+    fn softcap(&self) -> Option<f64> {
+        None
+    }
     /// The linears of all blocks, block by block.
     fn linears(&self) -> Vec<&Linear>;
     fn linears_mut(&mut self) -> Vec<&mut Linear>;
@@ -72,7 +94,7 @@ pub struct Shape {
     pub fused: bool,
     /// Columns that stay of a block beyond those of Llama's: what further norms are given, products of which views are used.
     pub extra_saved: usize,
-    /// Dimensions of a head that rotate.
+    /// Dimensions of a head that rotate, once for each table of angles.
     pub rotary: usize,
 }
 
@@ -87,6 +109,13 @@ pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Box<dyn Family>> 
         "olmo2" => Ok(Box::new(olmo2::load(base, weights)?)),
         "phi3" => Ok(Box::new(phi3::load(base, weights)?)),
         "gpt_neo" => Ok(Box::new(gpt_neo::GptNeo::load(base, weights)?)),
+        "gpt_neox" => Ok(Box::new(gpt_neox::GptNeox::load(base, weights)?)),
+        "gemma2" => Ok(Box::new(gemma2::load(base, weights)?)),
+        "gemma3_text" => Ok(Box::new(gemma3::load(base, weights)?)),
+        "gemma3" => Err(unsupported(
+            base,
+            "model_type is `gemma3`, text and images in one; wanted its text model alone, `gemma3_text`",
+        )),
         "gpt2" => Ok(Box::new(gpt2::Gpt2::load(base, weights)?)),
         other => Err(ModelError::UnknownFamily {
             base: base.name.clone(),

@@ -14,6 +14,13 @@ impl RmsNorm {
             eps,
         }
     }
+    /// One whose weight is stored less 1 (Gemma). In f32, whatever activations are: bf16 next to 1 has few values.
+    pub fn load_less_one(at: &At<'_, '_>, d: usize, eps: f64) -> Self {
+        Self {
+            weight: at.exact_vector("weight", d) + 1.0,
+            eps,
+        }
+    }
     /// `[tokens, d]` to the same.
     pub fn forward(&self, x: Tensor<2>) -> Activation {
         Activation::rms_norm(x, &self.weight, self.eps)

@@ -24,6 +24,8 @@ impl Tape {
 pub struct Pass<'a> {
     pub segments: Segments,
     pub angles: Option<Angles>,
+    /// Of layers that rotate otherwise than the rest.
+    pub local_angles: Option<Angles>,
     pub noise: Noise,
     /// Present while gradients are wanted.
     pub tape: Option<&'a Tape>,
@@ -41,6 +43,7 @@ pub struct Heads {
     pub head_dim: usize,
     pub scale: f64,
     pub window: Option<usize>,
+    pub softcap: Option<f64>,
 }
 
 impl Heads {
@@ -60,6 +63,7 @@ impl<'a> Pass<'a> {
         Self {
             segments,
             angles,
+            local_angles: None,
             noise: Noise::default(),
             tape: None,
             adapters: None,
@@ -71,6 +75,7 @@ impl<'a> Pass<'a> {
         Pass {
             segments: self.segments.clone(),
             angles: self.angles.clone(),
+            local_angles: self.local_angles.clone(),
             noise: self.noise,
             tape: Some(tape),
             adapters: self.adapters.clone(),
@@ -92,10 +97,12 @@ impl<'a> Pass<'a> {
 
     /// Rotates by the rows' positions.
     pub fn rotate(&self, x: Tensor<2>, head_dim: usize) -> Tensor<2> {
-        match &self.angles {
-            None => x,
-            Some(angles) => ops::rope(x, &angles.cos, &angles.sin, head_dim, false),
-        }
+        rotated(x, head_dim, &self.angles)
+    }
+
+    /// The same by the angles of local layers.
+    pub fn rotate_locally(&self, x: Tensor<2>, head_dim: usize) -> Tensor<2> {
+        rotated(x, head_dim, &self.local_angles)
     }
 
     /// Attention of layer `layer`, over the cache where there is one.
@@ -110,11 +117,19 @@ impl<'a> Pass<'a> {
             scale: heads.scale,
             window: heads.window,
             causal: true,
+            softcap: heads.softcap,
             segments: self.segments.clone(),
         };
         match self.cache {
             None => ops::attention(q, k, v, cfg),
             Some(cache) => cache.borrow_mut().attend(layer, q, k, v, cfg),
         }
+    }
+}
+
+fn rotated(x: Tensor<2>, head_dim: usize, angles: &Option<Angles>) -> Tensor<2> {
+    match angles {
+        None => x,
+        Some(angles) => ops::rope(x, &angles.cos, &angles.sin, head_dim, false),
     }
 }

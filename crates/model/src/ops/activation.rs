@@ -1,5 +1,8 @@
 //! An activation and how it was made: a backward pass that needs it may make it again, from tensors that stay anyway.
-use super::{Gelu, gelu, gelu::GeluOp, layer_norm::LayerNormOp, rms_norm::RmsNormOp, swiglu, swiglu::SwigluOp};
+use super::{
+    Gelu, geglu, geglu::GegluOp, gelu, gelu::GeluOp, layer_norm::LayerNormOp, rms_norm::RmsNormOp, swiglu,
+    swiglu::SwigluOp,
+};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, autodiff::checkpoint::strategy::CheckpointStrategy};
 use burn::tensor::Tensor;
@@ -32,6 +35,10 @@ pub enum Source<B: Backend> {
         eps: f64,
     },
     Swiglu {
+        gate: FloatTensor<B>,
+        up: FloatTensor<B>,
+    },
+    Geglu {
         gate: FloatTensor<B>,
         up: FloatTensor<B>,
     },
@@ -87,6 +94,17 @@ impl Activation {
         }
     }
 
+    pub fn geglu(gate: Tensor<2>, up: Tensor<2>) -> Self {
+        let source = Source::Geglu {
+            gate: plain(&gate),
+            up: plain(&up),
+        };
+        Self {
+            value: geglu::geglu(gate, up),
+            source,
+        }
+    }
+
     pub fn gelu(x: Tensor<2>, form: Gelu) -> Self {
         Self {
             source: Source::Gelu { x: plain(&x), form },
@@ -100,8 +118,8 @@ fn plain(x: &Tensor<2>) -> FloatTensor<Dispatch> {
 }
 
 /// The ops an activation can come from.
-pub trait Remake: RmsNormOp + LayerNormOp + SwigluOp + GeluOp {}
-impl<B: RmsNormOp + LayerNormOp + SwigluOp + GeluOp> Remake for B {}
+pub trait Remake: RmsNormOp + LayerNormOp + SwigluOp + GegluOp + GeluOp {}
+impl<B: RmsNormOp + LayerNormOp + SwigluOp + GegluOp + GeluOp> Remake for B {}
 
 impl<B: Remake> Source<B> {
     /// The activation, to the bit as it was.
@@ -111,6 +129,7 @@ impl<B: Remake> Source<B> {
             Self::RmsNorm { x, weight, eps } => B::rms_norm(x, weight, eps),
             Self::LayerNorm { x, weight, bias, eps } => B::frozen_layer_norm(x, weight, bias, eps),
             Self::Swiglu { gate, up } => B::swiglu(gate, up),
+            Self::Geglu { gate, up } => B::geglu(gate, up),
             Self::Gelu { x, form } => B::gelu_of(x, form),
         }
     }
@@ -132,6 +151,10 @@ impl<B: Backend, C: CheckpointStrategy> Source<Autodiff<B, C>> {
                 eps,
             },
             Self::Swiglu { gate, up } => Source::Swiglu {
+                gate: gate.into_primitive(),
+                up: up.into_primitive(),
+            },
+            Self::Geglu { gate, up } => Source::Geglu {
                 gate: gate.into_primitive(),
                 up: up.into_primitive(),
             },

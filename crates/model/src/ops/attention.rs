@@ -68,6 +68,8 @@ pub struct AttentionCfg {
     pub window: Option<usize>,
     /// Whether a query sees only the keys up to its own; if not, it sees all of its segment, and there is no window.
     pub causal: bool,
+    /// Scores `s` become `cap · tanh(s / cap)` (Gemma 2).
+    pub softcap: Option<f64>,
     pub segments: Segments,
 }
 
@@ -145,11 +147,20 @@ pub fn reference(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, cfg: AttentionCfg) ->
                 t.clone().narrow(0, r.start, r.len()).narrow(1, head * d, d)
             };
             let scores = rows(&q, &segment.queries, h).matmul(rows(&k, &segment.keys, h / group).transpose());
-            activation::softmax(scores * cfg.scale + mask.clone(), 1).matmul(rows(&v, &segment.keys, h / group))
+            let scores = capped(scores * cfg.scale, cfg.softcap);
+            activation::softmax(scores + mask.clone(), 1).matmul(rows(&v, &segment.keys, h / group))
         });
         Tensor::cat(heads.collect(), 1)
     });
     Tensor::cat(segments.collect(), 0)
+}
+
+/// `cap · tanh(x / cap)`, where there is a cap.
+pub fn capped(x: Tensor<2>, cap: Option<f64>) -> Tensor<2> {
+    match cap {
+        None => x,
+        Some(cap) => (x / cap).tanh() * cap,
+    }
 }
 
 #[cfg(test)]
@@ -172,6 +183,7 @@ mod tests {
             scale: 0.4,
             window,
             causal: true,
+            softcap: None,
             segments,
         }
     }
@@ -191,16 +203,23 @@ mod tests {
                     2e-5,
                 );
             }
-            let cfg = AttentionCfg {
+            let whole = AttentionCfg {
                 causal: false,
                 ..cfg(None, segments)
             };
-            assert_parity(
-                &[random(1, [200, 32]), random(2, [keys, 16]), random(3, [keys, 16])],
-                |_, i| attention(i[0].clone(), i[1].clone(), i[2].clone(), cfg.clone()),
-                |i| reference(i[0].clone(), i[1].clone(), i[2].clone(), cfg.clone()),
-                2e-5,
-            );
+            // Scores reach 2, so that the cap bends them.
+            let capped = AttentionCfg {
+                softcap: Some(1.5),
+                ..cfg(Some(100), segments)
+            };
+            for cfg in [whole, capped] {
+                assert_parity(
+                    &[random(1, [200, 32]), random(2, [keys, 16]), random(3, [keys, 16])],
+                    |_, i| attention(i[0].clone(), i[1].clone(), i[2].clone(), cfg.clone()),
+                    |i| reference(i[0].clone(), i[1].clone(), i[2].clone(), cfg.clone()),
+                    2e-5,
+                );
+            }
         }
     }
 
@@ -210,8 +229,11 @@ mod tests {
         let even = [(0..1, 4..33), (1..2, 40..73), (2..3, 80 + 31..80 + 33)];
         let uneven = [(0..1, 4..33), (1..2, 40..71), (2..3, 80..81)];
         for segments in [&even[..], &uneven[..]] {
-            for window in [None, Some(7)] {
-                let cfg = cfg(window, segments);
+            for (window, softcap) in [(None, None), (Some(7), None), (Some(7), Some(1.5))] {
+                let cfg = AttentionCfg {
+                    softcap,
+                    ..cfg(window, segments)
+                };
                 let [q, k, v] = [random(1, [3, 32]), random(2, [120, 16]), random(3, [120, 16])];
                 let wanted = reference(q.clone(), k.clone(), v.clone(), cfg.clone());
                 for place in Place::all() {

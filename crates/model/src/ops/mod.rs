@@ -6,7 +6,7 @@
 //! | [`layer_norm`] | yes | yes | yes |
 //! | [`linear`], [`lora_linear`] | yes | yes | yes |
 //! | [`rope`] | yes | yes | yes |
-//! | [`swiglu`], [`gelu`] | yes | yes | yes |
+//! | [`swiglu`], [`geglu`], [`gelu`] | yes | yes | yes |
 //! | [`attention`] | yes | yes | yes |
 //! | [`linear_cross_entropy`] | yes | its gradient comes with its value | yes |
 //! | [`adamw`] | yes | none | yes |
@@ -19,6 +19,7 @@ pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod clock;
+pub mod geglu;
 pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
@@ -39,6 +40,7 @@ pub use activation::Activation;
 pub use adamw::adamw;
 pub use attention::{Segment, Segments, attention};
 pub use flex::{PackedBf16, has_dpbf16};
+pub use geglu::geglu;
 pub use gelu::{Gelu, gelu};
 pub use layer_norm::layer_norm;
 pub use linear::linear;

@@ -33,8 +33,9 @@ pub fn rms_norm(x: Tensor<2>, weight: &Tensor<1>, eps: f64) -> Tensor<2> {
 
 /// The same from Burn's operations.
 pub fn reference(x: Tensor<2>, weight: &Tensor<1>, eps: f64) -> Tensor<2> {
+    let dtype = x.dtype();
     let rms = (x.clone().powi_scalar(2).mean_dim(1) + eps).sqrt();
-    x / rms * weight.clone().unsqueeze()
+    x / rms * weight.clone().cast(dtype).unsqueeze()
 }
 
 #[cfg(test)]

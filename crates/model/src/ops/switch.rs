@@ -12,6 +12,7 @@ pub const NAMES: &[&str] = &[
     "attention.cudnn",
     "attention.flash",
     "dropout.cuda",
+    "geglu",
     "gelu",
     "graph",
     "int8.cuda",

@@ -1,5 +1,6 @@
 //! Backward passes: each op as one node of the tape, saving what its gradient needs and no more.
 mod attention;
+mod geglu;
 mod gelu;
 mod layer_norm;
 mod linear;

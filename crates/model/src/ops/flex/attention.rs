@@ -109,6 +109,9 @@ impl AttentionOp for Flex {
                                 row[..start].fill(0.0);
                                 row[end..].fill(0.0);
                                 let row = &mut row[start..end];
+                                if let Some(cap) = cfg.softcap {
+                                    row.iter_mut().for_each(|s| *s = simd::capped(*s, cap as f32));
+                                }
                                 let max = simd::max(row);
                                 row.iter_mut().for_each(|s| *s = simd::exp(*s - max));
                                 let total = simd::total(row);
@@ -145,7 +148,7 @@ impl AttentionOp for Flex {
         )
     }
 
-    /// `P = exp(S − lse)`, `dP = dO·Vᵀ`, `dS = P∘(dP − rowsum(dO∘O))·scale`, `dq = dS·K`, `dk = dSᵀ·Q`, `dv = Pᵀ·dO`; what a key
+    /// `P = exp(S − lse)`, `dP = dO·Vᵀ`, `dS = P∘(dP − rowsum(dO∘O))·scale`, times the slope of a soft cap, `dq = dS·K`, `dk = dSᵀ·Q`, `dv = Pᵀ·dO`; what a key
     /// head gets is summed over its query heads in their order.
     fn packed_attention_backward(
         dout: FloatTensor<Self>,
@@ -197,9 +200,18 @@ impl AttentionOp for Flex {
                                 let (o, dout) = (&os[at..at + d], &dos[at..at + d]);
                                 let shared = simd::dot(o, dout);
                                 let lse = lses[h * tokens + queries.start + i];
-                                for (p, dp) in p[start..end].iter_mut().zip(&mut dp[start..end]) {
-                                    *p = simd::exp(*p - lse);
-                                    *dp = *p * (*dp - shared) * cfg.scale as f32;
+                                let scale = cfg.scale as f32;
+                                let pairs = p[start..end].iter_mut().zip(&mut dp[start..end]);
+                                match cfg.softcap.map(|cap| cap as f32) {
+                                    None => pairs.for_each(|(p, dp)| {
+                                        *p = simd::exp(*p - lse);
+                                        *dp = *p * (*dp - shared) * scale;
+                                    }),
+                                    Some(cap) => pairs.for_each(|(p, dp)| {
+                                        let s = simd::capped(*p, cap);
+                                        *p = simd::exp(s - lse);
+                                        *dp = *p * (*dp - shared) * scale * simd::cap_slope(s, cap);
+                                    }),
                                 }
                             }
                         },

@@ -1,4 +1,4 @@
-//! One pass forward, one backward; `tanh` and `erf` by the vectorized `exp`.
+//! One pass forward, one backward; `erf` by the vectorized `exp`.
 use super::{Rows, rows_per_task, simd, tensor, unwritten};
 use crate::ops::gelu::{Gelu, GeluOp};
 use burn::backend::{Flex, tensor::FloatTensor};
@@ -6,11 +6,6 @@ use rayon::prelude::*;
 
 const SCALE: f32 = 0.797_884_6; // sqrt(2/π)
 const CUBIC: f32 = 0.044_715;
-
-#[inline(always)]
-fn tanh(x: f32) -> f32 {
-    1.0 - 2.0 / (simd::exp(2.0 * x) + 1.0)
-}
 
 /// The normal distribution's Φ, within 1.5e-7 (Abramowitz & Stegun 7.1.26).
 #[inline(always)]
@@ -29,13 +24,13 @@ fn normal_pdf(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn tanh_form(x: f32) -> f32 {
-    0.5 * x * (1.0 + tanh(SCALE * (x + CUBIC * x * x * x)))
+pub(super) fn tanh_form(x: f32) -> f32 {
+    0.5 * x * (1.0 + simd::tanh(SCALE * (x + CUBIC * x * x * x)))
 }
 
 #[inline(always)]
-fn tanh_form_slope(x: f32) -> f32 {
-    let t = tanh(SCALE * (x + CUBIC * x * x * x));
+pub(super) fn tanh_form_slope(x: f32) -> f32 {
+    let t = simd::tanh(SCALE * (x + CUBIC * x * x * x));
     0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * SCALE * (1.0 + 3.0 * CUBIC * x * x)
 }
 

@@ -3,6 +3,7 @@ pub(super) mod adamw;
 mod attention;
 mod dense;
 mod frozen;
+mod geglu;
 mod gelu;
 mod layer_norm;
 mod linear;

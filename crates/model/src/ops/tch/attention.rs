@@ -78,9 +78,17 @@ fn rows(t: &Tensor, rows: &Range<usize>) -> Tensor {
     t.narrow(0, rows.start as i64, rows.len() as i64)
 }
 
-/// `softmax(q·kᵀ + mask)` of stacked and scaled queries, `[kv_heads, heads / kv_heads * queries, keys]`.
-fn probabilities(q: &Tensor, k: &Tensor, block: &Block) -> Tensor {
+/// `q·kᵀ` of stacked and scaled queries, capped, `[kv_heads, heads / kv_heads * queries, keys]`.
+fn scores(q: &Tensor, k: &Tensor, softcap: Option<f64>) -> Tensor {
     let scores = q.bmm(&k.transpose(1, 2));
+    match softcap {
+        None => scores,
+        Some(cap) => (scores / cap).tanh_().g_mul_scalar_(cap),
+    }
+}
+
+/// `softmax(scores + mask)`; the mask is left in the scores.
+fn probabilities(scores: Tensor, block: &Block) -> Tensor {
     if let Some(mask) = &block.mask {
         let _ = scores.unflatten(1, [-1, block.queries.len() as i64]).g_add_(mask);
     }
@@ -93,6 +101,9 @@ fn decode(q: &Tensor, k: &Tensor, v: &Tensor, cfg: &AttentionCfg) -> Option<Tens
     let Segments::Listed(segments) = &cfg.segments else {
         return None;
     };
+    if cfg.softcap.is_some() {
+        return None;
+    }
     let sequences = segments.len();
     let capacity = k.size()[0] as usize / sequences.max(1);
     let end = segments.first()?.keys.end;
@@ -151,13 +162,13 @@ impl AttentionOp for LibTorch {
         for block in blocks(&cfg, &cfg.segments.list(), q) {
             let (k, v) = (stacked(k, &block.keys, &cfg), stacked(v, &block.keys, &cfg));
             let scaled = stacked(q, &block.queries, &cfg) * cfg.scale;
-            let result = probabilities(&scaled, &k, &block).bmm(&v);
+            let result = probabilities(scores(&scaled, &k, cfg.softcap), &block).bmm(&v);
             rows(&out, &block.queries).copy_(&unstacked(&result, &block.queries));
         }
         (new(out), new(Tensor::empty([0], (Kind::Float, q.device()))))
     }
 
-    /// `dP = dO·Vᵀ`, `dS = P∘(dP − rowsum(P∘dP))`, `dq = s·dS·K`, `dk = dSᵀ·(s·Q)`, `dv = Pᵀ·dO`; the products sum over the
+    /// `dP = dO·Vᵀ`, `dS = P∘(dP − rowsum(P∘dP))` times the slope of a soft cap, `dq = s·dS·K`, `dk = dSᵀ·(s·Q)`, `dv = Pᵀ·dO`; the products sum over the
     /// query heads of a key head.
     fn packed_attention_backward(
         dout: FloatTensor<Self>,
@@ -177,9 +188,14 @@ impl AttentionOp for LibTorch {
             let (k, v) = (stacked(k, &block.keys, &cfg), stacked(v, &block.keys, &cfg));
             let scaled = stacked(q, &block.queries, &cfg) * cfg.scale;
             let dout = stacked(&dout.tensor, &block.queries, &cfg);
-            let p = probabilities(&scaled, &k, &block);
+            let scores = scores(&scaled, &k, cfg.softcap);
+            let slope = cfg.softcap.map(|cap| (&scores / cap).square_().neg_() + 1.0);
+            let p = probabilities(scores, &block);
             let dp = dout.bmm(&v.transpose(1, 2));
-            let ds = Tensor::internal_softmax_backward_data(&dp, &p, -1, p.kind());
+            let mut ds = Tensor::internal_softmax_backward_data(&dp, &p, -1, p.kind());
+            if let Some(slope) = slope {
+                ds = ds.g_mul_(&slope);
+            }
             let (dk_part, dv_part) = (ds.transpose(1, 2).bmm(&scaled), p.transpose(1, 2).bmm(&dout));
             let _ = rows(&dk, &block.keys).g_add_(&unstacked(&dk_part, &block.keys));
             let _ = rows(&dv, &block.keys).g_add_(&unstacked(&dv_part, &block.keys));

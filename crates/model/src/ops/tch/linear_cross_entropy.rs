@@ -7,19 +7,29 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use tch::{Kind, Tensor};
 
 /// Losses `[rows]` in f32, and into `gradient` (where given, `[rows, d]`) `(softmax − one-hot)·W`.
-fn run(hidden: &Tensor, weight: &Tensor, targets: &Tensor, gradient: Option<&Tensor>) -> Tensor {
+fn run(hidden: &Tensor, weight: &Tensor, targets: &Tensor, softcap: Option<f64>, gradient: Option<&Tensor>) -> Tensor {
     let (rows, vocab) = (hidden.size()[0], weight.size()[0]);
     let losses = Tensor::empty([rows], (Kind::Float, hidden.device()));
-    let step = chunk_rows(vocab as usize);
+    // The slope of a soft cap lies beside the logits, in their share of memory.
+    let step = chunk_rows(vocab as usize) / if softcap.is_some() { 2 } else { 1 };
     let scratch = Tensor::empty([rows.min(step as i64), vocab], (hidden.kind(), hidden.device()));
     for start in (0..rows).step_by(step) {
         let n = (rows - start).min(step as i64);
         let part = |t: &Tensor| t.narrow(0, start, n);
         let (mut logits, targets) = (scratch.narrow(0, 0, n), &part(targets));
         let _ = part(hidden).mm_out(&logits, &weight.tr());
+        let slope = softcap.and_then(|cap| {
+            let _ = logits.g_div_scalar_(cap).tanh_();
+            let slope = gradient.map(|_| logits.square().neg_() + 1.0);
+            let _ = logits.g_mul_scalar_(cap);
+            slope
+        });
         let found = cuda::cross_entropy(&logits, targets, gradient.is_some())
             .or_else(|| host::cross_entropy(&mut logits, targets, gradient.is_some()));
         part(&losses).copy_(&found.unwrap_or_else(|| cross_entropy(&mut logits, targets, gradient.is_some())));
+        if let Some(slope) = slope {
+            let _ = logits.g_mul_(&slope);
+        }
         if let Some(gradient) = gradient {
             let _ = logits.mm_out(&part(gradient), weight);
         }
@@ -46,10 +56,12 @@ impl LinearCrossEntropyOp for LibTorch {
         hidden: FloatTensor<Self>,
         weight: Weight<Self>,
         targets: IntTensor<Self>,
+        softcap: Option<f64>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let hidden = &hidden.tensor;
         let gradient = hidden.empty_like();
-        let losses = run(hidden, &dense(&weight, hidden.kind()), &targets.tensor, Some(&gradient));
+        let weight = dense(&weight, hidden.kind());
+        let losses = run(hidden, &weight, &targets.tensor, softcap, Some(&gradient));
         (new(losses), new(gradient))
     }
 
@@ -57,9 +69,11 @@ impl LinearCrossEntropyOp for LibTorch {
         hidden: FloatTensor<Self>,
         weight: Weight<Self>,
         targets: IntTensor<Self>,
+        softcap: Option<f64>,
     ) -> FloatTensor<Self> {
         let hidden = &hidden.tensor;
-        new(run(hidden, &dense(&weight, hidden.kind()), &targets.tensor, None))
+        let weight = dense(&weight, hidden.kind());
+        new(run(hidden, &weight, &targets.tensor, softcap, None))
     }
 }
 

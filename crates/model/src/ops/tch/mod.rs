@@ -5,6 +5,7 @@ mod adamw;
 mod attention;
 pub(crate) mod cuda;
 pub(crate) mod fixed;
+mod geglu;
 mod gelu;
 mod host;
 mod layer_norm;

@@ -15,7 +15,7 @@ const FLASH_HEAD_DIM: usize = 256;
 
 /// `(out, lse)`, of `q` `[tokens, heads * head_dim]`.
 pub fn attention_forward(q: &Tensor, k: &Tensor, v: &Tensor, cfg: &AttentionCfg) -> Option<(Tensor, Tensor)> {
-    if !served(q) || !cfg.causal {
+    if !served(q) || !cfg.causal || cfg.softcap.is_some() {
         return None;
     }
     let packed = Packed::new(cfg, q.size()[0], k.size()[0])?;
@@ -211,6 +211,7 @@ mod tests {
             scale: 1.0,
             window,
             causal: true,
+            softcap: None,
             segments: segments.iter().map(segment).collect(),
         };
         Packed::new(&cfg, tokens, keys)

@@ -20,6 +20,7 @@ pub mod nn;
 pub mod noise;
 pub mod ops;
 pub mod peft;
+pub mod pissa;
 pub mod precision;
 pub mod quant;
 pub mod safetensors_file;

@@ -74,6 +74,8 @@ fn lora(dropout: f64, layers: Option<Vec<usize>>) -> LoraSpec {
         alpha: 16.0,
         dropout,
         rslora: false,
+        dora: false,
+        init: Default::default(),
         targets: Targets::AllLinear,
         layers,
         rank_pattern: Vec::new(),
@@ -165,17 +167,22 @@ fn check(meter: &impl Meter, device: &Device, precision: Precision, kind: Device
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let keep = |blocks, offloaded| Keep { blocks, offloaded };
     let settings = [
-        (6, input(1, 512, 511), keep(6, 0), 0.0, None),
-        (6, input(1, 1024, 100), keep(3, 0), 0.0, None),
-        (6, input(4, 256, 128), keep(0, 0), 0.0, None),
-        (6, input(2, 512, 511), keep(2, 0), 0.1, None),
-        (12, input(8, 128, 127), keep(12, 0), 0.0, Some((6..12).collect())),
-        (12, input(3, 333, 30), keep(5, 0), 0.0, None),
+        (6, input(1, 512, 511), keep(6, 0), 0.0, None, false),
+        (6, input(1, 1024, 100), keep(3, 0), 0.0, None, false),
+        (6, input(4, 256, 128), keep(0, 0), 0.0, None, false),
+        (6, input(2, 512, 511), keep(2, 0), 0.1, None, false),
+        (12, input(8, 128, 127), keep(12, 0), 0.0, Some((6..12).collect()), false),
+        (12, input(3, 333, 30), keep(5, 0), 0.0, None, false),
+        (6, input(2, 512, 511), keep(6, 0), 0.0, None, true),
+        (6, input(4, 256, 128), keep(2, 0), 0.0, None, true),
     ];
-    for (layers, input, keep, dropout, adapted) in settings {
+    for (layers, input, keep, dropout, adapted, dora) in settings {
         let folder = write_model(&config(layers));
         let base = Checkpoint::open(&folder.path().to_string_lossy(), &OpenOptions::default()).unwrap();
-        let lora = lora(dropout, adapted);
+        let lora = LoraSpec {
+            dora,
+            ..lora(dropout, adapted)
+        };
         let sizes = sizes(&base, Some(&lora), precision).unwrap();
         let before = meter.held();
         let model = CausalLm::load(&base, Some(&lora), device, precision, &mut |_, _| ()).unwrap();

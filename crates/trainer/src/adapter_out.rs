@@ -4,10 +4,11 @@ use crate::settings::{Settings, Targets};
 use crate::{Result, serving, tensors};
 use std::collections::BTreeSet;
 use std::path::Path;
-use tune_model::Checkpoint;
 use tune_model::causal_lm::AdapterTensors;
+use tune_model::lora::{Factors, Init};
 use tune_model::peft::{Adapter, AdapterConfig, LoraPair};
 use tune_model::staging::{self, StagedFolder};
+use tune_model::{Checkpoint, pissa};
 
 /// The model's adapters on the host, as PEFT would describe them.
 pub fn collect(tensors: &[AdapterTensors], settings: &Settings, base: &Checkpoint) -> Adapter {
@@ -26,6 +27,7 @@ pub fn collect(tensors: &[AdapterTensors], settings: &Settings, base: &Checkpoin
         lora_alpha: lora.alpha,
         lora_dropout: lora.dropout,
         use_rslora: lora.rslora,
+        use_dora: lora.dora,
         fan_in_fan_out: false,
         target_modules: names.map(str::to_string).collect::<BTreeSet<_>>().into_iter().collect(),
         rank_pattern: lora.rank_pattern.clone(),
@@ -34,11 +36,21 @@ pub fn collect(tensors: &[AdapterTensors], settings: &Settings, base: &Checkpoin
         quantize: settings.model.quantize,
         layers_to_transform: (by_leaf && !lora.layers.is_empty()).then(|| lora.layers.clone()),
     };
+    let whole = |adapter: &AdapterTensors| {
+        let trained = pair(&adapter.factors, adapter.scale);
+        match &adapter.initial {
+            Some(initial) => pissa::joined(&trained, &pair(initial, adapter.scale)),
+            None => trained,
+        }
+    };
     Adapter {
-        config,
+        config: match lora.init {
+            Init::Kaiming => config,
+            Init::Pissa => pissa::doubled(config),
+        },
         pairs: tensors
             .iter()
-            .map(|adapter| (adapter.path.to_string(), pair(adapter)))
+            .map(|adapter| (adapter.path.to_string(), whole(adapter)))
             .collect(),
     }
 }
@@ -47,15 +59,17 @@ fn leaf(path: &str) -> &str {
     path.rsplit('.').next().unwrap_or(path)
 }
 
-fn pair(adapter: &AdapterTensors) -> LoraPair {
-    let ([r, inputs], [outputs, _]) = (adapter.a.dims(), adapter.b.dims());
+fn pair(factors: &Factors, scale: f64) -> LoraPair {
+    let Factors { a, b, m } = factors;
+    let ([r, inputs], [outputs, _]) = (a.dims(), b.dims());
     LoraPair {
         r,
         inputs,
         outputs,
-        scale: adapter.scale,
-        a: tensors::to_host(&adapter.a),
-        b: tensors::to_host(&adapter.b),
+        scale,
+        a: tensors::to_host(a),
+        b: tensors::to_host(b),
+        m: m.as_ref().map(tensors::to_host),
     }
 }
 
@@ -104,7 +118,7 @@ fn card(config: &AdapterConfig, base: &Checkpoint, progress: Option<&Progress>) 
     format!(
         "---\n{hub_line}library_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n---\n\n\
          # LoRA adapter for {name}\n\n\
-         Rank {}, alpha {}{}, on {}{held}. Trained with `tune`.\n\n\
+         Rank {}, alpha {}{}{}, on {}{held}. Trained with `tune`.\n\n\
          {measured}\
          ```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
          model = AutoModelForCausalLM.from_pretrained(\"{name}\")\n\
@@ -113,6 +127,11 @@ fn card(config: &AdapterConfig, base: &Checkpoint, progress: Option<&Progress>) 
         config.r,
         config.lora_alpha,
         if config.use_rslora { " (rsLoRA)" } else { "" },
+        if config.use_dora {
+            ", with magnitudes (DoRA)"
+        } else {
+            ""
+        },
         config.target_modules.join(", "),
     )
 }

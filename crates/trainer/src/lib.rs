@@ -5,6 +5,7 @@
 mod adapter_out;
 pub mod bench;
 pub mod checkpoint;
+mod continued;
 pub mod error;
 mod evaluate;
 pub mod export;

@@ -13,6 +13,7 @@ struct Server {
     /// Takes `alpha / r` with one integer alpha for all modules, whatever the config says.
     one_scale: bool,
     head: bool,
+    dora: bool,
 }
 
 const SERVERS: [Server; 5] = [
@@ -21,30 +22,35 @@ const SERVERS: [Server; 5] = [
         max_rank: usize::MAX,
         one_scale: false,
         head: true,
+        dora: true,
     },
     Server {
         name: "vllm",
         max_rank: 512,
         one_scale: false,
         head: false,
+        dora: false,
     },
     Server {
         name: "llama.cpp",
         max_rank: usize::MAX,
         one_scale: true,
         head: false,
+        dora: false,
     },
     Server {
         name: "ollama",
         max_rank: usize::MAX,
         one_scale: true,
         head: false,
+        dora: false,
     },
     Server {
         name: "mistral.rs",
         max_rank: 256,
         one_scale: false,
         head: false,
+        dora: false,
     },
 ];
 
@@ -59,10 +65,11 @@ fn server(name: &str) -> Option<&'static Server> {
     SERVERS.iter().find(|server| server.name == name)
 }
 
-/// Adds what a wanted server cannot load to `problems`; returns warnings. `rank`: the largest; `targets`: names of
+/// Adds what a wanted server cannot load to `problems`; returns warnings. `rank`: the largest; `dora`: whether it has magnitudes; `targets`: names of
 /// adapted modules.
 pub(crate) fn check(
     rank: usize,
+    dora: bool,
     targets: &[String],
     serve_target: &[String],
     problems: &mut Vec<Problem>,
@@ -88,6 +95,16 @@ pub(crate) fn check(
             problems.push(Problem {
                 key: "lora.r".into(),
                 found: rank.to_string(),
+                wanted,
+            });
+        }
+        if dora && !server.dora {
+            let wanted = format!(
+                "false for {name}, which cannot load DoRA; or take it out of output.serve_target and serve what `tune export --merged` writes"
+            );
+            problems.push(Problem {
+                key: "lora.dora".into(),
+                found: "true".into(),
                 wanted,
             });
         }
@@ -196,6 +213,7 @@ mod tests {
             scale: 1.75,
             a: vec![1.0, -2.0, 0.5, 3.0, 0.25, -1.0],
             b: vec![0.5, 1.0, -1.5, 2.0],
+            m: None,
         };
         let folded = padded(&pair, 4);
         assert_eq!(
@@ -212,11 +230,14 @@ mod tests {
         let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
         let (targets, serve_target) = (names(&["q_proj", "lm_head"]), names(&["mistral.rs", "vllm", "tgi"]));
         let mut problems = Vec::new();
-        let warnings = check(300, &targets, &serve_target, &mut problems);
+        let warnings = check(300, true, &targets, &serve_target, &mut problems);
         let text: Vec<_> = problems.iter().map(ToString::to_string).collect();
         let text = text.join("\n");
         assert!(
-            text.contains("at most 256 for mistral.rs") && text.contains("\"tgi\"") && text.contains("lm_head"),
+            text.contains("at most 256 for mistral.rs")
+                && text.contains("false for vllm")
+                && text.contains("\"tgi\"")
+                && text.contains("lm_head"),
             "{text}"
         );
         assert!(warnings[0].contains("--max-lora-rank 320"), "{warnings:?}");

@@ -2,6 +2,7 @@
 
     pip install -r scripts/requirements.txt
     python scripts/make_goldens.py [CASE...]      # all of them without a name
+    python scripts/make_goldens.py variants       # dora.safetensors, adapter-dora/ and pissa.safetensors alone
 
 Made with torch 2.11.0 (CPU, f32, eager attention), transformers 5.23.0, peft 0.21.2. Seeded: the same versions on
 the same processor write the same bytes.
@@ -23,6 +24,15 @@ the vocabulary, `<path>` a module as in the checkpoint, e.g. `model.layers.0.sel
     adamw.ids.<b>.<i>, adamw.learn.<b>.<i>  step s takes batch b = s mod 4, two sequences
     adamw.losses, adamw.grad_norms          [20] f64  mean over learned tokens before the step; norm before the clip
     adamw.final.<path>.lora_A|B             f32       weights after the last step
+
+Beside one golden.safetensors lie the same numbers of other adapters on the same base. `dora.safetensors` is of adapter-dora/
+and has lora_magnitude_vector [out] beside lora_A and lora_B. `pissa.safetensors` is of init_lora_weights="pissa" before a
+step. Singular vectors are sharp but for their signs, so what it has of each module are products, which lack them:
+
+    logits                [2, 24, V] f32  of `input_ids`
+    part.<path>           [out, 2] f32    s B A v: what the base is taken apart into, v[i, j] = ((37 i + 11 j) mod 101 - 50) / 50
+    grad_a.<path>         [out, 2] f32    B dA v
+    grad_b.<path>         [out, 2] f32    dB A v
 """
 
 import json
@@ -267,6 +277,8 @@ def write_adapter(model, path, settings):
                 p.normal_(0.0, 0.1)
             elif "lora_B" in name:
                 p.normal_(0.0, 0.05)
+            elif "lora_magnitude_vector" in name:
+                p.mul_(torch.empty_like(p).uniform_(0.8, 1.2))
     peft.save_pretrained(path)
     (path / "README.md").unlink()
     config = json.loads((path / "adapter_config.json").read_text())
@@ -301,8 +313,8 @@ def factors(peft):
     return {name(n): p for n, p in peft.named_parameters() if p.requires_grad}
 
 
-def adapter_golden(folder, config, ids):
-    peft = write_adapter(load(folder), folder / "adapter", LORA)
+def adapter_golden(folder, config, ids, name="adapter", settings=None):
+    peft = write_adapter(load(folder), folder / name, settings or LORA)
     golden = {"adapter_logits": logits(peft, ids)}
     batch = [sequence(config["vocab_size"], n) for n in (24, 17)]
     total = torch.zeros(1, dtype=torch.float64)
@@ -316,8 +328,8 @@ def adapter_golden(folder, config, ids):
     return golden | {f"grad.{n}": p.grad.clone() for n, p in factors(peft).items()}
 
 
-def steps_golden(folder, config):
-    peft = PeftModel.from_pretrained(load(folder), folder / "adapter", is_trainable=True).eval()
+def steps_golden(folder, config, name="adapter"):
+    peft = PeftModel.from_pretrained(load(folder), folder / name, is_trainable=True).eval()
     params = factors(peft)
     optimizer = torch.optim.AdamW(params.values(), lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
     batches = [[sequence(config["vocab_size"], n) for n in (24 - b, 9 + 3 * b)] for b in range(BATCHES)]
@@ -363,8 +375,46 @@ def make(name, config):
     print(f"{name:20} {len(golden):4} tensors  logits' deviation {spread:.2f}  {kib:.0f} KiB")
 
 
+def dora_golden(folder, config):
+    ids = torch.randint(0, config["vocab_size"], (2, 24), dtype=torch.int32)
+    golden = {"input_ids": ids} | adapter_golden(folder, config, ids, "adapter-dora", LORA | dict(use_dora=True))
+    return golden | steps_golden(folder, config, "adapter-dora")
+
+
+def pissa_golden(folder, config):
+    peft = get_peft_model(load(folder), LoraConfig(**LORA | dict(init_lora_weights="pissa"))).eval()
+    ids = torch.randint(0, config["vocab_size"], (2, 24), dtype=torch.int32)
+    golden = {"input_ids": ids, "logits": logits(peft, ids)}
+    seq, learn = sequence(config["vocab_size"], 24)
+    loss = loss_sum(peft, seq, learn)
+    loss.backward()
+    golden |= {"ids": seq, "learn": learn, "loss_sum": loss.detach().reshape(1)}
+    for path, module in peft.named_modules():
+        if hasattr(module, "lora_magnitude_vector"):
+            a, b = (getattr(module, f"lora_{side}")["default"].weight for side in "AB")
+            i, j = torch.arange(a.shape[1])[:, None], torch.arange(2)
+            v = ((37 * i + 11 * j) % 101 - 50) / 50
+            path = path.removeprefix("base_model.model.")
+            with torch.no_grad():
+                golden |= {f"part.{path}": module.scaling["default"] * b @ (a @ v),
+                           f"grad_a.{path}": b @ (a.grad @ v), f"grad_b.{path}": b.grad @ (a @ v)}
+    return golden
+
+
+def variants():
+    folder, config = OUT / WITH_STEPS, CASES[WITH_STEPS]
+    for seed, (name, make) in enumerate({"dora": dora_golden, "pissa": pissa_golden}.items(), start=100):
+        torch.manual_seed(seed)
+        golden = {k: v.contiguous() for k, v in make(folder, config).items()}
+        save_file(golden, folder / f"{name}.safetensors")
+        print(f"{name:20} {len(golden):4} tensors  {(folder / f'{name}.safetensors').stat().st_size / 1024:.0f} KiB")
+
+
 if __name__ == "__main__":
     logging.disable_progress_bar()
     torch.set_num_threads(1)
-    for name in sys.argv[1:] or CASES:
-        make(name, CASES[name])
+    for name in sys.argv[1:] or [*CASES, "variants"]:
+        if name == "variants":
+            variants()
+        else:
+            make(name, CASES[name])

@@ -31,7 +31,11 @@ pub struct Golden(Vec<u8>);
 
 impl Golden {
     pub fn open(case: &str) -> Self {
-        Self(std::fs::read(folder(case).join("golden.safetensors")).expect("golden file"))
+        Self::named(case, "golden")
+    }
+    /// The numbers of another adapter on the same base.
+    pub fn named(case: &str, name: &str) -> Self {
+        Self(std::fs::read(folder(case).join(format!("{name}.safetensors"))).expect("golden file"))
     }
     fn tensors(&self) -> SafeTensors<'_> {
         SafeTensors::deserialize(&self.0).expect("golden tensors")

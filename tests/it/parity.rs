@@ -45,11 +45,11 @@ pub const ADAPTED: &[&str] = &[
     "gpt-neox",
 ];
 
-fn kept(blocks: usize) -> Keep {
+pub fn kept(blocks: usize) -> Keep {
     Keep { blocks, offloaded: 0 }
 }
 
-fn load(case: &str, device: &Device) -> CausalLm {
+pub fn load(case: &str, device: &Device) -> CausalLm {
     load_in(case, device, Precision::F32)
 }
 
@@ -83,12 +83,14 @@ fn everywhere<'a>(cases: &'a [&str]) -> impl Iterator<Item = (&'a str, Device)> 
         .flat_map(move |device| cases.iter().map(move |case| (*case, device.clone())))
 }
 
-fn all_linear(r: usize) -> LoraSpec {
+pub fn all_linear(r: usize) -> LoraSpec {
     LoraSpec {
         r,
         alpha: 2.0 * r as f64,
         dropout: 0.0,
         rslora: false,
+        dora: false,
+        init: Default::default(),
         targets: Targets::AllLinear,
         layers: None,
         rank_pattern: Vec::new(),
@@ -98,7 +100,7 @@ fn all_linear(r: usize) -> LoraSpec {
 }
 
 /// Sequences and learn-masks end to end in one batch.
-fn pack(sequences: &[(Vec<u32>, Vec<bool>)]) -> Input {
+pub fn pack(sequences: &[(Vec<u32>, Vec<bool>)]) -> Input {
     let mut input = Input {
         tokens: vec![],
         positions: vec![],
@@ -114,7 +116,7 @@ fn pack(sequences: &[(Vec<u32>, Vec<bool>)]) -> Input {
     input
 }
 
-fn golden_sequences(golden: &Golden, prefix: &str) -> Vec<(Vec<u32>, Vec<bool>)> {
+pub fn golden_sequences(golden: &Golden, prefix: &str) -> Vec<(Vec<u32>, Vec<bool>)> {
     let of = |i: usize| {
         let (ids, learn) = (format!("{prefix}ids.{i}"), format!("{prefix}learn.{i}"));
         (golden.u32(&ids), golden.bools(&learn))
@@ -123,7 +125,7 @@ fn golden_sequences(golden: &Golden, prefix: &str) -> Vec<(Vec<u32>, Vec<bool>)>
 }
 
 /// Both rows of `input_ids` as one packed batch.
-fn golden_input(golden: &Golden) -> Input {
+pub fn golden_input(golden: &Golden) -> Input {
     let ids = golden.u32("input_ids");
     let length = golden.shape("input_ids")[1];
     let rows: Vec<_> = ids
@@ -182,8 +184,8 @@ fn loss_and_gradients_equal_peft_and_torch_autograd() {
             golden.names().iter().filter(|n| n.starts_with("grad.")).count()
         );
         let mut largest = 0f64;
-        for (adapter, (da, db)) in adapters.iter().zip(gradients) {
-            for (name, gradient) in [("lora_A", da), ("lora_B", db)] {
+        for (adapter, gradients) in adapters.iter().zip(gradients) {
+            for (name, gradient) in [("lora_A", gradients.a), ("lora_B", gradients.b)] {
                 let key = format!("grad.{}.{name}", adapter.path);
                 let ours: Vec<f32> = gradient.into_data().iter::<f32>().collect();
                 let d = relative(&ours, &golden.f32(&key));
@@ -212,8 +214,8 @@ fn bf16_equals_f32_within_its_noise() {
         let wanted = golden.f64("loss_sum")[0];
         assert!((loss.sum - wanted).abs() / wanted < 2e-3, "{case}: loss {}", loss.sum);
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        for (adapter, (da, db)) in model.adapters().iter().zip(gradients) {
-            for (name, gradient) in [("lora_A", da), ("lora_B", db)] {
+        for (adapter, gradients) in model.adapters().iter().zip(gradients) {
+            for (name, gradient) in [("lora_A", gradients.a), ("lora_B", gradients.b)] {
                 ours.extend(gradient.into_data().iter::<f32>());
                 theirs.extend(golden.f32(&format!("grad.{}.{name}", adapter.path)));
             }
@@ -237,7 +239,7 @@ fn kept_recomputed_and_offloaded_blocks_give_the_same_gradients() {
         };
         let run = |keep| {
             let (losses, gradients) = model.loss_and_gradients(&input, keep, noise).unwrap();
-            let flat = gradients.into_iter().flat_map(|(a, b)| [a, b]);
+            let flat = gradients.into_iter().flatten();
             (
                 losses.read(),
                 flat.flat_map(|t| t.into_data().iter::<f32>().collect::<Vec<_>>())
@@ -327,7 +329,8 @@ fn fresh_adapters_change_nothing_and_count_by_formula() {
         let counted: usize = model
             .adapters()
             .iter()
-            .map(|m| m.a.dims().iter().product::<usize>() + m.b.dims().iter().product::<usize>())
+            .flat_map(|m| m.factors.as_ref())
+            .map(|factor| factor.dims().iter().product::<usize>())
             .sum();
         assert_eq!(
             counted,
@@ -340,7 +343,7 @@ fn fresh_adapters_change_nothing_and_count_by_formula() {
             model
                 .adapters()
                 .iter()
-                .all(|m| m.a.clone().abs().max().into_scalar::<f32>() > 0.0)
+                .all(|m| m.factors.a.clone().abs().max().into_scalar::<f32>() > 0.0)
         );
     }
 }

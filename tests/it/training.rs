@@ -4,6 +4,8 @@ use burn::tensor::{Device, Tensor};
 use std::path::Path;
 use std::sync::atomic::AtomicU8;
 use tune_data::Batch;
+use tune_model::lora::Factors;
+use tune_model::peft::Adapter;
 use tune_model::{CausalLm, Keep, Precision};
 use tune_trainer::optim::{AdamW, Options};
 use tune_trainer::out_of_memory::{self, Limits};
@@ -12,14 +14,21 @@ use tune_trainer::step::{StepOptions, step};
 use tune_trainer::train::{Ended, Outcome, Start, train};
 use tune_trainer::watch::Silent;
 
-const TORCH: Options = Options {
+/// As in PEFT's files.
+pub const NAMES: Factors<&str> = Factors {
+    a: "lora_A",
+    b: "lora_B",
+    m: Some("lora_magnitude_vector"),
+};
+
+pub const TORCH: Options = Options {
     betas: [0.9, 0.999],
     eps: 1e-8,
     weight_decay: 0.01,
     b_ratio: 1.0,
 };
 
-fn options(number: usize, rate: f64) -> StepOptions {
+pub fn options(number: usize, rate: f64) -> StepOptions {
     StepOptions {
         step: number,
         rate,
@@ -30,7 +39,7 @@ fn options(number: usize, rate: f64) -> StepOptions {
     }
 }
 
-fn limits(blocks: usize, device: &Device) -> Limits {
+pub fn limits(blocks: usize, device: &Device) -> Limits {
     let keep = Keep { blocks, offloaded: 0 };
     Limits::new(keep, Keep::default(), device)
 }
@@ -48,7 +57,7 @@ fn adapted(device: &Device) -> CausalLm {
     model
 }
 
-fn batch(samples: &[(Vec<u32>, Vec<bool>)]) -> Batch {
+pub fn batch(samples: &[(Vec<u32>, Vec<bool>)]) -> Batch {
     let mut batch = Batch {
         tokens: vec![],
         positions: vec![],
@@ -77,15 +86,20 @@ fn adapter_values(model: &CausalLm) -> Vec<f32> {
     model
         .adapters()
         .iter()
-        .flat_map(|m| [values(&m.a), values(&m.b)].concat())
+        .flat_map(|m| m.factors.as_ref().into_iter().flat_map(values))
         .collect()
 }
 
 #[test]
 fn twenty_adamw_steps_equal_peft_and_torch() {
-    let golden = Golden::open("llama-gqa-tied");
+    twenty_steps(&Golden::open("llama-gqa-tied"), &adapter("llama-gqa-tied", "adapter"));
+}
+
+/// From `adapter`, on each device, against the losses, norms and last weights in `golden`.
+pub fn twenty_steps(golden: &Golden, adapter: &Adapter) {
     for device in devices() {
         let mut model = adapted(&device);
+        model.attach(adapter).unwrap();
         let mut adamw = AdamW::new(TORCH, &model.adapters());
         let (losses, norms) = (golden.f64("adamw.losses"), golden.f64("adamw.grad_norms"));
         for i in 0..20 {
@@ -116,7 +130,7 @@ fn twenty_adamw_steps_equal_peft_and_torch() {
             );
         }
         for m in model.adapters() {
-            for (name, tensor) in [("lora_A", &m.a), ("lora_B", &m.b)] {
+            for (name, tensor) in NAMES.zip(m.factors.as_ref()) {
                 let wanted = golden.f32(&format!("adamw.final.{}.{name}", m.path));
                 let d = crate::golden::max_difference(&values(tensor), &wanted);
                 assert!(d < 1e-4, "{device:?}: {} {name} differs by {d}", m.path);
@@ -186,8 +200,8 @@ fn steps_within(tokens: usize, recomputed: bool) -> (Vec<f32>, Vec<String>) {
             Ok(model.loss_and_gradients(&tune_trainer::tensors::input(piece), keep, Default::default())?)
         })
         .unwrap();
-        let pairs = adamw.update(model.adapters(), gradients, 0.01, 1e-2);
-        model.set_adapters(pairs);
+        let updated = adamw.update(model.adapters(), gradients, 0.01, 1e-2);
+        model.set_adapters(updated);
         notes.extend(limits.take_notes());
     }
     (adapter_values(&model), notes)
@@ -266,7 +280,7 @@ pub fn run(settings: &Settings, resume: Option<&Path>, stop: &AtomicU8) -> Resul
     train(&start, &mut Silent)
 }
 
-fn losses(dir: &Path) -> Vec<(u64, f64)> {
+pub fn losses(dir: &Path) -> Vec<(u64, f64)> {
     let text = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
     let rows = text
         .lines()

@@ -1,6 +1,6 @@
 //! One LoRA step on a tiny random Llama in a scratch folder: is what this machine computes sane?
 use anyhow::{Context, ensure};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tune_model::lora::{LoraSpec, Targets};
@@ -45,7 +45,7 @@ pub fn run(device: &Device, precision: Precision) -> anyhow::Result<Outcome> {
     let rate = LEARNING_RATE / loss.learned.max(1) as f64;
     let pairs = model.adapters().into_iter().zip(gradients);
     let stepped = pairs
-        .map(|(adapter, (da, db))| (descend(adapter.a, da, rate), descend(adapter.b, db, rate)))
+        .map(|(adapter, gradients)| adapter.factors.zip(gradients).map(|(weight, g)| weight - g * rate))
         .collect();
     model.set_adapters(stepped);
     let after = model.loss(&input)?;
@@ -62,16 +62,14 @@ pub fn run(device: &Device, precision: Precision) -> anyhow::Result<Outcome> {
     })
 }
 
-fn descend(weight: Tensor<2>, gradient: Tensor<2>, rate: f64) -> Tensor<2> {
-    weight - gradient * rate
-}
-
 fn lora() -> LoraSpec {
     LoraSpec {
         r: 4,
         alpha: 8.0,
         dropout: 0.0,
         rslora: false,
+        dora: false,
+        init: Default::default(),
         targets: Targets::AllLinear,
         layers: None,
         rank_pattern: Vec::new(),

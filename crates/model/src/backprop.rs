@@ -18,8 +18,8 @@ use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// `(dA, dB)` by module path.
-pub type Gradients = BTreeMap<Arc<str>, (Tensor<2>, Tensor<2>)>;
+/// By module path.
+pub type Gradients = BTreeMap<Arc<str>, Factors>;
 
 /// A micro-batch on the device: a step brings nothing else from the host.
 #[derive(Clone)]
@@ -107,7 +107,7 @@ pub fn embedded(model: &dyn Family, input: &Input, noise: Noise) -> Tensor<2> {
 struct Taped {
     input: Tensor<2>,
     output: Tensor<2>,
-    leaves: BTreeMap<Arc<str>, (Tensor<2>, Tensor<2>)>,
+    leaves: BTreeMap<Arc<str>, Factors>,
 }
 
 impl Taped {
@@ -126,9 +126,10 @@ impl Taped {
     fn backward(self, dy: Tensor<2>, gradients: &mut Gradients) -> Option<Tensor<2>> {
         // The root of a backward pass is seeded with ones, so this is the vector-Jacobian product with `dy`.
         let mut grads = (self.output * dy.autodiff()).backward();
-        for (path, (a, b)) in self.leaves {
-            if let (Some(da), Some(db)) = (a.grad_remove(&mut grads), b.grad_remove(&mut grads)) {
-                gradients.insert(path, (da, db));
+        for (path, leaves) in self.leaves {
+            let Factors { a, b, m } = leaves.map(|leaf| leaf.grad_remove(&mut grads));
+            if let (Some(a), Some(b)) = (a, b) {
+                gradients.insert(path, Factors { a, b, m: m.flatten() });
             }
         }
         if self.input.is_require_grad() {

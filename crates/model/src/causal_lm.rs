@@ -3,12 +3,13 @@ use crate::backprop::{self, Gradients, Staged};
 use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::family::{self, Family, Shape};
 use crate::load::{self, Weights};
-use crate::lora::LoraSpec;
-use crate::nn::Lora;
-use crate::peft::Adapter;
+use crate::lora::{Factors, Init, LoraSpec};
+use crate::peft::{Adapter, LoraPair};
+use crate::pissa;
 use crate::precision;
-use crate::{ModelError, Precision, Result, ops};
+use crate::{ModelError, Precision, Result, noise, ops};
 use burn::tensor::{Device, Tensor, TensorData};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 #[cfg(feature = "tch")]
 use {crate::ops::switch, crate::recorded::Recorder, std::sync::Mutex};
@@ -106,15 +107,16 @@ impl Loss {
     }
 }
 
-/// One adapter tensor pair on the device: `a` `[r, in]`, `b` `[out, r]`, f32.
+/// One adapter on the device, f32.
 #[derive(Debug, Clone)]
 pub struct AdapterTensors {
     pub path: Arc<str>,
-    pub a: Tensor<2>,
-    pub b: Tensor<2>,
+    pub factors: Factors,
     pub scale: f64,
     /// Whether the base stores the matrix `[in, out]`.
     pub transposed: bool,
+    /// What was taken out of the weight at first, with PiSSA: of the whole weight the update is what these differ by.
+    pub initial: Option<Factors>,
 }
 
 /// Sizes the planner needs, from the config and the tensor table alone (no weights read).
@@ -129,6 +131,8 @@ pub struct Sizes {
     pub adapted_modules: usize,
     /// Block by block.
     pub adapters: Vec<BlockAdapters>,
+    /// Of adapters that are kept as they began.
+    pub initial_params: usize,
     /// Bytes of the blocks' matrices, and of all other weights.
     pub linear_bytes: usize,
     pub other_bytes: usize,
@@ -142,6 +146,8 @@ pub struct BlockAdapters {
     pub params: usize,
     /// Sum of the ranks.
     pub ranks: usize,
+    /// Columns that DoRA scales.
+    pub scaled: usize,
 }
 
 impl Sizes {
@@ -162,8 +168,14 @@ pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>, precision: Precision) -
     for p in &planned {
         let linear = linears[p.linear];
         let block = &mut adapters[linear.layer];
-        block.params += p.r * (linear.inputs + linear.outputs);
+        let scaled = if lora.is_some_and(|spec| spec.dora) {
+            linear.outputs
+        } else {
+            0
+        };
+        block.params += p.r * (linear.inputs + linear.outputs) + scaled;
         block.ranks += p.r;
+        block.scaled += scaled;
     }
     // A file may hold more than weights: the masks of GPT-2.
     let tensors = load::wanted(base)?;
@@ -176,7 +188,13 @@ pub fn sizes(base: &Checkpoint, lora: Option<&LoraSpec>, precision: Precision) -
     let is_table = |info: &&TensorInfo| info.shape == [shape.vocab, shape.hidden];
     let tables = tensors.values().filter(is_table).count();
     let other_bytes = (total_params - block_params - tables * head_params) * compute.size() + tables * head_bytes;
+    let parted = lora.is_some_and(|spec| spec.init == Init::Pissa);
     Ok(Sizes {
+        initial_params: if parted {
+            adapters.iter().map(|block| block.params).sum()
+        } else {
+            0
+        },
         family: family.name().to_string(),
         shape,
         precision,
@@ -225,7 +243,7 @@ pub struct CausalLm {
 
 impl CausalLm {
     /// Loads the base onto `device` (not an autodiff device); every missing, unexpected or misshapen tensor in one
-    /// error. `lora` attaches fresh adapters (A Kaiming-uniform as PEFT, B zero). `progress(done, total)` counts tensors.
+    /// error. `lora` attaches fresh adapters, which change nothing yet. `progress(done, total)` counts tensors.
     pub fn load(
         base: &Checkpoint,
         lora: Option<&LoraSpec>,
@@ -244,12 +262,24 @@ impl CausalLm {
         for p in planned {
             let Some(spec) = lora else { break };
             let linear = &mut *linears[p.linear];
-            let a = spec.initial_a(&linear.path, p.r, linear.inputs);
-            linear.lora = Some(Lora {
-                a: adapter_tensor(a, [p.r, linear.inputs], device),
-                b: Tensor::zeros([linear.outputs, p.r], (device, precision::ADAPTER)),
-                scale: p.scale,
-            });
+            match spec.init {
+                Init::Kaiming => {
+                    let a = spec.initial_a(&linear.path, p.r, linear.inputs);
+                    linear.adapt(adapter_tensor(a, [p.r, linear.inputs], device), p.scale, spec.dora);
+                }
+                Init::Pissa => {
+                    let seed = noise::derive(spec.seed, &linear.path);
+                    let (a, b) = pissa::principal(linear.weight.dense(precision::ADAPTER), p.r, seed);
+                    let root = p.scale.sqrt().recip();
+                    let initial = Factors {
+                        a: a * root,
+                        b: b * root,
+                        m: None,
+                    };
+                    linear.attach(initial.clone(), p.scale);
+                    linear.take_out(initial);
+                }
+            }
         }
         drop(linears);
         base.release();
@@ -283,11 +313,27 @@ impl CausalLm {
             return Err(ModelError::AdapterMismatch { problems });
         }
         for linear in &mut linears {
-            linear.lora = adapter.pairs.get(&*linear.path).map(|pair| Lora {
-                a: adapter_tensor(pair.a.clone(), [pair.r, pair.inputs], &self.device),
-                b: adapter_tensor(pair.b.clone(), [pair.outputs, pair.r], &self.device),
-                scale: pair.scale,
-            });
+            match adapter.pairs.get(&*linear.path) {
+                Some(pair) => linear.attach(factors(pair, &self.device), pair.scale),
+                None => linear.lora = None,
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches what a run that began by PiSSA saved, on a base that is whole: its trained half, and the initial one taken out.
+    pub fn attach_joined(&mut self, adapter: &Adapter) -> Result<()> {
+        let halves = adapter.pairs.iter().map(|(path, pair)| {
+            let (trained, initial) = pissa::halves(pair);
+            ((path.clone(), trained), (path.clone(), initial))
+        });
+        let (pairs, initial): (_, BTreeMap<_, _>) = halves.unzip();
+        let config = adapter.config.clone();
+        self.attach(&Adapter { config, pairs })?;
+        for linear in self.family.linears_mut() {
+            if let Some(pair) = initial.get(&*linear.path) {
+                linear.take_out(factors(pair, &self.device));
+            }
         }
         Ok(())
     }
@@ -306,20 +352,20 @@ impl CausalLm {
             let lora = l.lora.as_ref()?;
             Some(AdapterTensors {
                 path: l.path.clone(),
-                a: lora.a.clone(),
-                b: lora.b.clone(),
+                factors: lora.factors.clone(),
                 scale: lora.scale,
                 transposed: l.transposed,
+                initial: lora.initial.clone(),
             })
         };
         self.family.linears().into_iter().filter_map(of).collect()
     }
 
-    /// Puts back updated `(a, b)` pairs, in the order of [`Self::adapters`].
-    pub fn set_adapters(&mut self, pairs: Vec<(Tensor<2>, Tensor<2>)>) {
-        let adapted = self.family.linears_mut().into_iter().filter_map(|l| l.lora.as_mut());
-        for (lora, (a, b)) in adapted.zip(pairs) {
-            (lora.a, lora.b) = (a, b);
+    /// Puts back what was updated, in the order of [`Self::adapters`].
+    pub fn set_adapters(&mut self, updated: Vec<Factors>) {
+        let adapted = self.family.linears_mut().into_iter().filter(|l| l.lora.is_some());
+        for (linear, factors) in adapted.zip(updated) {
+            linear.update(factors);
         }
         #[cfg(feature = "tch")]
         {
@@ -348,13 +394,8 @@ impl CausalLm {
         }
     }
 
-    /// Losses and the gradients of their SUM for each adapter `(dA, dB)`, in the order of [`Self::adapters`].
-    pub fn loss_and_gradients(
-        &self,
-        input: &Input,
-        keep: Keep,
-        noise: Noise,
-    ) -> Result<(Losses, Vec<(Tensor<2>, Tensor<2>)>)> {
+    /// Losses and the gradients of their SUM for each adapter, in the order of [`Self::adapters`].
+    pub fn loss_and_gradients(&self, input: &Input, keep: Keep, noise: Noise) -> Result<(Losses, Vec<Factors>)> {
         self.check(input)?;
         #[cfg(feature = "tch")]
         if let Some(recorder) = &self.recorder {
@@ -375,15 +416,14 @@ impl CausalLm {
     }
 
     /// In the order of [`Self::adapters`], zeros for those that have none.
-    pub(crate) fn in_order(&self, mut gradients: Gradients) -> Vec<(Tensor<2>, Tensor<2>)> {
-        let zeros = |t: &Tensor<2>| t.zeros_like();
-        let ordered = self.adapters().into_iter().map(|adapter| {
-            let found = gradients.remove(&adapter.path);
-            found.map_or_else(
-                || (zeros(&adapter.a), zeros(&adapter.b)),
-                |(a, b)| (a.inner(), b.inner()),
-            )
-        });
+    pub(crate) fn in_order(&self, mut gradients: Gradients) -> Vec<Factors> {
+        let ordered = self
+            .adapters()
+            .into_iter()
+            .map(|adapter| match gradients.remove(&adapter.path) {
+                Some(found) => found.map(Tensor::inner),
+                None => adapter.factors.map(|factor| factor.zeros_like()),
+            });
         ordered.collect()
     }
 
@@ -442,6 +482,15 @@ impl CausalLm {
             }),
             Some(_) => Ok(()),
         }
+    }
+}
+
+fn factors(pair: &LoraPair, device: &Device) -> Factors {
+    let tensor = |values: &Vec<f32>, shape| adapter_tensor(values.clone(), shape, device);
+    Factors {
+        a: tensor(&pair.a, [pair.r, pair.inputs]),
+        b: tensor(&pair.b, [pair.outputs, pair.r]),
+        m: pair.m.as_ref().map(|m| tensor(m, [1, pair.outputs])),
     }
 }
 

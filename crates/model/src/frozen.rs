@@ -1,6 +1,6 @@
 //! A frozen weight matrix, in the form its device multiplies it by.
 use crate::ops::PackedBf16;
-use crate::precision::Stored;
+use crate::precision::{ADAPTER, Stored};
 use crate::quant::{Int8, Nf4, Quantized, int8, nf4};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, autodiff::checkpoint::strategy::CheckpointStrategy};
@@ -50,6 +50,17 @@ impl Frozen {
         match matrix {
             Quantized::Nf4(matrix) => Self::Nf4(Nf4Weight::new(matrix, dims, device)),
             Quantized::Int8(matrix) => Self::Int8(Int8Weight::new(matrix, dims, device)),
+        }
+    }
+
+    /// What is left without `part`, f32, in the same form.
+    pub fn minus(&self, part: Tensor<2>) -> Self {
+        let rest = self.dense(ADAPTER) - part;
+        match self {
+            Self::Dense(weight) => Self::Dense(rest.cast(weight.dtype())),
+            Self::Packed(_) => Self::new(rest, Stored::PackedBf16),
+            Self::Nf4(_) => Self::new(rest, Stored::Nf4),
+            Self::Int8(_) => Self::new(rest, Stored::Int8),
         }
     }
 

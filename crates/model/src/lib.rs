@@ -21,6 +21,7 @@ pub mod nn;
 pub mod noise;
 pub mod ops;
 pub mod peft;
+pub mod pissa;
 pub mod portable;
 pub mod precision;
 pub mod quant;

@@ -1,7 +1,9 @@
 //! Which linears get an adapter, of which rank and scale, and how it starts.
 use crate::nn::Linear;
 use crate::{ModelError, Result, noise};
+use burn::tensor::Tensor;
 use regex::Regex;
+use serde::{Deserialize, Serialize};
 
 /// `"all-linear"`, leaf or dotted names, or one regex over module paths (full match, as in PEFT).
 #[derive(Debug, Clone, PartialEq)]
@@ -11,12 +13,26 @@ pub enum Targets {
     Regex(String),
 }
 
+/// What A and B are before the first step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Init {
+    /// A uniform as in PEFT, B zero.
+    #[default]
+    Kaiming,
+    /// The principal part of the weight, which is taken out of it ([`crate::pissa`]).
+    Pissa,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraSpec {
     pub r: usize,
     pub alpha: f64,
     pub dropout: f64,
     pub rslora: bool,
+    /// Directions by A and B, lengths by a magnitude of their own (Liu et al. 2024, arXiv:2402.09353).
+    pub dora: bool,
+    pub init: Init,
     pub targets: Targets,
     /// Block indices to adapt; `None` = all.
     pub layers: Option<Vec<usize>>,
@@ -24,6 +40,52 @@ pub struct LoraSpec {
     pub rank_pattern: Vec<(String, usize)>,
     pub alpha_pattern: Vec<(String, f64)>,
     pub seed: u64,
+}
+
+/// What is trained of one linear, or a gradient or moments of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Factors<T = Tensor<2>> {
+    /// `[r, in]`
+    pub a: T,
+    /// `[out, r]`
+    pub b: T,
+    /// DoRA's magnitudes, `[1, out]`.
+    pub m: Option<T>,
+}
+
+impl<T> Factors<T> {
+    pub fn map<U>(self, mut of: impl FnMut(T) -> U) -> Factors<U> {
+        Factors {
+            a: of(self.a),
+            b: of(self.b),
+            m: self.m.map(of),
+        }
+    }
+
+    pub fn zip<U>(self, other: Factors<U>) -> Factors<(T, U)> {
+        Factors {
+            a: (self.a, other.a),
+            b: (self.b, other.b),
+            m: self.m.zip(other.m),
+        }
+    }
+
+    pub fn as_ref(&self) -> Factors<&T> {
+        Factors {
+            a: &self.a,
+            b: &self.b,
+            m: self.m.as_ref(),
+        }
+    }
+}
+
+/// A, B, and the magnitudes where there are any.
+impl<T> IntoIterator for Factors<T> {
+    type Item = T;
+    type IntoIter = std::iter::Flatten<std::array::IntoIter<Option<T>, 3>>;
+    fn into_iter(self) -> Self::IntoIter {
+        [Some(self.a), Some(self.b), self.m].into_iter().flatten()
+    }
 }
 
 /// An adapter to be attached: the linear's place in `Family::linears`, its rank and scale.
@@ -91,6 +153,16 @@ impl LoraSpec {
         }
         if plan.iter().any(|p| p.r == 0) {
             problems.push("a rank is 0".into());
+        }
+        let beyond = |p: &&Planned| p.r > linears[p.linear].inputs.min(linears[p.linear].outputs);
+        if let (Init::Pissa, Some(p)) = (self.init, plan.iter().find(beyond)) {
+            let Linear {
+                path, inputs, outputs, ..
+            } = linears[p.linear];
+            problems.push(format!(
+                "`{path}` is [{outputs}, {inputs}] and has no principal part of rank {}",
+                p.r
+            ));
         }
         if problems.is_empty() {
             return Ok(plan);

@@ -2,7 +2,7 @@
 //!
 //! Saved tensors are those of `ops/autodiff`; workspaces are the widest moment of each pass, op by op. `tests/memory.rs` holds
 //! the count to what is really allocated.
-use crate::causal_lm::{Keep, Sizes};
+use crate::causal_lm::{BlockAdapters, Keep, Sizes};
 use crate::ops::{linear_cross_entropy::chunk_rows, switch};
 use crate::precision::{ADAPTER, DeviceKind, EXACT, Stored};
 use burn::tensor::DType;
@@ -94,6 +94,8 @@ pub fn footprint(sizes: &Sizes, micro: Micro, keep: Keep, kind: DeviceKind) -> F
         .unwrap_or_default();
 
     let adapters = sizes.lora_params();
+    // Row norms, or what PiSSA began with.
+    let beside = 2 * sizes.adapters.iter().map(|block| block.scaled).sum::<usize>() + sizes.initial_params;
     let copies = match sizes.precision.compute {
         compute if compute == ADAPTER => 0,
         compute => adapters * compute.size(),
@@ -101,7 +103,7 @@ pub fn footprint(sizes: &Sizes, micro: Micro, keep: Keep, kind: DeviceKind) -> F
     let parts = [
         ("blocks' weights", sizes.linear_bytes),
         ("embeddings, head, norms", sizes.other_bytes),
-        ("adapters", adapters * ADAPTER.size() + copies),
+        ("adapters", (adapters + beside) * ADAPTER.size() + copies),
         ("optimizer moments", 2 * adapters * ADAPTER.size()),
         ("gradients", peak.gradients),
         ("kept activations", peak.kept),
@@ -136,7 +138,8 @@ pub fn recorded(sizes: &Sizes, micro: Micro, keep: Keep, kind: DeviceKind) -> Op
     let (shape, precision) = (&sizes.shape, &sizes.precision);
     let block = (sizes.matmul_params - shape.vocab * shape.hidden) / shape.layers.max(1);
     let dense = (precision.linears, precision.head, precision.compute) == (Stored::Dense, Stored::Dense, DType::BF16);
-    let can = dense && !micro.dropout && keep.offloaded == 0 && sizes.lora_params() > 0;
+    let dora = sizes.adapters.iter().any(|block| block.scaled > 0);
+    let can = dense && !dora && !micro.dropout && keep.offloaded == 0 && sizes.lora_params() > 0;
     if kind != DeviceKind::Cuda || !switch::is_on("graph") || !can || 4 * block * micro.tokens > LAUNCH_BOUND {
         return None;
     }
@@ -205,13 +208,14 @@ impl Count<'_> {
         self.activations(self.sizes.shape.hidden)
     }
 
-    /// The inputs of both norms and what the family adds; q, k, v and attention's output with their log-sum-exps; gate and up; `u` of each adapter. What
-    /// norms and activations make of these is made again.
+    /// The inputs of both norms and what the family adds; q, k, v and attention's output with their log-sum-exps; gate and up; `u`
+    /// of each adapter, and what DoRA multiplies by its magnitudes. What norms and activations make of these is made again.
     fn saved(&self, layer: usize) -> usize {
         let shape = &self.sizes.shape;
         let attention = 2 * shape.q_width + 2 * shape.kv_width;
         let mlp = if shape.gated { 2 } else { 1 } * shape.inner;
-        self.activations(2 * shape.hidden + shape.extra_saved + attention + mlp + self.sizes.adapters[layer].ranks)
+        let BlockAdapters { ranks, scaled, .. } = self.sizes.adapters[layer];
+        self.activations(2 * shape.hidden + shape.extra_saved + attention + mlp + ranks + scaled)
             + self.micro.tokens * shape.heads * EXACT.size()
     }
 

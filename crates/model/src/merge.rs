@@ -435,8 +435,15 @@ fn list_files(staged: &Path, out: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Adds `scale·B·A` in f32 and rounds as `dtype` does; returns Σ(round(W+ΔW)−W−ΔW)² and Σ ΔW².
+/// Adds `scale·B·A` in f32, with DoRA brings each row to its length, and rounds as `dtype` does; returns Σ(round(W+ΔW)−W−ΔW)² and
+/// Σ ΔW².
 fn add_update(weight: &mut [f32], pair: &LoraPair, transposed: bool, dtype: StoredType) -> (f64, f64) {
+    if transposed && pair.m.is_some() {
+        let mut rows = transpose(weight, pair.outputs);
+        let lost = add_update(&mut rows, pair, false, dtype);
+        weight.copy_from_slice(&transpose(&rows, pair.inputs));
+        return lost;
+    }
     // Row `i` of the update is Σₖ rows[i, k] · basis[k, ..].
     let (rows, basis) = if transposed {
         (transpose(&pair.a, pair.inputs), transpose(&pair.b, pair.r))
@@ -447,7 +454,11 @@ fn add_update(weight: &mut [f32], pair: &LoraPair, transposed: bool, dtype: Stor
     let sums: Vec<_> = weight
         .par_chunks_mut(width.max(1))
         .zip(rows.par_chunks(pair.r))
-        .map(|(weight, row)| add_row(weight, row, &basis, pair.scale as f32, dtype))
+        .enumerate()
+        .map(|(i, (weight, row))| {
+            let length = pair.m.as_ref().map(|m| m[i]);
+            add_row(weight, row, &basis, pair.scale as f32, length, dtype)
+        })
         .collect();
     // Summed in order, so that the report does not depend on how threads ran.
     sums.into_iter()
@@ -455,20 +466,32 @@ fn add_update(weight: &mut [f32], pair: &LoraPair, transposed: bool, dtype: Stor
 }
 
 /// One row; returns Σ(round(W+ΔW)−W−ΔW)² and Σ ΔW².
-fn add_row(weight: &mut [f32], row: &[f32], basis: &[f32], scale: f32, dtype: StoredType) -> (f64, f64) {
+fn add_row(
+    weight: &mut [f32],
+    row: &[f32],
+    basis: &[f32],
+    scale: f32,
+    length: Option<f32>,
+    dtype: StoredType,
+) -> (f64, f64) {
     let mut update = vec![0.0; weight.len()];
     for (factor, basis) in row.iter().zip(basis.chunks(weight.len())) {
         for (u, x) in update.iter_mut().zip(basis) {
             *u += factor * x;
         }
     }
-    update.iter_mut().for_each(|u| *u *= scale);
-    let mut merged: Vec<f32> = weight.iter().zip(&update).map(|(w, u)| w + u).collect();
+    let sum = |w: f32, u: f32| f64::from(w) + f64::from(u * scale);
+    let factor = length.map_or(1.0, |length| {
+        let squares: f64 = weight.iter().zip(&update).map(|(w, u)| sum(*w, *u).powi(2)).sum();
+        f64::from(length) / squares.sqrt().max(f64::MIN_POSITIVE)
+    });
+    let wanted: Vec<f64> = weight.iter().zip(&update).map(|(w, u)| factor * sum(*w, *u)).collect();
+    let mut merged: Vec<f32> = wanted.iter().map(|wanted| *wanted as f32).collect();
     round(&mut merged, dtype);
     let mut sums = (0.0, 0.0);
-    for ((w, u), merged) in weight.iter_mut().zip(&update).zip(merged) {
-        let lost = f64::from(merged) - f64::from(*w) - f64::from(*u);
-        sums = (sums.0 + lost * lost, sums.1 + f64::from(*u) * f64::from(*u));
+    for ((w, wanted), merged) in weight.iter_mut().zip(wanted).zip(merged) {
+        let (lost, update) = (f64::from(merged) - wanted, wanted - f64::from(*w));
+        sums = (sums.0 + lost * lost, sums.1 + update * update);
         *w = merged;
     }
     sums
@@ -547,6 +570,7 @@ mod tests {
             scale: 2.0,
             a,
             b,
+            m: None,
         };
         Adapter {
             config,
@@ -637,6 +661,7 @@ mod tests {
             scale: 1.0,
             a: vec![1e-4],
             b: vec![1.0, 1.0],
+            m: None,
         };
         let lost = |dtype| {
             let (lost, update) = add_update(&mut [1.0, 1.0], &pair, false, dtype);

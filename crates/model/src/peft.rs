@@ -16,8 +16,8 @@ const QUANTIZE: &str = "base_quantize";
 /// What PEFT puts before a module's path in the weights file.
 const PREFIX: &str = "base_model.model.";
 
-/// `adapter_config.json`, the fields that mean something for plain LoRA; anything a reader must not
-/// ignore (DoRA, `modules_to_save`, bias, ...) is refused by name on reading.
+/// `adapter_config.json`, the fields that mean something for LoRA and DoRA; anything a reader must not
+/// ignore (`modules_to_save`, bias, ...) is refused by name on reading.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct AdapterConfig {
     pub base_model_name_or_path: Option<String>,
@@ -26,6 +26,7 @@ pub struct AdapterConfig {
     pub lora_alpha: f64,
     pub lora_dropout: f64,
     pub use_rslora: bool,
+    pub use_dora: bool,
     /// Weights of the base are stored `[in, out]` (GPT-2's Conv1D); A and B are as always.
     pub fan_in_fan_out: bool,
     /// Sorted leaf names, or whole module paths where leaf names would say too much.
@@ -39,7 +40,8 @@ pub struct AdapterConfig {
     pub quantize: Quantize,
 }
 
-/// One adapted linear: `a` is `[r, in]`, `b` is `[out, r]`, row-major; the update is `scale * b * a`.
+/// One adapted linear: `a` is `[r, in]`, `b` is `[out, r]`, row-major; the update is `scale * b * a`. With DoRA the rows of the
+/// updated weight have the lengths `m`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraPair {
     pub r: usize,
@@ -48,6 +50,7 @@ pub struct LoraPair {
     pub scale: f64,
     pub a: Vec<f32>,
     pub b: Vec<f32>,
+    pub m: Option<Vec<f32>>,
 }
 
 /// Module path (`model.layers.0.self_attn.q_proj`) to its pair.
@@ -69,7 +72,7 @@ impl Adapter {
         let shapes = pair_shapes(&file, &mut problems);
         let ranks = Ranks::new(&config).map_err(|problems| unusable(dir, problems))?;
         for (module, found) in &shapes {
-            found.check(module, ranks.at(module).0, &mut problems);
+            found.check(module, ranks.at(module).0, config.use_dora, &mut problems);
             if !targets.contains(module, config.layers_to_transform.as_deref()) {
                 problems.push(format!(
                     "`{module}` has weights and is not among the targets in {CONFIG}"
@@ -85,7 +88,9 @@ impl Adapter {
         let mut pairs = BTreeMap::new();
         for (module, shape) in shapes {
             let (r, scale) = ranks.at(&module);
-            let (a, b) = (file.read_f32(&key(&module, 'A'))?, file.read_f32(&key(&module, 'B'))?);
+            let [a, b, m] = keys(&module);
+            let (a, b) = (file.read_f32(&a)?, file.read_f32(&b)?);
+            let m = config.use_dora.then(|| file.read_f32(&m)).transpose()?;
             pairs.insert(
                 module,
                 LoraPair {
@@ -95,6 +100,7 @@ impl Adapter {
                     scale,
                     a,
                     b,
+                    m,
                 },
             );
         }
@@ -143,22 +149,36 @@ impl Adapter {
                     pair.b.len()
                 ));
             }
+            let magnitudes = pair.m.as_ref().map(Vec::len);
+            if magnitudes != self.config.use_dora.then_some(pair.outputs) {
+                problems.push(format!(
+                    "`{module}` has {} magnitudes, use_dora is {}",
+                    magnitudes.unwrap_or(0),
+                    self.config.use_dora
+                ));
+            }
         }
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 }
 
 impl LoraPair {
-    fn tensors(&self, module: &str) -> [(String, [usize; 2], &[f32]); 2] {
+    fn tensors(&self, module: &str) -> Vec<(String, Vec<usize>, &[f32])> {
+        let [a, b, m] = keys(module);
+        let magnitudes = self.m.iter().map(|values| (m.clone(), vec![self.outputs], &values[..]));
         [
-            (key(module, 'A'), [self.r, self.inputs], &self.a),
-            (key(module, 'B'), [self.outputs, self.r], &self.b),
+            (a, vec![self.r, self.inputs], &self.a[..]),
+            (b, vec![self.outputs, self.r], &self.b),
         ]
+        .into_iter()
+        .chain(magnitudes)
+        .collect()
     }
 }
 
-fn key(module: &str, side: char) -> String {
-    format!("{PREFIX}{module}.lora_{side}.weight")
+/// Of A, B and the magnitudes.
+fn keys(module: &str) -> [String; 3] {
+    ["lora_A.weight", "lora_B.weight", "lora_magnitude_vector"].map(|name| format!("{PREFIX}{module}.{name}"))
 }
 
 fn unusable(path: &Path, problems: Vec<String>) -> ModelError {
@@ -242,10 +262,11 @@ fn first_match<T: Copy>(patterns: &[(Regex, T)], module: &str) -> Option<T> {
 struct PairShape {
     a: Vec<usize>,
     b: Vec<usize>,
+    m: Vec<usize>,
 }
 
 impl PairShape {
-    fn check(&self, module: &str, r: usize, problems: &mut Vec<String>) {
+    fn check(&self, module: &str, r: usize, dora: bool, problems: &mut Vec<String>) {
         match (self.a.as_slice(), self.b.as_slice()) {
             ([], _) => problems.push(format!("`{module}` has lora_B and no lora_A")),
             (_, []) => problems.push(format!("`{module}` has lora_A and no lora_B")),
@@ -254,6 +275,14 @@ impl PairShape {
                 "`{module}` has lora_A {a:?} and lora_B {b:?}, wanted [{r}, inputs] and [outputs, {r}]"
             )),
         }
+        let outputs = self.b.first().filter(|_| dora);
+        if !self.b.is_empty() && self.m.first() != outputs || self.m.len() > 1 {
+            problems.push(format!(
+                "`{module}` has lora_magnitude_vector {:?}, wanted {:?}: use_dora is {dora}",
+                self.m,
+                Vec::from_iter(outputs)
+            ));
+        }
     }
 }
 
@@ -261,12 +290,16 @@ impl PairShape {
 fn pair_shapes(file: &SafetensorsFile, problems: &mut Vec<String>) -> BTreeMap<String, PairShape> {
     let mut shapes: BTreeMap<String, PairShape> = BTreeMap::new();
     for (name, info) in file.tensors() {
-        let path = name.strip_prefix(PREFIX).and_then(|path| path.strip_suffix(".weight"));
-        match path.and_then(|path| path.rsplit_once('.')) {
-            Some((module, "lora_A")) => shapes.entry(module.into()).or_default().a = info.shape.clone(),
-            Some((module, "lora_B")) => shapes.entry(module.into()).or_default().b = info.shape.clone(),
+        let path = name.strip_prefix(PREFIX).unwrap_or_default();
+        let (path, is_weight) = path.strip_suffix(".weight").map_or((path, false), |path| (path, true));
+        match (path.rsplit_once('.'), is_weight) {
+            (Some((module, "lora_A")), true) => shapes.entry(module.into()).or_default().a = info.shape.clone(),
+            (Some((module, "lora_B")), true) => shapes.entry(module.into()).or_default().b = info.shape.clone(),
+            (Some((module, "lora_magnitude_vector")), false) => {
+                shapes.entry(module.into()).or_default().m = info.shape.clone();
+            }
             _ => problems.push(format!(
-                "`{name}` is not `{PREFIX}MODULE.lora_A.weight` or `...lora_B.weight`"
+                "`{name}` is not `{PREFIX}MODULE.lora_A.weight`, `...lora_B.weight` or `...lora_magnitude_vector`"
             )),
         }
     }
@@ -367,6 +400,9 @@ fn read_config(path: &Path) -> Result<(AdapterConfig, Targets)> {
         lora_dropout: fields.take("lora_dropout", "a number", Value::as_f64).unwrap_or(0.0),
         use_rslora: fields
             .take("use_rslora", "true or false", Value::as_bool)
+            .unwrap_or(false),
+        use_dora: fields
+            .take("use_dora", "true or false", Value::as_bool)
             .unwrap_or(false),
         fan_in_fan_out: fields
             .take("fan_in_fan_out", "true or false", Value::as_bool)
@@ -510,7 +546,7 @@ impl AdapterConfig {
             ("revision", json!(self.revision)),
             ("target_modules", json!(self.target_modules)),
             ("task_type", json!("CAUSAL_LM")),
-            ("use_dora", json!(false)),
+            ("use_dora", json!(self.use_dora)),
             ("use_rslora", json!(self.use_rslora)),
         ]);
         fields
@@ -647,7 +683,6 @@ mod tests {
     #[test]
     fn what_we_do_not_have_is_refused_by_name() {
         let error = read_with(|config| {
-            config["use_dora"] = json!(true);
             config["bias"] = json!("all");
             config["modules_to_save"] = json!(["lm_head"]);
             config["init_lora_weights"] = json!("pissa");
@@ -656,13 +691,7 @@ mod tests {
         let Err(error @ ModelError::Unsupported { .. }) = error else {
             panic!("{error:?}")
         };
-        for name in [
-            "use_dora",
-            "bias",
-            "modules_to_save",
-            "init_lora_weights",
-            "some_new_field",
-        ] {
+        for name in ["bias", "modules_to_save", "init_lora_weights", "some_new_field"] {
             assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
         }
         assert!(error.hint().unwrap().contains("merge_and_unload"));

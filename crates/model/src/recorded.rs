@@ -7,6 +7,7 @@ use crate::backprop::{self, Staged};
 use crate::causal_lm::{AdapterTensors, CausalLm, Input, Keep, Losses, Noise};
 use crate::graph::Captured;
 use crate::memory;
+use crate::lora::Factors;
 use crate::nn::ByPath;
 use crate::ops::{self, Segments, clock, switch, tch::fixed};
 use crate::precision::{DeviceKind, Precision, Stored};
@@ -137,17 +138,17 @@ impl Adapters {
     }
 }
 
-fn pairs(model: &CausalLm) -> Vec<(Tensor<2>, Tensor<2>)> {
-    model.adapters().into_iter().map(|adapter| (adapter.a, adapter.b)).collect()
+fn pairs(model: &CausalLm) -> Vec<Factors> {
+    model.adapters().into_iter().map(|adapter| adapter.factors).collect()
 }
 
-fn whole(pairs: Vec<(Tensor<2>, Tensor<2>)>) -> [Tensor<1>; 2] {
-    let (a, b): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+fn whole(pairs: Vec<Factors>) -> [Tensor<1>; 2] {
+    let (a, b): (Vec<_>, Vec<_>) = pairs.into_iter().map(|pair| (pair.a, pair.b)).unzip();
     [a, b].map(|side| Tensor::cat(side.into_iter().map(|t| t.reshape([-1])).collect(), 0))
 }
 
 /// Undoes [`whole`], without copying.
-fn cut(whole: &[Tensor<1>; 2], adapters: &[AdapterTensors]) -> Vec<(Tensor<2>, Tensor<2>)> {
+fn cut(whole: &[Tensor<1>; 2], adapters: &[AdapterTensors]) -> Vec<Factors> {
     let mut starts = [0, 0];
     let mut part = |side: usize, [rows, columns]: [usize; 2]| {
         let start = starts[side];
@@ -155,8 +156,12 @@ fn cut(whole: &[Tensor<1>; 2], adapters: &[AdapterTensors]) -> Vec<(Tensor<2>, T
         let part = whole[side].clone().narrow(0, start, rows * columns);
         part.reshape([rows, columns])
     };
-    let pairs = adapters.iter();
-    pairs.map(|x| (part(0, x.a.dims()), part(1, x.b.dims()))).collect()
+    let cut = |adapter: &AdapterTensors| Factors {
+        a: part(0, adapter.factors.a.dims()),
+        b: part(1, adapter.factors.b.dims()),
+        m: None,
+    };
+    adapters.iter().map(cut).collect()
 }
 
 /// What a step makes, the gradients as in [`Adapters::whole`].
@@ -321,9 +326,11 @@ fn serves(model: &CausalLm, keep: Keep, noise: Noise) -> bool {
     let Precision { compute, linears, head } = model.precision();
     // Quantized matrices are written out into a buffer that is replaced by a larger one.
     let dense = linears == Stored::Dense && head == Stored::Dense;
+    // DoRA's row lengths are computed between steps and lie elsewhere after each.
+    let plain = model.adapters().iter().all(|adapter| adapter.factors.m.is_none());
     let attention = DeviceKind::of(model.device()) != DeviceKind::Cuda
         || compute == DType::BF16 && switch::is_on("attention") && switch::is_on("attention.flash");
-    switch::is_on("graph") && dense && attention && noise.dropout == 0.0 && keep.offloaded == 0 && !clock::is_on()
+    switch::is_on("graph") && dense && plain && attention && noise.dropout == 0.0 && keep.offloaded == 0 && !clock::is_on()
 }
 
 #[cfg(test)]

@@ -74,6 +74,8 @@ fn lora(dropout: f64, layers: Option<Vec<usize>>) -> LoraSpec {
         alpha: 16.0,
         dropout,
         rslora: false,
+        dora: false,
+        init: Default::default(),
         targets: Targets::AllLinear,
         layers,
         rank_pattern: Vec::new(),
@@ -165,10 +167,10 @@ fn check(meter: &impl Meter, device: &Device, precision: Precision, kind: Device
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let keep = |blocks, offloaded| Keep { blocks, offloaded };
     let settings = [
-        ("llama", 6, input(1, 512, 511), keep(6, 0), 0.0, None),
-        ("llama", 6, input(1, 1024, 100), keep(3, 0), 0.0, None),
-        ("llama", 6, input(4, 256, 128), keep(0, 0), 0.0, None),
-        ("llama", 6, input(2, 512, 511), keep(2, 0), 0.1, None),
+        ("llama", 6, input(1, 512, 511), keep(6, 0), 0.0, None, false),
+        ("llama", 6, input(1, 1024, 100), keep(3, 0), 0.0, None, false),
+        ("llama", 6, input(4, 256, 128), keep(0, 0), 0.0, None, false),
+        ("llama", 6, input(2, 512, 511), keep(2, 0), 0.1, None, false),
         (
             "llama",
             12,
@@ -176,21 +178,27 @@ fn check(meter: &impl Meter, device: &Device, precision: Precision, kind: Device
             keep(12, 0),
             0.0,
             Some((6..12).collect()),
+            false,
         ),
-        ("llama", 12, input(3, 333, 30), keep(5, 0), 0.0, None),
-        ("qwen3", 6, input(1, 512, 100), keep(6, 0), 0.0, None),
-        ("olmo2", 6, input(1, 512, 100), keep(6, 0), 0.0, None),
-        ("olmo2", 6, input(4, 256, 128), keep(0, 0), 0.0, None),
-        ("phi3", 6, input(1, 512, 100), keep(6, 0), 0.0, None),
-        ("phi3", 6, input(4, 256, 128), keep(0, 0), 0.0, None),
-        ("gemma2", 6, input(1, 512, 100), keep(6, 0), 0.0, None),
-        ("gemma3_text", 6, input(1, 512, 100), keep(6, 0), 0.0, None),
-        ("gemma3_text", 6, input(4, 256, 128), keep(0, 0), 0.0, None),
+        ("llama", 12, input(3, 333, 30), keep(5, 0), 0.0, None, false),
+        ("llama", 6, input(2, 512, 511), keep(6, 0), 0.0, None, true),
+        ("llama", 6, input(4, 256, 128), keep(2, 0), 0.0, None, true),
+        ("qwen3", 6, input(1, 512, 100), keep(6, 0), 0.0, None, false),
+        ("olmo2", 6, input(1, 512, 100), keep(6, 0), 0.0, None, false),
+        ("olmo2", 6, input(4, 256, 128), keep(0, 0), 0.0, None, false),
+        ("phi3", 6, input(1, 512, 100), keep(6, 0), 0.0, None, false),
+        ("phi3", 6, input(4, 256, 128), keep(0, 0), 0.0, None, false),
+        ("gemma2", 6, input(1, 512, 100), keep(6, 0), 0.0, None, false),
+        ("gemma3_text", 6, input(1, 512, 100), keep(6, 0), 0.0, None, false),
+        ("gemma3_text", 6, input(4, 256, 128), keep(0, 0), 0.0, None, false),
     ];
-    for (family, layers, input, keep, dropout, adapted) in settings {
+    for (family, layers, input, keep, dropout, adapted, dora) in settings {
         let folder = write_model(&config(family, layers));
         let base = Checkpoint::open(&folder.path().to_string_lossy(), &OpenOptions::default()).unwrap();
-        let lora = lora(dropout, adapted);
+        let lora = LoraSpec {
+            dora,
+            ..lora(dropout, adapted)
+        };
         let sizes = sizes(&base, Some(&lora), precision).unwrap();
         let before = meter.held();
         let model = CausalLm::load(&base, Some(&lora), device, precision, &mut |_, _| ()).unwrap();

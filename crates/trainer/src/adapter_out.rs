@@ -6,11 +6,12 @@ use crate::settings::{Settings, Targets};
 use crate::{Result, tensors};
 use std::collections::BTreeSet;
 use std::path::Path;
-use tune_model::Checkpoint;
 use tune_model::causal_lm::AdapterTensors;
+use tune_model::lora::{Factors, Init};
 use tune_model::peft::{Adapter, AdapterConfig, LoraPair};
 use tune_model::portable::portable;
 use tune_model::staging::{self, StagedFolder};
+use tune_model::{Checkpoint, pissa};
 
 /// The model's adapters on the host, as PEFT would describe them.
 pub fn collect(tensors: &[AdapterTensors], settings: &Settings, base: &Checkpoint) -> Adapter {
@@ -29,6 +30,7 @@ pub fn collect(tensors: &[AdapterTensors], settings: &Settings, base: &Checkpoin
         lora_alpha: lora.alpha,
         lora_dropout: lora.dropout,
         use_rslora: lora.rslora,
+        use_dora: lora.dora,
         fan_in_fan_out: tensors.iter().any(|adapter| adapter.transposed),
         target_modules: names.map(str::to_string).collect::<BTreeSet<_>>().into_iter().collect(),
         rank_pattern: lora.rank_pattern.clone(),
@@ -37,11 +39,21 @@ pub fn collect(tensors: &[AdapterTensors], settings: &Settings, base: &Checkpoin
         // Whole paths say it already.
         layers_to_transform: (by_leaf && !lora.layers.is_empty()).then(|| lora.layers.clone()),
     };
+    let whole = |adapter: &AdapterTensors| {
+        let trained = pair(&adapter.factors, adapter.scale);
+        match &adapter.initial {
+            Some(initial) => pissa::joined(&trained, &pair(initial, adapter.scale)),
+            None => trained,
+        }
+    };
     Adapter {
-        config,
+        config: match lora.init {
+            Init::Kaiming => config,
+            Init::Pissa => pissa::doubled(config),
+        },
         pairs: tensors
             .iter()
-            .map(|adapter| (adapter.path.to_string(), pair(adapter)))
+            .map(|adapter| (adapter.path.to_string(), whole(adapter)))
             .collect(),
     }
 }
@@ -50,15 +62,17 @@ fn leaf(path: &str) -> &str {
     path.rsplit('.').next().unwrap_or(path)
 }
 
-fn pair(adapter: &AdapterTensors) -> LoraPair {
-    let ([r, inputs], [outputs, _]) = (adapter.a.dims(), adapter.b.dims());
+fn pair(factors: &Factors, scale: f64) -> LoraPair {
+    let Factors { a, b, m } = factors;
+    let ([r, inputs], [outputs, _]) = (a.dims(), b.dims());
     LoraPair {
         r,
         inputs,
         outputs,
-        scale: adapter.scale,
-        a: tensors::to_host(&adapter.a),
-        b: tensors::to_host(&adapter.b),
+        scale,
+        a: tensors::to_host(a),
+        b: tensors::to_host(b),
+        m: m.as_ref().map(tensors::to_host),
     }
 }
 

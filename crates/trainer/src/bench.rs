@@ -7,7 +7,7 @@ use crate::prepare::prepare;
 use crate::step::{StepOptions, StepResult, step};
 use crate::train::Start;
 use crate::watch::Watch;
-use crate::{Result, memory};
+use crate::{Result, continued, memory};
 use burn::tensor::Device;
 use serde::Serialize;
 use std::time::Instant;
@@ -94,8 +94,9 @@ pub fn of_run(
     steps: Steps,
     watch: &mut dyn Watch,
 ) -> Result<(Checkpoint, LoraSpec, Precision, Training)> {
-    let prepared = prepare(start, None, watch)?;
-    let train = &start.settings.train;
+    let settings = continued::resolve(start.settings)?;
+    let prepared = prepare(&start.with(&settings), None, watch)?;
+    let train = &settings.train;
     let mut loader = Loader::new(prepared.packed.rows.len(), train.batch_size, train.seed);
     let training = Training {
         window: prepared.next_window(&mut loader, train.grad_accumulation)?,
@@ -104,7 +105,7 @@ pub fn of_run(
         memory: None,
         steps,
     };
-    Ok((prepared.base, start.settings.lora_spec(), prepared.precision, training))
+    Ok((prepared.base, settings.lora_spec(), prepared.precision, training))
 }
 
 /// Steps on made-up or real weights; nothing is written.

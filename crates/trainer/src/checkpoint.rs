@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! checkpoints/step-000050/adapter/             PEFT layout, f32; loads in peft as it is
-//! checkpoints/step-000050/moments.safetensors  `<module path>.lora_{A,B}.{mean,variance}`, f32
+//! checkpoints/step-000050/moments.safetensors  `<module path>.lora_{A,B,magnitude_vector}.{mean,variance}`, f32
 //! checkpoints/step-000050/trainer.json         the rest, and the hashes of the two above
 //! ```
 use crate::{Result, TrainError, files, identity::Identity, optim::Moments, tensors};
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tune_model::causal_lm::AdapterTensors;
+use tune_model::lora::Factors;
 use tune_model::peft::Adapter;
 use tune_model::staging::{self, StagedFolder};
 
@@ -19,7 +20,12 @@ const ADAPTER: &str = "adapter";
 const WEIGHTS: &str = "adapter/adapter_model.safetensors";
 const MOMENTS: &str = "moments.safetensors";
 const TRAINER: &str = "trainer.json";
-const PART: [[&str; 2]; 2] = [["lora_A.mean", "lora_A.variance"], ["lora_B.mean", "lora_B.variance"]];
+/// Of A, B and the magnitudes of DoRA.
+const NAMES: Factors<&str> = Factors {
+    a: "lora_A",
+    b: "lora_B",
+    m: Some("lora_magnitude_vector"),
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Best {
@@ -62,7 +68,7 @@ pub fn save(
     progress: &Progress,
     adapter: &Adapter,
     tensors: &[AdapterTensors],
-    moments: &[[Moments; 2]],
+    moments: &[Factors<Moments>],
 ) -> Result<PathBuf> {
     let path = dir.join(format!("step-{:06}", progress.step));
     fs_err::create_dir_all(dir).map_err(TrainError::write(dir))?;
@@ -123,7 +129,7 @@ pub fn load_newest(dir: &Path) -> Result<Option<(Saved, Vec<String>)>> {
 
 impl Saved {
     /// The optimizer's moments in the order of `adapters`.
-    pub fn moments(&self, adapters: &[AdapterTensors], device: &Device) -> Result<Vec<[Moments; 2]>> {
+    pub fn moments(&self, adapters: &[AdapterTensors], device: &Device) -> Result<Vec<Factors<Moments>>> {
         let damaged = |problem: String| TrainError::Damaged {
             path: self.path.join(MOMENTS),
             problem,
@@ -150,16 +156,22 @@ impl Saved {
                 .collect();
             Ok(tensors::from_host(values, like.dims(), device))
         };
-        let pair = |path: &str, [mean, variance]: [&str; 2], like: &Tensor<2>| -> Result<Moments> {
+        let of = |path: &str, name: &str, like: &Tensor<2>| -> Result<Moments> {
             Ok(Moments {
-                mean: tensor(path, mean, like)?,
-                variance: tensor(path, variance, like)?,
+                mean: tensor(path, &format!("{name}.mean"), like)?,
+                variance: tensor(path, &format!("{name}.variance"), like)?,
             })
         };
-        adapters
-            .iter()
-            .map(|x| Ok([pair(&x.path, PART[0], &x.a)?, pair(&x.path, PART[1], &x.b)?]))
-            .collect()
+        let each = |adapter: &AdapterTensors| {
+            let named = NAMES.zip(adapter.factors.as_ref());
+            let Factors { a, b, m } = named.map(|(name, like)| of(&adapter.path, name, like));
+            Ok(Factors {
+                a: a?,
+                b: b?,
+                m: m.transpose()?,
+            })
+        };
+        adapters.iter().map(each).collect()
     }
 }
 
@@ -218,16 +230,16 @@ pub fn best_adapter(dir: &Path) -> Result<Option<(Adapter, Progress)>> {
     }
 }
 
-fn serialized(path: &Path, tensors: &[AdapterTensors], moments: &[[Moments; 2]]) -> Result<Vec<u8>> {
+fn serialized(path: &Path, tensors: &[AdapterTensors], moments: &[Factors<Moments>]) -> Result<Vec<u8>> {
     let mut bytes: Vec<(String, [usize; 2], Vec<u8>)> = Vec::new();
-    for (adapter, pair) in tensors.iter().zip(moments) {
-        for (moments, [mean, variance]) in pair.iter().zip(PART) {
-            for (part, tensor) in [(mean, &moments.mean), (variance, &moments.variance)] {
+    for (adapter, moments) in tensors.iter().zip(moments) {
+        for (name, moments) in NAMES.zip(moments.as_ref()) {
+            for (part, tensor) in [("mean", &moments.mean), ("variance", &moments.variance)] {
                 let values = crate::tensors::to_host(tensor)
                     .iter()
                     .flat_map(|v| v.to_le_bytes())
                     .collect();
-                bytes.push((format!("{}.{part}", adapter.path), tensor.dims(), values));
+                bytes.push((format!("{}.{name}.{part}", adapter.path), tensor.dims(), values));
             }
         }
     }
@@ -300,21 +312,19 @@ mod tests {
         );
         let adapter = AdapterTensors {
             path: "model.layers.0.q_proj".into(),
-            a: a.clone(),
-            b: b.clone(),
+            factors: Factors {
+                a,
+                b,
+                m: Some(tensor(&[0.3, -7.0], [1, 2])),
+            },
             scale: 2.0,
             transposed: false,
+            initial: None,
         };
-        let moments = [[
-            Moments {
-                mean: a.clone(),
-                variance: a.clone() * a,
-            },
-            Moments {
-                mean: b.clone(),
-                variance: b.clone() * b,
-            },
-        ]];
+        let moments = [adapter.factors.clone().map(|mean| Moments {
+            variance: mean.clone() * mean.clone(),
+            mean,
+        })];
         let bytes = serialized(Path::new("x"), std::slice::from_ref(&adapter), &moments).unwrap();
         let adapter_file = Adapter {
             config: Default::default(),
@@ -327,7 +337,7 @@ mod tests {
             moments: bytes,
         };
         let back = saved.moments(&[adapter], &device).unwrap();
-        for (found, wanted) in back[0].iter().zip(&moments[0]) {
+        for (found, wanted) in back[0].as_ref().zip(moments[0].as_ref()).into_iter() {
             assert_eq!(tensors::to_host(&found.mean), tensors::to_host(&wanted.mean));
             assert_eq!(tensors::to_host(&found.variance), tensors::to_host(&wanted.variance));
         }

@@ -266,6 +266,7 @@ impl Source {
         let mut problems = Vec::new();
         serving::check(
             rank,
+            self.found.adapter.config.use_dora,
             &self.found.adapter.config.target_modules,
             serve_target,
             &mut problems,

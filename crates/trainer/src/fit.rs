@@ -102,6 +102,8 @@ mod tests {
             alpha: 32.0,
             dropout: 0.0,
             rslora: false,
+            dora: false,
+            init: Default::default(),
             targets: Targets::AllLinear,
             layers: None,
             rank_pattern: Vec::new(),

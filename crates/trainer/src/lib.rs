@@ -6,6 +6,7 @@ mod adapter_out;
 pub mod bench;
 mod card;
 pub mod checkpoint;
+mod continued;
 pub mod error;
 mod evaluate;
 pub mod export;

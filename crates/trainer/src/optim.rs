@@ -1,11 +1,9 @@
-//! AdamW over the adapter pairs: all A, laid end to end, are one tensor to update, all B another.
+//! AdamW over the adapters: all A, laid end to end, are one tensor to update, all B another, all magnitudes of DoRA a third.
 use crate::settings::Train;
 use burn::tensor::{DType, Tensor};
 use tune_model::causal_lm::AdapterTensors;
+use tune_model::lora::Factors;
 use tune_model::ops::adamw::{AdamWCfg, State, adamw};
-
-/// `(A, B)` of each adapter, or their gradients.
-pub type Pairs = Vec<(Tensor<2>, Tensor<2>)>;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -13,7 +11,7 @@ pub struct Options {
     pub eps: f64,
     /// Decoupled: `p -= lr * weight_decay * p`.
     pub weight_decay: f64,
-    /// LoRA+: the factor on the learning rate of B.
+    /// LoRA+: the factor on the learning rate of B and, as in PEFT, of the magnitudes.
     pub b_ratio: f64,
 }
 
@@ -50,11 +48,11 @@ pub struct AdamW {
     options: Options,
     /// Updates made so far.
     steps: usize,
-    /// All A, all B.
+    /// All A, all B, all magnitudes where there are any.
     sides: Vec<Side>,
 }
 
-/// The moments of all A or of all B, end to end in the model's order.
+/// The moments of all A, of all B or of all magnitudes, end to end in the model's order.
 #[derive(Debug)]
 struct Side {
     shapes: Vec<[usize; 2]>,
@@ -64,39 +62,44 @@ struct Side {
 
 impl AdamW {
     pub fn new(options: Options, adapters: &[AdapterTensors]) -> Self {
-        let zeros = |pair: &AdapterTensors| [Moments::zeros(&pair.a), Moments::zeros(&pair.b)];
+        let zeros = |adapter: &AdapterTensors| adapter.factors.as_ref().map(Moments::zeros);
         Self::resumed(options, 0, &adapters.iter().map(zeros).collect::<Vec<_>>())
     }
 
-    /// After `steps` updates that left these moments of A and B of each adapter.
-    pub fn resumed(options: Options, steps: usize, moments: &[[Moments; 2]]) -> Self {
-        let side = |side: usize| {
-            let of = moments.iter().map(|pair| &pair[side]);
-            Side {
-                shapes: of.clone().map(|moments| moments.mean.dims()).collect(),
-                mean: end_to_end(of.clone().map(|moments| &moments.mean)),
-                variance: end_to_end(of.map(|moments| &moments.variance)),
-            }
+    /// After `steps` updates that left these moments of each adapter.
+    pub fn resumed(options: Options, steps: usize, moments: &[Factors<Moments>]) -> Self {
+        let side = |of: Vec<&Moments>| Side {
+            shapes: of.iter().map(|moments| moments.mean.dims()).collect(),
+            mean: end_to_end(of.iter().map(|moments| &moments.mean)),
+            variance: end_to_end(of.iter().map(|moments| &moments.variance)),
         };
         Self {
             options,
             steps,
-            sides: vec![side(0), side(1)],
+            sides: sides(moments.iter().map(Factors::as_ref))
+                .into_iter()
+                .map(side)
+                .collect(),
         }
     }
 
-    /// The moments of A and B of each adapter.
-    pub fn moments(&self) -> Vec<[Moments; 2]> {
+    /// The moments of each adapter.
+    pub fn moments(&self) -> Vec<Factors<Moments>> {
         let of = |side: &Side| -> Vec<Moments> {
             let pairs = cut(&side.mean, &side.shapes).zip(cut(&side.variance, &side.shapes));
             pairs.map(|(mean, variance)| Moments { mean, variance }).collect()
         };
-        let [a, b] = [&self.sides[0], &self.sides[1]].map(of);
-        a.into_iter().zip(b).map(|(a, b)| [a, b]).collect()
+        each(self.sides.iter().map(of))
     }
 
-    /// The updated pairs; `gradients` are multiplied by `scale` first (the division by the learned tokens and the clip).
-    pub fn update(&mut self, adapters: Vec<AdapterTensors>, gradients: Pairs, scale: f64, rate: f64) -> Pairs {
+    /// What is updated; `gradients` are multiplied by `scale` first (the division by the learned tokens and the clip).
+    pub fn update(
+        &mut self,
+        adapters: Vec<AdapterTensors>,
+        gradients: Vec<Factors>,
+        scale: f64,
+        rate: f64,
+    ) -> Vec<Factors> {
         self.steps += 1;
         let cfg = AdamWCfg {
             rate,
@@ -110,18 +113,18 @@ impl AdamW {
             rate: rate * self.options.b_ratio,
             ..cfg
         };
-        let (a, b): (Vec<_>, Vec<_>) = adapters.into_iter().map(|x| (x.a, x.b)).unzip();
-        let (da, db): (Vec<_>, Vec<_>) = gradients.into_iter().unzip();
+        let parameters = sides(adapters.into_iter().map(|adapter| adapter.factors));
+        let gradients = sides(gradients);
         // Taken out, so that no second handle keeps the moments from being updated in place.
-        let sides = std::mem::take(&mut self.sides).into_iter();
-        let (sides, updated): (Vec<_>, Vec<_>) = sides
-            .zip([(a, da, cfg), (b, db, faster)])
-            .map(|(side, (parameters, gradients, cfg))| side.update(&parameters, &gradients, cfg))
+        let taken = std::mem::take(&mut self.sides).into_iter();
+        let (sides, updated): (Vec<_>, Vec<_>) = taken
+            .zip(parameters)
+            .zip(gradients)
+            .zip([cfg, faster, faster])
+            .map(|(((side, parameters), gradients), cfg)| side.update(&parameters, &gradients, cfg))
             .unzip();
         self.sides = sides;
-        let mut updated = updated.into_iter();
-        let [a, b] = [updated.next(), updated.next()].map(Option::unwrap_or_default);
-        a.into_iter().zip(b).collect()
+        each(updated)
     }
 }
 
@@ -142,6 +145,29 @@ impl Side {
         };
         (side, parameters)
     }
+}
+
+/// All A, all B, and all magnitudes where there are any.
+fn sides<T>(all: impl IntoIterator<Item = Factors<T>>) -> Vec<Vec<T>> {
+    let mut sides = [Vec::new(), Vec::new(), Vec::new()];
+    for factors in all {
+        factors
+            .into_iter()
+            .zip(&mut sides)
+            .for_each(|(factor, side)| side.push(factor));
+    }
+    sides.into_iter().filter(|side| !side.is_empty()).collect()
+}
+
+/// Undoes [`sides`].
+fn each<T>(sides: impl IntoIterator<Item = Vec<T>>) -> Vec<Factors<T>> {
+    let mut sides = sides.into_iter().map(Vec::into_iter);
+    let [a, b, m] = std::array::from_fn(|_| sides.next().unwrap_or_default());
+    let magnitudes = m.map(Some).chain(std::iter::repeat_with(|| None));
+    a.zip(b)
+        .zip(magnitudes)
+        .map(|((a, b), m)| Factors { a, b, m })
+        .collect()
 }
 
 fn end_to_end<'a>(tensors: impl Iterator<Item = &'a Tensor<2>>) -> Tensor<1> {
@@ -165,11 +191,8 @@ const SUMMED: usize = 1024;
 ///
 /// Each sum is one of its own: a sum over all elements at once would depend on which thread came first, and a resumed run must
 /// repeat to the bit.
-pub fn squared_norms(gradients: &Pairs) -> Tensor<1> {
-    let parts = gradients
-        .iter()
-        .flat_map(|(a, b)| [a, b])
-        .map(|t| t.clone().reshape([-1]));
+pub fn squared_norms(gradients: &[Factors]) -> Tensor<1> {
+    let parts = gradients.iter().flat_map(|g| g.as_ref().map(|t| t.clone().reshape([-1])));
     let mut parts: Vec<Tensor<1>> = parts.collect();
     let elements: usize = parts.iter().map(|part| part.dims()[0]).sum();
     if let Some(first) = parts.first() {
@@ -195,6 +218,15 @@ mod tests {
     use crate::tensors::{from_host, to_host};
     use burn::tensor::Device;
 
+    fn adapter(a: Tensor<2>, b: Tensor<2>, m: Option<Tensor<2>>) -> AdapterTensors {
+        AdapterTensors {
+            path: "p".into(),
+            factors: Factors { a, b, m },
+            scale: 1.0,
+            initial: None,
+        }
+    }
+
     /// Wanted values: torch 2.11, `AdamW([p], lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)`, before each step
     /// `clip_grad_norm_([p], 1.0)`, on these gradients.
     #[test]
@@ -202,13 +234,7 @@ mod tests {
         let device = Device::flex();
         let a = from_host(vec![0.5, -1.0, 2.0, 0.1, 0.0, -0.3], [2, 3], &device);
         let b = from_host(vec![0.0], [1, 1], &device);
-        let mut adapter = AdapterTensors {
-            path: "p".into(),
-            a,
-            b: b.clone(),
-            scale: 1.0,
-            transposed: false,
-        };
+        let mut adapter = adapter(a, b.clone(), None);
         let options = Options {
             betas: [0.9, 0.999],
             eps: 1e-8,
@@ -223,11 +249,16 @@ mod tests {
         ];
         let norms = [5.835237503051758, 2.299999952316284, 2.191483736038208];
         for (gradient, wanted) in gradients.into_iter().zip(norms) {
-            let gradients = vec![(from_host(gradient.to_vec(), [2, 3], &device), b.clone())];
+            let a = from_host(gradient.to_vec(), [2, 3], &device);
+            let gradients = vec![Factors {
+                a,
+                b: b.clone(),
+                m: None,
+            }];
             let norm = to_host(&squared_norms(&gradients)).iter().sum::<f32>().sqrt().into();
             assert!((f64::abs(norm - wanted)) < 1e-6, "{norm} {wanted}");
             let pairs = adamw.update(vec![adapter.clone()], gradients, clip_factor(norm, 1.0), 0.1);
-            adapter.a = pairs[0].0.clone();
+            adapter.factors = pairs[0].clone();
         }
         let wanted = [
             0.3510744273662567,
@@ -237,22 +268,16 @@ mod tests {
             -0.10274513065814972,
             -0.2158583104610443,
         ];
-        for (found, wanted) in to_host(&adapter.a).iter().zip(wanted) {
+        for (found, wanted) in to_host(&adapter.factors.a).iter().zip(wanted) {
             assert!((f64::from(*found) - wanted).abs() < 1e-6, "{found} {wanted}");
         }
     }
 
     #[test]
-    fn lora_plus_moves_b_faster() {
+    fn lora_plus_moves_b_and_magnitudes_faster() {
         let device = Device::flex();
         let one = || from_host(vec![1.0], [1, 1], &device);
-        let adapter = AdapterTensors {
-            path: "p".into(),
-            a: one(),
-            b: one(),
-            scale: 1.0,
-            transposed: false,
-        };
+        let adapter = adapter(one(), one(), Some(one()));
         let options = Options {
             betas: [0.9, 0.999],
             eps: 1e-8,
@@ -260,8 +285,11 @@ mod tests {
             b_ratio: 16.0,
         };
         let mut adamw = AdamW::new(options, std::slice::from_ref(&adapter));
-        let pairs = adamw.update(vec![adapter], vec![(one(), one())], 1.0, 1e-3);
-        let moved = |t: &Tensor<2>| 1.0 - to_host(t)[0];
-        assert!((moved(&pairs[0].1) / moved(&pairs[0].0) - 16.0).abs() < 1e-2);
+        let gradients = vec![adapter.factors.clone()];
+        let updated = adamw.update(vec![adapter], gradients, 1.0, 1e-3);
+        let moved = updated[0].as_ref().map(|t| 1.0 - to_host(t)[0]);
+        for faster in [moved.b, moved.m.unwrap()] {
+            assert!((faster / moved.a - 16.0).abs() < 1e-2);
+        }
     }
 }

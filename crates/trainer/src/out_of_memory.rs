@@ -1,5 +1,4 @@
 //! A micro-batch that is too much for the device is run in halves: sums over tokens are the same sums.
-use crate::optim::Pairs;
 use crate::{Result, TrainError};
 use burn::tensor::Device;
 use std::any::Any;
@@ -8,6 +7,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Once;
 use tune_data::Batch;
+use tune_model::lora::Factors;
 use tune_model::{Keep, Losses, backprop};
 
 /// What micro-batches are held to after the device ran out of memory, for the rest of the run.
@@ -59,12 +59,12 @@ impl Limits {
 }
 
 /// Runs a piece of a micro-batch, given the index of its first token.
-type Run<'a> = dyn FnMut(&Batch, usize, Keep) -> Result<(Losses, Pairs)> + 'a;
+type Run<'a> = dyn FnMut(&Batch, usize, Keep) -> Result<(Losses, Vec<Factors>)> + 'a;
 
 /// Runs `batch` by `run(piece, index of its first token, keep)`, in as many pieces as `limits` and the device ask for. The losses
 /// of the pieces, and the sum of their gradients.
-pub fn in_pieces(batch: &Batch, limits: &mut Limits, run: &mut Run<'_>) -> Result<(Vec<Losses>, Pairs)> {
-    let (mut losses, mut sums) = (Vec::new(), Pairs::new());
+pub fn in_pieces(batch: &Batch, limits: &mut Limits, run: &mut Run<'_>) -> Result<(Vec<Losses>, Vec<Factors>)> {
+    let (mut losses, mut sums) = (Vec::new(), Vec::new());
     let mut waiting = VecDeque::from([(0, batch.clone())]);
     while let Some((first, piece)) = waiting.pop_front() {
         // Nothing is learned from it, and no gradient comes of it.
@@ -103,13 +103,13 @@ pub fn in_pieces(batch: &Batch, limits: &mut Limits, run: &mut Run<'_>) -> Resul
 }
 
 /// `sums + gradients`; no sums yet are zeros.
-pub fn add(sums: Pairs, gradients: Pairs) -> Pairs {
+pub fn add(sums: Vec<Factors>, gradients: Vec<Factors>) -> Vec<Factors> {
     if sums.is_empty() {
         return gradients;
     }
     sums.into_iter()
         .zip(gradients)
-        .map(|((a, b), (da, db))| (a + da, b + db))
+        .map(|(sums, gradients)| sums.zip(gradients).map(|(sum, gradient)| sum + gradient))
         .collect()
 }
 

@@ -16,6 +16,7 @@ struct Server {
     /// Wants an adapter on all of q, k and v, or of gate and up, or on none.
     partners: bool,
     head: bool,
+    dora: bool,
 }
 
 /// A form of an adapter folder.
@@ -34,6 +35,7 @@ const SERVERS: [Server; 7] = [
         one_scale: false,
         partners: false,
         head: true,
+        dora: true,
     },
     Server {
         name: "vllm",
@@ -41,6 +43,7 @@ const SERVERS: [Server; 7] = [
         one_scale: false,
         partners: false,
         head: false,
+        dora: false,
     },
     Server {
         name: "llama.cpp",
@@ -48,6 +51,7 @@ const SERVERS: [Server; 7] = [
         one_scale: true,
         partners: false,
         head: false,
+        dora: false,
     },
     Server {
         name: "ollama",
@@ -55,6 +59,7 @@ const SERVERS: [Server; 7] = [
         one_scale: true,
         partners: false,
         head: false,
+        dora: false,
     },
     Server {
         name: "mistral.rs",
@@ -62,6 +67,7 @@ const SERVERS: [Server; 7] = [
         one_scale: false,
         partners: false,
         head: false,
+        dora: false,
     },
     Server {
         name: "sglang",
@@ -69,6 +75,7 @@ const SERVERS: [Server; 7] = [
         one_scale: true,
         partners: true,
         head: false,
+        dora: false,
     },
     Server {
         name: "mlx",
@@ -76,6 +83,7 @@ const SERVERS: [Server; 7] = [
         one_scale: true,
         partners: false,
         head: false,
+        dora: false,
     },
 ];
 
@@ -98,10 +106,11 @@ fn server(name: &str) -> Option<&'static Server> {
     SERVERS.iter().find(|server| server.name == name)
 }
 
-/// Adds what a wanted server cannot load to `problems`; returns warnings. `rank`: the largest; `targets`: names of
-/// adapted modules.
+/// Adds what a wanted server cannot load to `problems`; returns warnings. `rank`: the largest; `dora`: whether it has magnitudes;
+/// `targets`: names of adapted modules.
 pub(crate) fn check(
     rank: usize,
+    dora: bool,
     targets: &[String],
     serve_target: &[String],
     problems: &mut Vec<Problem>,
@@ -127,6 +136,16 @@ pub(crate) fn check(
             problems.push(Problem {
                 key: "lora.r".into(),
                 found: rank.to_string(),
+                wanted,
+            });
+        }
+        if dora && !server.dora {
+            let wanted = format!(
+                "false for {name}, which cannot load DoRA; or take it out of output.serve_target and serve what `tune export --merged` writes"
+            );
+            problems.push(Problem {
+                key: "lora.dora".into(),
+                found: "true".into(),
                 wanted,
             });
         }
@@ -196,11 +215,14 @@ mod tests {
         let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
         let (targets, serve_target) = (names(&["q_proj", "lm_head"]), names(&["mistral.rs", "vllm", "tgi"]));
         let mut problems = Vec::new();
-        let warnings = check(300, &targets, &serve_target, &mut problems);
+        let warnings = check(300, true, &targets, &serve_target, &mut problems);
         let text: Vec<_> = problems.iter().map(ToString::to_string).collect();
         let text = text.join("\n");
         assert!(
-            text.contains("at most 256 for mistral.rs") && text.contains("\"tgi\"") && text.contains("lm_head"),
+            text.contains("at most 256 for mistral.rs")
+                && text.contains("false for vllm")
+                && text.contains("\"tgi\"")
+                && text.contains("lm_head"),
             "{text}"
         );
         assert!(warnings[0].contains("--max-lora-rank 320"), "{warnings:?}");

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::path::PathBuf;
 use tune_data::{DataSpec, FormatChoice, Learn, OnEmpty, Source, TooLong};
-use tune_model::lora::LoraSpec;
+use tune_model::lora::{Init, LoraSpec};
 use tune_model::precision::{Dtype, Quantize};
 
 /// Serializes to the resolved `config.toml` of a run, which can be run again. Every key is always present, so that
@@ -80,11 +80,17 @@ pub enum Validation {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Lora {
+    /// Adapter folder to go on from, which brings rank, alpha, patterns, targets and layers; empty = a fresh adapter.
+    pub adapter: PathBuf,
     pub r: usize,
     pub alpha: f64,
     pub dropout: f64,
     /// Scale `alpha / sqrt(r)` instead of `alpha / r`.
     pub rslora: bool,
+    /// Magnitudes trained beside A and B.
+    pub dora: bool,
+    /// What A and B are before the first step.
+    pub init: Init,
     pub targets: Targets,
     /// Block indices; empty = all.
     pub layers: Vec<usize>,
@@ -205,10 +211,13 @@ impl Default for Data {
 impl Default for Lora {
     fn default() -> Self {
         Self {
+            adapter: PathBuf::new(),
             r: 16,
             alpha: 32.0,
             dropout: 0.0,
             rslora: false,
+            dora: false,
+            init: Init::Kaiming,
             targets: Targets::One("all-linear".into()),
             layers: Vec::new(),
             rank_pattern: Vec::new(),
@@ -278,11 +287,13 @@ impl Settings {
         );
         let lora = &self.lora;
         let rank = lora.rank_pattern.iter().map(|(_, r)| *r).fold(lora.r, usize::max);
+        // What is left behind has what it began with beside what it became.
+        let rank = if lora.init == Init::Pissa { 2 * rank } else { rank };
         let targets = match &lora.targets {
             Targets::Names(names) => names.as_slice(),
             Targets::One(_) => &[],
         };
-        let warnings = serving::check(rank, targets, &self.output.serve_target, &mut check.problems);
+        let warnings = serving::check(rank, lora.dora, targets, &self.output.serve_target, &mut check.problems);
         if check.problems.is_empty() {
             Ok(warnings)
         } else {
@@ -321,6 +332,21 @@ impl Settings {
         check.want(lora.r >= 1, "lora.r", lora.r, "at least 1");
         check.positive("lora.alpha", lora.alpha);
         check.share("lora.dropout", lora.dropout);
+        check.want(
+            !lora.dora || lora.dropout == 0.0,
+            "lora.dropout",
+            lora.dropout,
+            "0 with lora.dora: it would fall on what the base computes too",
+        );
+        if lora.init == Init::Pissa {
+            check.want(!lora.dora, "lora.dora", "true", "false with lora.init = \"pissa\"");
+            check.want(
+                self.model.quantize == Quantize::None,
+                "model.quantize",
+                format!("{:?}", self.model.quantize.name().unwrap_or_default()),
+                "\"none\" with lora.init = \"pissa\": what is left of a weight is no longer what was quantized",
+            );
+        }
         check.want(
             lora.rank_pattern.iter().all(|(_, r)| *r >= 1),
             "lora.rank_pattern",
@@ -463,6 +489,8 @@ impl Settings {
             alpha: lora.alpha,
             dropout: lora.dropout,
             rslora: lora.rslora,
+            dora: lora.dora,
+            init: lora.init,
             targets: match &lora.targets {
                 Targets::One(one) if one == "all-linear" => tune_model::lora::Targets::AllLinear,
                 Targets::One(regex) => tune_model::lora::Targets::Regex(regex.clone()),

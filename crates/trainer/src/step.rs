@@ -1,9 +1,10 @@
 //! One optimizer step: micro-batches to (sum, count), one division, norm, clip, update.
-use crate::optim::{AdamW, Pairs, clip_factor, squared_norms};
+use crate::optim::{AdamW, clip_factor, squared_norms};
 use crate::out_of_memory::{self, Limits};
 use crate::{Result, TrainError, tensors};
 use burn::tensor::Tensor;
 use tune_data::Batch;
+use tune_model::lora::Factors;
 use tune_model::ops::clock;
 use tune_model::{CausalLm, Loss, Losses, Noise, noise};
 
@@ -51,8 +52,8 @@ pub fn step(
     }
     let _running = clock::op("optimizer");
     let scale = clip_factor(grad_norm, options.max_grad_norm) / divisor;
-    let pairs = adamw.update(model.adapters(), gradients, scale, options.rate);
-    model.set_adapters(pairs);
+    let updated = adamw.update(model.adapters(), gradients, scale, options.rate);
+    model.set_adapters(updated);
     let tokens = window.iter().map(|batch| batch.tokens.len()).sum();
     Ok(StepResult {
         loss: loss.sum / divisor,
@@ -68,9 +69,9 @@ pub fn accumulate(
     window: &[Batch],
     options: &StepOptions,
     limits: &mut Limits,
-) -> Result<(Vec<Vec<Losses>>, Pairs)> {
+) -> Result<(Vec<Vec<Losses>>, Vec<Factors>)> {
     let mut losses = Vec::with_capacity(window.len());
-    let mut sums = Pairs::new();
+    let mut sums = Vec::new();
     for (micro, batch) in window.iter().enumerate() {
         let seed = mix(options.seed, options.step as u64, micro as u64);
         let (pieces, gradients) = out_of_memory::in_pieces(batch, limits, &mut |piece, first, keep| {
@@ -88,7 +89,7 @@ pub fn accumulate(
 }
 
 /// The loss of each micro-batch, and the gradients' norm: all that a step waits for the device for, in one transfer.
-fn read(losses: Vec<Vec<Losses>>, gradients: &Pairs) -> (Vec<Loss>, f64) {
+fn read(losses: Vec<Vec<Losses>>, gradients: &[Factors]) -> (Vec<Loss>, f64) {
     let learned: Vec<usize> = losses
         .iter()
         .map(|pieces| pieces.iter().map(Losses::learned).sum())

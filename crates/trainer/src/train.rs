@@ -15,7 +15,7 @@ use crate::schedule::LearningRate;
 use crate::step::{StepOptions, StepResult, accumulate, step};
 use crate::tensorboard::TensorBoard;
 use crate::watch::{EvalMetrics, Event, StepMetrics, Watch};
-use crate::{Result, TrainError, adapter_out, files, memory, plan::Plan, receipt, serving, settings::Settings, svg};
+use crate::{Result, TrainError, adapter_out, continued, files, memory, plan::Plan, receipt, settings::Settings, svg};
 use serde::Serialize;
 use serde_json::json;
 use std::cell::OnceCell;
@@ -25,9 +25,11 @@ use std::time::Instant;
 use tune_data::{Batch, Loader};
 use tune_model::causal_lm::sizes;
 use tune_model::ops::switch;
+use tune_model::lora::Init;
 use tune_model::{CausalLm, DeviceKind, staging};
 
 /// How a run is started.
+#[derive(Clone)]
 pub struct Start<'a> {
     pub settings: &'a Settings,
     /// A run folder or one of its checkpoints to go on from; the run goes on in that folder, whatever `output.dir` says.
@@ -46,6 +48,15 @@ pub struct Start<'a> {
     /// 0 = go on, 1 = save and stop after this step.
     pub stop: &'a AtomicU8,
     pub started: Instant,
+}
+
+impl<'a> Start<'a> {
+    pub(crate) fn with(&self, settings: &'a Settings) -> Self {
+        Self {
+            settings,
+            ..self.clone()
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -82,13 +93,17 @@ pub struct MemoryUse {
 
 /// The plan alone: opens headers and data, reads no weights (`--dry-run`).
 pub fn dry_run(start: &Start<'_>, watch: &mut dyn Watch) -> Result<Plan> {
-    Ok(prepare(start, None, watch)?.plan)
+    start.settings.validate()?;
+    let settings = continued::resolve(start.settings)?;
+    Ok(prepare(&start.with(&settings), None, watch)?.plan)
 }
 
 /// Errors leave the run folder with `state.json` saying so and the last good checkpoint in place.
 pub fn train(start: &Start<'_>, watch: &mut dyn Watch) -> Result<Outcome> {
     // What is asked, and where it goes on.
     start.settings.validate()?;
+    let settings = continued::resolve(start.settings)?;
+    let start = &start.with(&settings);
     let resume = start
         .resume
         .map(|path| resume::locate(path, start.settings))
@@ -218,9 +233,15 @@ impl<'a> Run<'a> {
     /// Weights, adapter, optimizer and data order, as they were at `self.progress`.
     fn load(&self, saved: Option<&Saved>, watch: &mut dyn Watch) -> Result<Trained> {
         let settings = self.settings;
+        let mut lora = settings.lora_spec();
+        let parted = lora.init == Init::Pissa;
+        if saved.is_some() {
+            // The checkpoint has what it began with.
+            lora.init = Init::Kaiming;
+        }
         let mut model = load_model(
             &self.prepared.base,
-            Some(&settings.lora_spec()),
+            Some(&lora),
             &self.start.device,
             self.prepared.precision,
             watch,
@@ -233,6 +254,10 @@ impl<'a> Run<'a> {
         let options = Options::of(train);
         let limits = self.limits()?;
         let Some(saved) = saved else {
+            let from = &settings.lora.adapter;
+            if !from.as_os_str().is_empty() {
+                continued::attach(&mut model, from)?;
+            }
             let adamw = AdamW::new(options, &model.adapters());
             return Ok(Trained {
                 model,
@@ -241,7 +266,10 @@ impl<'a> Run<'a> {
                 limits,
             });
         };
-        model.attach(&saved.adapter)?;
+        match parted {
+            true => model.attach_joined(&saved.adapter)?,
+            false => model.attach(&saved.adapter)?,
+        }
         let moments = saved.moments(&model.adapters(), &self.start.device)?;
         let adamw = AdamW::resumed(options, saved.progress.step, &moments);
         loader.seek(saved.progress.cursor);

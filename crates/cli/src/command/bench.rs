@@ -127,6 +127,8 @@ fn lora(r: usize) -> LoraSpec {
         alpha: 2.0 * r as f64,
         dropout: 0.0,
         rslora: false,
+        dora: false,
+        init: Default::default(),
         targets: Targets::AllLinear,
         layers: None,
         rank_pattern: Vec::new(),

@@ -2,8 +2,10 @@
 use super::Pass;
 use crate::Frozen;
 use crate::load::At;
+use crate::lora::Factors;
 use crate::noise;
 use crate::ops::{self, Activation, LoraCfg};
+use crate::precision::ADAPTER;
 use burn::tensor::Tensor;
 use std::sync::Arc;
 
@@ -24,11 +26,20 @@ pub struct Linear {
 
 /// Adapter factors, f32.
 pub struct Lora {
-    /// `[r, in]`
-    pub a: Tensor<2>,
-    /// `[out, r]`
-    pub b: Tensor<2>,
+    pub factors: Factors,
     pub scale: f64,
+    /// With DoRA.
+    norms: Option<Norms>,
+    /// What was taken out of the weight at first, with PiSSA.
+    pub initial: Option<Factors>,
+}
+
+/// Lengths of the weight's rows, `[1, out]` f32.
+struct Norms {
+    /// Squared, without the update.
+    frozen: Tensor<2>,
+    /// With the update as it is: made anew when it changes, and not for every token.
+    updated: Tensor<2>,
 }
 
 impl Linear {
@@ -68,19 +79,86 @@ impl Linear {
         let y = match &self.lora {
             None => ops::linear(x.value, &self.weight),
             Some(lora) => {
-                let (a, b) = pass.leaves(&self.path, &lora.a, &lora.b);
+                let Factors { a, b, m } = pass.leaves(&self.path, &lora.factors);
                 let seed = noise::derive(pass.noise.seed, &self.path);
                 let cfg = LoraCfg {
                     scale: lora.scale,
                     dropout: pass.noise.dropout,
                     seed,
                 };
-                ops::lora_linear(x, &self.weight, a, b, cfg)
+                let y = ops::lora_linear(x, &self.weight, a, b, cfg);
+                match (m, &lora.norms) {
+                    // The norms get no gradient (section 4.3 of the paper).
+                    (Some(m), Some(norms)) => {
+                        let dtype = y.dtype();
+                        y * (m / norms.updated.clone()).cast(dtype)
+                    }
+                    _ => y,
+                }
             }
         };
         match &self.bias {
             None => y,
             Some(bias) => y + bias.clone().unsqueeze(),
         }
+    }
+    /// A fresh adapter: with B zero, and magnitudes as they are, it changes nothing.
+    pub fn adapt(&mut self, a: Tensor<2>, scale: f64, dora: bool) {
+        let b = Tensor::zeros([self.outputs, a.dims()[0]], (&a.device(), ADAPTER));
+        let m = dora.then(|| self.squared_norms().sqrt());
+        self.attach(Factors { a, b, m }, scale);
+    }
+
+    pub fn attach(&mut self, factors: Factors, scale: f64) {
+        let norms = factors.m.is_some().then(|| {
+            let frozen = self.squared_norms();
+            let updated = self.updated_norms(frozen.clone(), &factors, scale);
+            Norms { frozen, updated }
+        });
+        self.lora = Some(Lora {
+            factors,
+            scale,
+            norms,
+            initial: None,
+        });
+    }
+
+    /// Takes `scale · B·A` of these out of the weight of an adapted linear.
+    pub fn take_out(&mut self, initial: Factors) {
+        if let Some(lora) = &mut self.lora {
+            let part = initial.b.clone().matmul(initial.a.clone()) * lora.scale;
+            self.weight = self.weight.minus(part);
+            lora.initial = Some(initial);
+        }
+    }
+
+    /// Puts changed factors in the place of those attached.
+    pub fn update(&mut self, factors: Factors) {
+        let Some(mut lora) = self.lora.take() else { return };
+        if let Some(norms) = &mut lora.norms {
+            norms.updated = self.updated_norms(norms.frozen.clone(), &factors, lora.scale);
+        }
+        self.lora = Some(Lora { factors, ..lora });
+    }
+
+    /// `‖Wᵢ‖²` of each row of the weight.
+    fn squared_norms(&self) -> Tensor<2> {
+        let weight = self.weight.dense(ADAPTER);
+        (weight.clone() * weight).sum_dim(1).transpose()
+    }
+
+    /// `‖Wᵢ + s·Bᵢ·A‖ = √(‖Wᵢ‖² + 2s·Bᵢ·(W·Aᵀ)ᵢ + s²·Bᵢ·A·Aᵀ·Bᵢᵀ)`: a product with `r` columns in place of the dense sum.
+    fn updated_norms(&self, frozen: Tensor<2>, factors: &Factors, scale: f64) -> Tensor<2> {
+        let Factors { a, b, .. } = factors;
+        let dtype = match &self.weight {
+            Frozen::Dense(weight) => weight.dtype(),
+            _ => ADAPTER,
+        };
+        let along = ops::linear(a.clone().cast(dtype), &self.weight)
+            .cast(ADAPTER)
+            .transpose();
+        let own = b.clone().matmul(a.clone().matmul(a.clone().transpose()));
+        let added = (b.clone() * (along * 2.0 + own * scale)).sum_dim(1) * scale;
+        (frozen + added.transpose()).sqrt()
     }
 }

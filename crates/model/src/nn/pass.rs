@@ -1,6 +1,7 @@
 //! What one run through the blocks carries along: segments, angles, noise, and either a tape or a cache.
 use super::{Angles, Cache};
 use crate::causal_lm::Noise;
+use crate::lora::Factors;
 use crate::ops::{self, Segments, attention::AttentionCfg};
 use burn::tensor::Tensor;
 use std::cell::RefCell;
@@ -8,15 +9,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// `(A, B)` of adapters by module path.
-pub type ByPath = BTreeMap<Arc<str>, (Tensor<2>, Tensor<2>)>;
+pub type ByPath = BTreeMap<Arc<str>, Factors>;
 
 /// The adapter leaves of one block's tape, by module path.
 #[derive(Default)]
 pub struct Tape {
-    leaves: RefCell<BTreeMap<Arc<str>, (Tensor<2>, Tensor<2>)>>,
+    leaves: RefCell<BTreeMap<Arc<str>, Factors>>,
 }
 impl Tape {
-    pub fn into_leaves(self) -> BTreeMap<Arc<str>, (Tensor<2>, Tensor<2>)> {
+    pub fn into_leaves(self) -> BTreeMap<Arc<str>, Factors> {
         self.leaves.into_inner()
     }
 }
@@ -84,13 +85,13 @@ impl<'a> Pass<'a> {
     }
 
     /// The adapter's factors: as they are, or as leaves of the tape.
-    pub fn leaves(&self, path: &Arc<str>, a: &Tensor<2>, b: &Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+    pub fn leaves(&self, path: &Arc<str>, factors: &Factors) -> Factors {
         let placed = self.adapters.as_ref().and_then(|adapters| adapters.get(path));
-        let (a, b) = placed.map_or((a, b), |(a, b)| (a, b));
+        let factors = placed.unwrap_or(factors);
         let Some(tape) = self.tape else {
-            return (a.clone(), b.clone());
+            return factors.clone();
         };
-        let leaves = (a.clone().autodiff().require_grad(), b.clone().autodiff().require_grad());
+        let leaves = factors.clone().map(|factor| factor.autodiff().require_grad());
         tape.leaves.borrow_mut().insert(path.clone(), leaves.clone());
         leaves
     }

@@ -139,6 +139,7 @@ mod tests {
                 scale: 2.0,
                 a: values(4 * inputs),
                 b: values(4 * outputs),
+                m: None,
             };
             (name.trim_end_matches(".weight").to_string(), pair)
         };
@@ -174,7 +175,7 @@ mod tests {
                         found
                             .1
                             .into_iter()
-                            .flat_map(|(a, b)| [host(a), host(b)])
+                            .flat_map(|gradients| gradients.into_iter().map(host))
                             .collect::<Vec<_>>(),
                     )
                 };

@@ -133,7 +133,7 @@ impl Measured {
             StoredType::BF16 => 2f64.powi(-9),
             StoredType::F16 => 2f64.powi(-12),
             // A step of 1/127 of the largest of 32 numbers.
-            StoredType::Ggml(_) => 2f64.powi(-6),
+            StoredType::Ggml(_) => 2f64.powi(-7),
             _ => return 1e-2,
         };
         2.0 * rounding * self.largest_logit() * (blocks as f64).sqrt()

@@ -9,6 +9,7 @@
 //! Blocks below the lowest adapter need neither: no gradient goes there.
 use crate::causal_lm::{Input, Keep, Losses, Noise};
 use crate::family::Family;
+use crate::lora::Factors;
 use crate::nn::{Angles, ByPath, Pass, Tape};
 use crate::noise;
 use crate::ops::{self, Segment, Segments};

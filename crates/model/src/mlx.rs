@@ -96,6 +96,7 @@ pub fn read(dir: &Path) -> Result<BTreeMap<String, LoraPair>> {
             scale,
             a: transpose(&file.read_f32(name)?, *r),
             b: transpose(&file.read_f32(&b)?, outputs),
+            m: None,
         };
         pairs.insert(path.to_string(), pair);
     }

@@ -27,6 +27,7 @@ pub fn portable(adapter: &Adapter, base: &Checkpoint) -> Result<Adapter> {
                 scale: 1.0,
                 a: vec![0.0; r * inputs],
                 b: vec![0.0; outputs * r],
+                m: None,
             };
             let targets = &mut adapter.config.target_modules;
             let by_path = targets.contains(&path);
@@ -68,13 +69,15 @@ pub fn folded(adapter: &Adapter) -> Result<Adapter> {
     Ok(Adapter { config, pairs })
 }
 
-/// What an update `B·A` cannot say, by name: adapters on embedding or head, which no server takes beside the others.
+/// What an update `B·A` cannot say, by name: DoRA's magnitudes; adapters on embedding or head, which no server takes beside the
+/// others.
 fn unfoldable(adapter: &Adapter) -> Vec<String> {
     let outside = |path: &&String| crate::peft::layer_of(path).is_none();
     let outside = adapter.pairs.keys().filter(outside);
-    outside
-        .map(|path| format!("`{path}` lies outside the blocks, where servers load no adapter"))
-        .collect()
+    let outside = outside.map(|path| format!("`{path}` lies outside the blocks, where servers load no adapter"));
+    let dora = adapter.config.use_dora;
+    let dora = dora.then(|| "it has DoRA's magnitudes, which servers cannot load".to_string());
+    dora.into_iter().chain(outside).collect()
 }
 
 fn leaf(path: &str) -> &str {

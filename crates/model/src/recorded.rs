@@ -6,8 +6,8 @@
 use crate::backprop::{self, Staged};
 use crate::causal_lm::{AdapterTensors, CausalLm, Input, Keep, Losses, Noise};
 use crate::graph::Captured;
-use crate::memory;
 use crate::lora::Factors;
+use crate::memory;
 use crate::nn::ByPath;
 use crate::ops::{self, Segments, clock, switch, tch::fixed};
 use crate::precision::{DeviceKind, Precision, Stored};
@@ -191,7 +191,7 @@ impl Made {
     fn difference(&self, wanted: &Self, adapters: &[AdapterTensors]) -> f32 {
         let parts = |made: &Self| -> Vec<Tensor<1>> {
             let pairs = cut(&made.gradients, adapters).into_iter();
-            let gradients = pairs.flat_map(|(a, b)| [a, b]).map(|t| t.reshape([-1]));
+            let gradients = pairs.flatten().map(|t| t.reshape([-1]));
             gradients.chain([made.losses.clone()]).collect()
         };
         let square = |t: Tensor<1>| (t.clone() * t).sum();
@@ -225,7 +225,7 @@ struct Step {
 }
 
 /// Losses, and the gradients of their sum for each adapter.
-type Results = (Losses, Vec<(Tensor<2>, Tensor<2>)>);
+type Results = (Losses, Vec<Factors>);
 
 #[derive(Default)]
 pub struct Recorder {
@@ -330,7 +330,13 @@ fn serves(model: &CausalLm, keep: Keep, noise: Noise) -> bool {
     let plain = model.adapters().iter().all(|adapter| adapter.factors.m.is_none());
     let attention = DeviceKind::of(model.device()) != DeviceKind::Cuda
         || compute == DType::BF16 && switch::is_on("attention") && switch::is_on("attention.flash");
-    switch::is_on("graph") && dense && plain && attention && noise.dropout == 0.0 && keep.offloaded == 0 && !clock::is_on()
+    switch::is_on("graph")
+        && dense
+        && plain
+        && attention
+        && noise.dropout == 0.0
+        && keep.offloaded == 0
+        && !clock::is_on()
 }
 
 #[cfg(test)]

@@ -90,7 +90,12 @@ fn adapter(config: &AdapterConfig) -> String {
         "Rank {}, alpha {}{}, on {}{}.",
         config.r,
         config.lora_alpha,
-        if config.use_rslora { " (rsLoRA)" } else { "" },
+        match (config.use_rslora, config.use_dora) {
+            (true, true) => " (rsLoRA, DoRA)",
+            (true, false) => " (rsLoRA)",
+            (false, true) => " (DoRA)",
+            (false, false) => "",
+        },
         config.target_modules.join(", "),
         held.unwrap_or_default(),
     )

@@ -192,7 +192,9 @@ const SUMMED: usize = 1024;
 /// Each sum is one of its own: a sum over all elements at once would depend on which thread came first, and a resumed run must
 /// repeat to the bit.
 pub fn squared_norms(gradients: &[Factors]) -> Tensor<1> {
-    let parts = gradients.iter().flat_map(|g| g.as_ref().map(|t| t.clone().reshape([-1])));
+    let parts = gradients
+        .iter()
+        .flat_map(|g| g.as_ref().map(|t| t.clone().reshape([-1])));
     let mut parts: Vec<Tensor<1>> = parts.collect();
     let elements: usize = parts.iter().map(|part| part.dims()[0]).sum();
     if let Some(first) = parts.first() {

@@ -15,7 +15,9 @@ use crate::schedule::LearningRate;
 use crate::step::{StepOptions, StepResult, accumulate, step};
 use crate::tensorboard::TensorBoard;
 use crate::watch::{EvalMetrics, Event, StepMetrics, Watch};
-use crate::{Result, TrainError, adapter_out, continued, files, memory, plan::Plan, receipt, settings::Settings, svg};
+use crate::{
+    Result, TrainError, adapter_out, continued, files, memory, plan::Plan, receipt, serving, settings::Settings, svg,
+};
 use serde::Serialize;
 use serde_json::json;
 use std::cell::OnceCell;
@@ -24,8 +26,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 use tune_data::{Batch, Loader};
 use tune_model::causal_lm::sizes;
-use tune_model::ops::switch;
 use tune_model::lora::Init;
+use tune_model::ops::switch;
 use tune_model::{CausalLm, DeviceKind, staging};
 
 /// How a run is started.

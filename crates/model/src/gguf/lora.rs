@@ -105,6 +105,7 @@ pub fn read(path: &Path, base: &Checkpoint) -> Result<BTreeMap<String, LoraPair>
             scale,
             a,
             b,
+            m: None,
         };
         pairs.insert(module, pair);
     }

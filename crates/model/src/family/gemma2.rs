@@ -147,7 +147,7 @@ impl Config {
     /// Which layers are local: by `layer_types`, or all but every `pattern`th.
     pub(super) fn local_layers(&self, base: &Checkpoint, pattern: usize) -> Result<Vec<bool>> {
         let Some(types) = &self.layer_types else {
-            let local = (1..=self.num_hidden_layers).map(|number| number % pattern.max(1) != 0);
+            let local = (1..=self.num_hidden_layers).map(|number| !number.is_multiple_of(pattern.max(1)));
             return Ok(local.collect());
         };
         if types.len() != self.num_hidden_layers {

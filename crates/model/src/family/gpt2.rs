@@ -86,7 +86,7 @@ impl Gpt2 {
             return Err(unsupported(base, "add_cross_attention is true, wanted a decoder alone"));
         }
         let d = cfg.n_embd;
-        if cfg.n_head == 0 || d % cfg.n_head != 0 {
+        if cfg.n_head == 0 || !d.is_multiple_of(cfg.n_head) {
             let problem = format!("{} attention heads do not divide n_embd, {d}", cfg.n_head);
             return Err(unsupported(base, problem));
         }

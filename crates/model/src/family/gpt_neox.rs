@@ -89,7 +89,7 @@ impl GptNeox {
             }
         };
         let (d, heads, inner) = (cfg.hidden_size, cfg.num_attention_heads, cfg.intermediate_size);
-        if heads == 0 || d % heads != 0 {
+        if heads == 0 || !d.is_multiple_of(heads) {
             let problem = format!("{heads} attention heads do not divide hidden_size, {d}");
             return Err(unsupported(base, problem));
         }

@@ -15,12 +15,12 @@ fn tune(dir: &Path, args: &[&str]) -> Command {
     command
 }
 
-fn output(dir: &Path, args: &[&str]) -> Output {
+pub fn output(dir: &Path, args: &[&str]) -> Output {
     tune(dir, args).output().expect("the program starts")
 }
 
 /// Exit code, stdout and stderr in one text, free of what differs from run to run.
-fn told(dir: &Path, args: &[&str]) -> String {
+pub fn told(dir: &Path, args: &[&str]) -> String {
     let out = output(dir, args);
     let text = format!(
         "$ tune {}\nexit {}\n--- stdout\n{}--- stderr\n{}",

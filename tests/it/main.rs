@@ -5,6 +5,7 @@ mod cli;
 mod encoder;
 mod export;
 mod golden;
+mod import;
 mod parity;
 mod settings;
 mod training;

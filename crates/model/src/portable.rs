@@ -168,6 +168,7 @@ mod tests {
             scale: 1.0,
             a: vec![1.0; inputs],
             b: vec![1.0; outputs],
+            m: None,
         };
         let adapter = |target: &str| Adapter {
             config: AdapterConfig {

@@ -378,7 +378,7 @@ mod tests {
     }
 
     fn values((losses, gradients): &Results) -> Vec<f32> {
-        let gradients = gradients.iter().flat_map(|(a, b)| [a, b]);
+        let gradients = gradients.iter().flat_map(|g| g.as_ref());
         let gradients = gradients.flat_map(|t| t.clone().into_data().iter::<f32>().collect::<Vec<_>>());
         losses.0.clone().into_data().iter().chain(gradients).collect()
     }
@@ -387,7 +387,7 @@ mod tests {
         let updated = pairs(model).into_iter().zip(gradients);
         model.set_adapters(
             updated
-                .map(|((a, b), (da, db))| (a - da * 1e-2, b - db * 1e-2))
+                .map(|(factors, gradients)| factors.zip(gradients).map(|(t, dt)| t - dt * 1e-2))
                 .collect(),
         );
     }
@@ -489,7 +489,7 @@ mod tests {
     fn a_recorded_step_reads_the_adapters_it_is_given() {
         let (good, mut blank) = (adapted("llama-gqa-tied"), adapted("llama-gqa-tied"));
         let nothing = pairs(&blank).into_iter();
-        blank.set_adapters(nothing.map(|(a, b)| (a * f32::NAN, b * f32::NAN)).collect());
+        blank.set_adapters(nothing.map(|factors| factors.map(|t| t * f32::NAN)).collect());
         let (input, keep) = (input(&[30, 20], 20), Keep::default());
         let staged = Shape::of(&input).stage(&good, &input, Noise::default());
         let wanted = Made::by(&good, staged.clone(), keep);

@@ -341,6 +341,8 @@ mod tests {
             alpha: 8.0,
             dropout: 0.0,
             rslora: false,
+            dora: false,
+            init: Default::default(),
             targets: Targets::AllLinear,
             layers: None,
             rank_pattern: Vec::new(),

@@ -225,6 +225,7 @@ mod tests {
             path: "p".into(),
             factors: Factors { a, b, m },
             scale: 1.0,
+            transposed: false,
             initial: None,
         }
     }

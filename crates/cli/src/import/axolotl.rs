@@ -77,7 +77,7 @@ const RULES: Table = &[
     ("lora_target_parameters", Lost("adapters are on linears")),
     ("lora_modules_to_save", TO_SAVE),
     ("lora_fan_in_fan_out", Needless("the family says how its matrices lie")),
-    ("lora_model_dir", GO_ON),
+    ("lora_model_dir", Same("lora.adapter")),
     ("lora_on_cpu", COMPUTING),
     ("lora_mlp_kernel", COMPUTING),
     ("lora_qkv_kernel", COMPUTING),

@@ -24,11 +24,8 @@ pub const IMAGES: &str = "this trains on images, tune on text alone";
 pub const TEXT_INSTEAD: &str = "take a language model, rows of text, and remove this key";
 pub const NEW_TOKENS: Rule =
     Rule::Lost("the base's tokenizer stays as it is: use tokens it has, or write the markers as plain text");
-pub const DORA: Rule = Rule::Lost("no DoRA: a higher lora.r, or lora.rslora, is what gives more capacity");
-pub const START: Rule = Rule::Lost("A starts random and B at zero, as by default in PEFT");
-pub const GO_ON: Rule = Rule::Lost(
-    "a run starts a fresh adapter: merge the old one by `tune export OLD --merged DIR` and take DIR as model.base",
-);
+pub const DORA: Rule = Rule::By(dora);
+pub const START: Rule = Rule::By(start);
 pub const RESUME: Rule = Rule::Lost("`tune train --resume` goes on with runs of tune alone");
 pub const COUNT: Rule = Rule::Lost("files are read whole: cut the file, or give it a weight below 1 in data.train");
 pub const LOSS: Rule = Rule::Lost("the loss is the cross-entropy of what is learned");
@@ -253,6 +250,32 @@ pub fn unnamed_targets(moving: &mut Move) {
         "no targets were named, and PEFT then takes a few by family (q_proj and v_proj for Llama and its like): \
          lora.targets = \"all-linear\" usually learns better",
     );
+}
+
+fn dora(moving: &mut Move, key: &str, value: &Value) {
+    if value == &Value::Bool(false) {
+        return moving.off(key);
+    }
+    moving.change(
+        key,
+        "lora.dora",
+        true,
+        "no server loads DoRA adapters: export it merged",
+    );
+    moving.put(key, "output.serve_target", vec!["peft"].into());
+}
+
+fn start(moving: &mut Move, key: &str, value: &Value) {
+    let named = value.as_str().is_some_and(|name| name.starts_with("pissa"));
+    match value {
+        Value::Bool(false) => moving.off(key),
+        Value::Bool(true) if key == "pissa_init" => moving.change(key, "lora.init", "pissa", "as there"),
+        _ if named => moving.change(key, "lora.init", "pissa", "by a randomized decomposition"),
+        _ => moving.drop(
+            key,
+            "A starts random and B at zero, as by default in PEFT, or lora.init = \"pissa\"",
+        ),
+    }
 }
 
 fn optimizer(moving: &mut Move, key: &str, value: &Value) {

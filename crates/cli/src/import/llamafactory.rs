@@ -43,9 +43,12 @@ const SFT_INSTEAD: &str = "train on the answers that are wanted, by `stage: sft`
 const RULES: Table = &[
     ("model_name_or_path", Same("model.base")),
     ("model_revision", Same("model.revision")),
-    ("adapter_name_or_path", GO_ON),
-    ("adapter_folder", GO_ON),
-    ("create_new_adapter", GO_ON),
+    ("adapter_name_or_path", Same("lora.adapter")),
+    ("adapter_folder", Lost("name the folder whole, in lora.adapter")),
+    (
+        "create_new_adapter",
+        Lost("merge the old one by `tune export OLD --merged DIR` and take DIR as model.base"),
+    ),
     ("cache_dir", Needless("the hub's cache is where HF_HOME says")),
     ("use_fast_tokenizer", LOADING),
     ("split_special_tokens", LOADING),

@@ -76,7 +76,10 @@ const RULES: Table = &[
     ("save_every", With),
     ("steps_per_report", LOGGING),
     ("adapter_path", Same("output.dir")),
-    ("resume_adapter_file", GO_ON),
+    (
+        "resume_adapter_file",
+        Lost("lora.adapter takes adapters in PEFT's layout alone"),
+    ),
     ("grad_checkpoint", COMPUTING),
     ("clear_cache_threshold", COMPUTING),
     ("wandb", TRACKERS),

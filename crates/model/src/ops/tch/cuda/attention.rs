@@ -256,6 +256,7 @@ mod tests {
                 scale: 1.0,
                 window,
                 causal: true,
+                softcap: None,
                 segments: Segments::OnDevice {
                     starts: burn::tensor::Tensor::from_data(starts, (&crate::libtorch::cpu(), DType::I32)),
                     longest,

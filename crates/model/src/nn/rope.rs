@@ -158,9 +158,8 @@ impl Rope {
                 Some((short_to, long)) if tokens > *short_to => (true, long),
                 _ => (false, &self.inverse_frequencies),
             };
-            for row in rows[0]..rows[1] {
-                let position = positions[row];
-                let first = *known.entry((position, long)).or_insert(row);
+            for (row, position) in positions.iter().enumerate().take(rows[1]).skip(rows[0]) {
+                let first = *known.entry((*position, long)).or_insert(row);
                 if first < row {
                     let same = first * half..(first + 1) * half;
                     cos.extend_from_within(same.clone());
@@ -169,7 +168,7 @@ impl Rope {
                 }
                 for frequency in frequencies {
                     // The product in f32, as transformers has it; it matters at long positions.
-                    let angle = (position as f32 * frequency) as f64;
+                    let angle = (*position as f32 * frequency) as f64;
                     cos.push((angle.cos() * self.attention_factor) as f32);
                     sin.push((angle.sin() * self.attention_factor) as f32);
                 }

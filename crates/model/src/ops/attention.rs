@@ -16,6 +16,7 @@ pub struct Segment {
 
 /// Those of a pass, in order.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // A few exist at a time.
 pub enum Segments {
     Listed(Arc<[Segment]>),
     /// One after the other, queries and keys alike: where each begins, and the end, i32. What stands there may change between

@@ -3,13 +3,14 @@ use crate::environment;
 use crate::printer::Printer;
 use anyhow::Context;
 use burn::tensor::Device;
+use rayon::prelude::*;
 use tune_data::TextTokenizer;
 use tune_model::{Checkpoint, Encoder, EncoderInput};
 use tune_rag::ports::Reranker;
 use tune_rag::{Embedder, Passage, TextKind};
 
-/// Tokens a batch holds at most: enough to fill the cores, small enough for any memory.
-const BATCH_TOKENS: usize = 4096;
+/// Tokens a batch holds at most: enough to fill the cores to its end, small enough for any memory.
+const BATCH_TOKENS: usize = 16_384;
 
 pub struct BertEncoder {
     encoder: Encoder,
@@ -114,7 +115,7 @@ impl Embedder for BertEncoder {
             TextKind::Query => &self.prefixes.query,
             TextKind::Passage => &self.prefixes.passage,
         };
-        let inputs = texts.iter().map(|text| self.encoded(format!("{prefix}{text}")));
+        let inputs = texts.par_iter().map(|text| self.encoded(format!("{prefix}{text}")));
         by_length(&inputs.collect::<anyhow::Result<Vec<_>>>()?, |batch| {
             self.encoder.embed(batch)
         })
@@ -123,7 +124,7 @@ impl Embedder for BertEncoder {
 
 impl Reranker for BertEncoder {
     fn score(&self, query: &str, passages: &[&Passage]) -> anyhow::Result<Vec<f64>> {
-        let pairs = passages.iter().map(|passage| {
+        let pairs = passages.par_iter().map(|passage| {
             let encoded = self.tokenizer.encode_pair(query, &passage.text)?;
             Ok(EncoderInput {
                 tokens: encoded.tokens,

@@ -1,4 +1,5 @@
 //! A tokenizer without a chat: texts and pairs of texts to what an encoder reads.
+use crate::words::Splitter;
 use crate::{DataError, Result};
 use tokenizers::{EncodeInput, Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy};
 
@@ -13,6 +14,8 @@ pub struct TextTokenizer {
     /// Cuts single texts, and of a pair the second, to the length an encoder sees.
     cutting: Tokenizer,
     whole: Tokenizer,
+    /// Counts faster, where it can.
+    splitter: Option<Splitter>,
 }
 
 impl TextTokenizer {
@@ -29,12 +32,22 @@ impl TextTokenizer {
             stride: 0,
         };
         cutting.with_truncation(Some(cut)).map_err(broken)?;
-        Ok(Self { cutting, whole })
+        Ok(Self {
+            splitter: Splitter::new(&whole, tokenizer_json),
+            cutting,
+            whole,
+        })
     }
 
     /// Tokens of the whole text, without special ones.
     pub fn count(&self, text: &str) -> usize {
-        self.whole.encode_fast(text, false).map_or(0, |encoding| encoding.len())
+        let Some(splitter) = &self.splitter else {
+            return self.whole.encode_fast(text, false).map_or(0, |encoding| encoding.len());
+        };
+        let mut tokens = Vec::with_capacity(text.len() / 3);
+        splitter
+            .encode(&self.whole, text, &mut tokens)
+            .map_or(0, |()| tokens.len())
     }
 
     /// One text, cut where it is too long.

@@ -1,12 +1,12 @@
-//! Byte-level BPE, several times faster than asking the tokenizer for a whole text: the text is cut where the
-//! tokenizer itself always cuts, and the tokens of each word are remembered.
+//! Byte-level BPE and BERT's WordPiece, several times faster than asking the tokenizer for a whole text: the text is cut
+//! where the tokenizer itself always cuts, and the tokens of each word are remembered.
 //!
 //! ```text
 //! "He said so,\nhe did"  ->  "He" | " said" | " so,\n" | "he" | " did"
 //! ```
 //! Between a character that is no blank and a space, and behind a newline between two such characters, every
-//! pre-tokenizer listed here begins a new piece, so the pieces' tokens are the text's tokens. Other tokenizers (SentencePiece, or tokens that swallow blanks) are
-//! asked for the whole text.
+//! pre-tokenizer listed here begins a new piece, so the pieces' tokens are the text's tokens. Other tokenizers
+//! (SentencePiece, or tokens that swallow blanks) are asked for the whole text.
 use serde_json::Value;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -56,12 +56,18 @@ impl Splitter {
             pre_tokenizer: Option<Value>,
         }
         let parts: Parts = serde_json::from_slice(json).ok()?;
-        let normal = parts.normalizer.is_none_or(|n| n["type"] == "NFC");
+        // BERT's goes character by character, and blanks are borders to its pre-tokenizer, not part of what follows.
+        let pre_tokenizer = parts.pre_tokenizer?;
+        let cuts = match &parts.normalizer {
+            Some(normalizer) if normalizer["type"] == "BertNormalizer" => pre_tokenizer["type"] == "BertPreTokenizer",
+            Some(normalizer) => normalizer["type"] == "NFC" && cuts_at_spaces(&pre_tokenizer),
+            None => cuts_at_spaces(&pre_tokenizer),
+        };
         let added = tokenizer.get_added_tokens_decoder();
         let plain = added
             .values()
             .all(|token| !token.lstrip && !token.rstrip && !token.content.contains(' '));
-        (normal && plain && cuts_at_spaces(&parts.pre_tokenizer?)).then(|| Self {
+        (cuts && plain).then(|| Self {
             id: IDS.fetch_add(1, Ordering::Relaxed),
         })
     }
@@ -237,6 +243,28 @@ pub(crate) mod tests {
         .unwrap()
     }
 
+    /// As BERT's, with words for what the test below makes up.
+    fn word_piece(uncased: bool) -> Value {
+        let vocab = [
+            "[UNK]", "a", "the", "th", "##e", "e", "1", "##2", "##s", "s", "'", ".", ",", "|", "<", ">", "##a",
+        ];
+        let vocab: serde_json::Map<_, _> = vocab
+            .into_iter()
+            .map(str::to_owned)
+            .zip((0..).map(Value::from))
+            .collect();
+        json!({
+            "version": "1.0", "truncation": null, "padding": null,
+            "added_tokens": [{"id": 0, "content": "[UNK]", "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true}],
+            "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+                "strip_accents": null, "lowercase": uncased},
+            "pre_tokenizer": {"type": "BertPreTokenizer"}, "post_processor": null, "decoder": null,
+            "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": 100, "vocab": vocab}
+        })
+    }
+
     pub fn gpt2() -> Value {
         json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true})
     }
@@ -284,9 +312,12 @@ pub(crate) mod tests {
             trim: bool,
         ) {
             let text = parts.concat();
-            for pre_tokenizer in pre_tokenizers() {
+            let bytes = pre_tokenizers().into_iter().map(|pre_tokenizer| {
                 let mut json: Value = serde_json::from_slice(&byte_level(&["<|e|>"], pre_tokenizer)).unwrap();
                 json["post_processor"] = if trim { gpt2() } else { Value::Null };
+                json
+            });
+            for json in bytes.chain([word_piece(trim)]) {
                 let json = serde_json::to_vec(&json).unwrap();
                 let tokenizer = Tokenizer::from_bytes(&json).unwrap();
                 let splitter = Splitter::new(&tokenizer, &json).unwrap();

@@ -4,9 +4,14 @@ use crate::checkpoint::Checkpoint;
 use crate::load::{At, Weights};
 use crate::nn::{LayerNorm, Linear, Pass};
 use crate::ops::{self, Gelu, Segment, Segments, attention::AttentionCfg};
+use crate::precision::is_flex;
 use crate::{ModelError, Precision, Result};
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use rayon::prelude::*;
 use serde::Deserialize;
+
+/// Tokens a core takes at once, a longer text alone: enough for the products to run at full speed.
+const GROUP_TOKENS: usize = 512;
 
 #[derive(Debug, Clone, Deserialize)]
 struct Config {
@@ -135,9 +140,48 @@ impl Encoder {
     /// # Errors
     /// For no tokens, for more than [`Self::max_tokens`], and for ids outside the vocabulary.
     pub fn embed(&self, texts: &[EncoderInput]) -> Result<Vec<Vec<f32>>> {
+        self.grouped(texts, |texts| self.embed_together(texts))
+    }
+
+    /// The relevance logit of each pair, higher is better.
+    ///
+    /// # Errors
+    /// As [`Self::embed`], and where the base has no classifier with one output.
+    pub fn relevance(&self, pairs: &[EncoderInput]) -> Result<Vec<f32>> {
+        let head = self.relevance.as_ref().ok_or(ModelError::NotACrossEncoder)?;
+        self.grouped(pairs, |pairs| self.relevance_together(pairs, head))
+    }
+
+    /// On flex a core takes a few texts through all layers by itself: what lies between two products stays in its cache, and
+    /// no core waits for another. Elsewhere all texts are one batch.
+    fn grouped<T: Send>(
+        &self,
+        texts: &[EncoderInput],
+        run: impl Fn(&[EncoderInput]) -> Result<Vec<T>> + Sync,
+    ) -> Result<Vec<T>> {
         if texts.is_empty() {
             return Ok(Vec::new());
         }
+        if !is_flex(&self.device) {
+            return run(texts);
+        }
+        let mut groups: Vec<&[EncoderInput]> = Vec::new();
+        let mut rest = texts;
+        while !rest.is_empty() {
+            let mut tokens = 0;
+            let fits = rest.iter().take_while(|text| {
+                tokens += text.tokens.len();
+                tokens <= GROUP_TOKENS
+            });
+            let (group, later) = rest.split_at(fits.count().max(1));
+            groups.push(group);
+            rest = later;
+        }
+        let results: Vec<Vec<T>> = groups.into_par_iter().map(&run).collect::<Result<_>>()?;
+        Ok(results.into_iter().flatten().collect())
+    }
+
+    fn embed_together(&self, texts: &[EncoderInput]) -> Result<Vec<Vec<f32>>> {
         let (hidden, starts) = self.forward(texts)?;
         let values: Vec<f32> = hidden.into_data().iter::<f32>().collect();
         let text = |range: &[usize]| {
@@ -158,15 +202,7 @@ impl Encoder {
         Ok(starts.windows(2).map(text).collect())
     }
 
-    /// The relevance logit of each pair, higher is better.
-    ///
-    /// # Errors
-    /// As [`Self::embed`], and where the base has no classifier with one output.
-    pub fn relevance(&self, pairs: &[EncoderInput]) -> Result<Vec<f32>> {
-        let head = self.relevance.as_ref().ok_or(ModelError::NotACrossEncoder)?;
-        if pairs.is_empty() {
-            return Ok(Vec::new());
-        }
+    fn relevance_together(&self, pairs: &[EncoderInput], head: &Relevance) -> Result<Vec<f32>> {
         let (hidden, starts) = self.forward(pairs)?;
         let first: Vec<i32> = starts[..starts.len() - 1].iter().map(|s| *s as i32).collect();
         let first = hidden.select(0, indices(first, &self.device));

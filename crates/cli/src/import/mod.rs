@@ -545,7 +545,7 @@ mod tests {
     const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/goldens/import");
 
     fn fixtures(refused: bool) -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(FIXTURES).unwrap().map(|entry| entry.unwrap().path());
+        let entries = fs_err::read_dir(FIXTURES).unwrap().map(|entry| entry.unwrap().path());
         let mut fixtures: Vec<_> = entries
             .filter(|path| path.extension().is_some_and(|extension| extension == "yml"))
             .filter(|path| stem(path).starts_with("refused-") == refused)
@@ -561,7 +561,7 @@ mod tests {
     fn config(text: &str) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("theirs.yml");
-        std::fs::write(&path, text).unwrap();
+        fs_err::write(&path, text).unwrap();
         (dir, path)
     }
 
@@ -623,7 +623,7 @@ mod tests {
                 panic!("{name} is refused");
             };
             let out = dir.path().join("c.toml");
-            std::fs::write(&out, &imported.toml).unwrap();
+            fs_err::write(&out, &imported.toml).unwrap();
             let settings = resolve(&out, &[])
                 .unwrap_or_else(|error| panic!("{name}: {error}"))
                 .settings;
@@ -802,10 +802,10 @@ mod tests {
         let text =
             "model_name_or_path: m\nstage: sft\nfinetuning_type: lora\ndataset: ours, chats\ndataset_dir: sets\n";
         let (dir, path) = config(text);
-        std::fs::create_dir(dir.path().join("sets")).unwrap();
+        fs_err::create_dir(dir.path().join("sets")).unwrap();
         let info = r#"{"ours": {"file_name": "o.json", "columns": {"prompt": "question", "response": "answer"}},
             "chats": {"hf_hub_url": "org/chats", "formatting": "sharegpt", "split": "test"}, "pairs": {"ranking": true}}"#;
-        std::fs::write(dir.path().join("sets/dataset_info.json"), info).unwrap();
+        fs_err::write(dir.path().join("sets/dataset_info.json"), info).unwrap();
         let Outcome::Config(imported) = import(&path, None, None).unwrap() else {
             panic!("refused");
         };
@@ -814,7 +814,7 @@ mod tests {
             "[\"sets/o.json\", \"data/chats-test.jsonl\"]"
         );
         assert_eq!(value(&imported.toml, "data.prompt_key"), "\"question\"");
-        std::fs::write(&path, text.replace("ours, chats", "pairs")).unwrap();
+        fs_err::write(&path, text.replace("ours, chats", "pairs")).unwrap();
         assert!(matches!(import(&path, None, None).unwrap(), Outcome::Refused { .. }));
     }
 
@@ -823,11 +823,11 @@ mod tests {
         let (dir, path) = config(
             "model: base\ntrain: true\niters: 600\ngrad_accumulation_steps: 2\nnum_layers: 2\nlora_parameters:\n  rank: 16\n  scale: 2.0\n",
         );
-        std::fs::create_dir(dir.path().join("base")).unwrap();
-        std::fs::write(dir.path().join("base/config.json"), r#"{"num_hidden_layers": 4}"#).unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
+        fs_err::create_dir(dir.path().join("base")).unwrap();
+        fs_err::write(dir.path().join("base/config.json"), r#"{"num_hidden_layers": 4}"#).unwrap();
+        let text = fs_err::read_to_string(&path).unwrap();
         let base = dir.path().join("base").display().to_string();
-        std::fs::write(&path, text.replace("model: base", &format!("model: {base}"))).unwrap();
+        fs_err::write(&path, text.replace("model: base", &format!("model: {base}"))).unwrap();
         let Outcome::Config(imported) = import(&path, None, None).unwrap() else {
             panic!("refused");
         };

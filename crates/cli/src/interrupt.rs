@@ -1,4 +1,5 @@
 //! Ctrl-C (and SIGTERM): the first asks to finish what is running, the next ends the program.
+use crate::printer::Printer;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// 0 = something is running that can finish early; 1 = asked to finish, or nothing to finish.
@@ -15,6 +16,16 @@ pub fn install(first: impl Fn() + Send + 'static) -> anyhow::Result<()> {
         } else {
             exit();
         }
+    })?;
+    Ok(())
+}
+
+/// For what keeps each piece of work as it is done: says so and ends.
+pub fn ends(printer: &Printer) -> anyhow::Result<()> {
+    let printer = printer.clone();
+    ctrlc::set_handler(move || {
+        printer.talk("\nstopped; what is done is kept, and the same command goes on");
+        exit();
     })?;
     Ok(())
 }

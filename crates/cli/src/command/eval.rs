@@ -6,7 +6,7 @@ use crate::library::Opened;
 use crate::printer::{Printer, duration, row};
 use crate::resolve::Resolved;
 use crate::watch::Console;
-use crate::{End, device, environment, resolve};
+use crate::{End, device, environment, interrupt, resolve};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,7 @@ pub fn run(args: &Args, printer: &Printer) -> anyhow::Result<End> {
     let (settings, eval) = (&resolved.settings, &resolved.eval);
     eval.validate()?;
     let questions = read_questions(&eval.questions)?;
+    interrupt::ends(printer)?;
     let chosen = device::choose(&settings.device)?;
     let needs_index = eval.chosen().iter().any(|arm| arm.context != Context::None);
     let opened = (needs_index && !resolved.rag.documents.is_empty())

@@ -3,7 +3,7 @@ use crate::args::Index;
 use crate::library::Opened;
 use crate::printer::{Printer, bytes, count, duration, plural};
 use crate::watch::Console;
-use crate::{End, device, environment, resolve};
+use crate::{End, device, environment, interrupt, resolve};
 use tune_rag::index::{self, Progress, Report};
 use tune_rag::settings::{Rag, StoreKind};
 use tune_rag::store::{self, Store};
@@ -22,6 +22,7 @@ pub fn run(args: &Index, printer: &Printer) -> anyhow::Result<End> {
 
 fn make(rag: &Rag, device: &str, printer: &Printer) -> anyhow::Result<End> {
     let mut opened = Opened::open(rag, &device::choose(device)?.device, true, printer)?;
+    interrupt::ends(printer)?;
     let mut console = Console::new(printer);
     let report = index::index(
         &mut *opened.store,

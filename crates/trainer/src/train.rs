@@ -181,6 +181,9 @@ struct Run<'a> {
     begun: Instant,
     /// Held on the device before the weights.
     memory_before: Option<u64>,
+    /// The fastest the device was seen to multiply: in the plan's probe, or in a step that beat it, where other programs had
+    /// slowed the probe.
+    peak_flops: Option<f64>,
 }
 
 /// What changes from step to step on the device.
@@ -226,6 +229,7 @@ impl<'a> Run<'a> {
             board,
             begun: Instant::now(),
             memory_before: memory::used(&start.device),
+            peak_flops: prepared.plan.speed.map(|speed| speed.peak_flops),
         };
         memory::reset_peak(&start.device);
         run.say(Status::Running, None)?;
@@ -407,15 +411,17 @@ impl<'a> Run<'a> {
 
     /// Adds a step to the progress and tells what it was.
     fn count(&mut self, result: &StepResult, lr: f64, loader: &Loader, seconds: f64) -> StepMetrics {
-        let (progress, plan) = (&mut self.progress, &self.prepared.plan);
+        let progress = &mut self.progress;
         progress.step += 1;
         progress.cursor = loader.cursor();
         progress.tokens += result.tokens as u64;
         progress.learned_tokens += result.learned as u64;
         progress.last_loss = result.loss;
         let tokens_per_second = result.tokens as f64 / seconds;
+        let flops = self.prepared.plan.floor_flops_per_token * tokens_per_second;
+        self.peak_flops = self.peak_flops.map(|peak| peak.max(flops));
         StepMetrics {
-            step: progress.step,
+            step: self.progress.step,
             epoch: self.epoch(),
             loss: result.loss,
             lr,
@@ -424,9 +430,7 @@ impl<'a> Run<'a> {
             learned_tokens: self.progress.learned_tokens,
             tokens_per_second,
             learned_tokens_per_second: result.learned as f64 / seconds,
-            floor_share: plan.speed.map_or(0.0, |speed| {
-                plan.floor_flops_per_token * tokens_per_second / speed.peak_flops
-            }),
+            floor_share: self.peak_flops.map_or(0.0, |peak| flops / peak),
             peak_memory_bytes: memory::peak_on(&self.start.device).unwrap_or(0),
         }
     }

@@ -215,7 +215,15 @@ pub fn failures(results: &Results) -> Table {
 /// What was compared, and how, as pairs.
 pub fn identity(results: &Results) -> Vec<(String, String)> {
     let (identity, settings) = (&results.identity, &results.settings);
-    let short = |hash: &str| hash.chars().take(16).collect::<String>();
+    // Weights with an adapter are two hashes, an embedder is its name and its hash.
+    let short = |hashes: &str| {
+        let parts = hashes.split('+').map(|hash| hash.get(..16).unwrap_or(hash));
+        parts.collect::<Vec<_>>().join(" + ")
+    };
+    let named = |name: &str| match name.rsplit_once('@') {
+        Some((name, hash)) => format!("{name} ({})", short(hash)),
+        None => name.to_string(),
+    };
     let mut all = vec![
         ("Questions".to_string(), short(&identity.questions)),
         ("Prompts".into(), short(&identity.prompts)),
@@ -227,7 +235,7 @@ pub fn identity(results: &Results) -> Vec<(String, String)> {
         ));
     }
     all.extend(identity.index.iter().map(|hash| ("Index".into(), short(hash))));
-    all.extend(identity.embedder.iter().map(|name| ("Embedder".into(), name.clone())));
+    all.extend(identity.embedder.iter().map(|name| ("Embedder".into(), named(name))));
     all.push(("New tokens at most".into(), settings.max_new_tokens.to_string()));
     all.push(("Answered together".into(), settings.batch_size.to_string()));
     all.push((

@@ -46,7 +46,7 @@ pub fn run(args: &RaftArgs, printer: &Printer) -> anyhow::Result<End> {
                 args.questions.display(),
                 reasons.join("\n")
             ),
-            "questions need `answers` and `gold`, and the gold documents must be indexed",
+            "questions need `answers` and `gold`, the gold documents an index, and the prompts room: fewer raft.distractors",
         ));
     }
     let mut text = String::new();

@@ -121,7 +121,8 @@ train() {
         say "$run is trained already"
         return
     fi
-    if [[ -e $run/state.json ]]; then go_on=(--resume "$run"); fi
+    # The first file of a run.
+    if [[ -e $run/config.toml ]]; then go_on=(--resume "$run"); fi
     "$tune" train "$config" "${set[@]}" --set "output.dir=$run" "$@" "${go_on[@]}"
 }
 

@@ -3,7 +3,7 @@ use crate::golden::folder;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-fn tune(dir: &Path, args: &[&str]) -> Command {
+pub fn tune(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tune"));
     command
         .current_dir(dir)
@@ -119,6 +119,14 @@ fn wrong_settings() {
     let dir = with_config(|t| t.replace("[lora]", "[lora"));
     insta::assert_snapshot!("not_toml", told(dir.path(), TRAIN));
     insta::assert_snapshot!("no_config", told(dir.path(), &["train", "missing.toml"]));
+    let dir = with_config(|t| {
+        t.replace("r = 2", "r = 9223372036854775807")
+            .replace("grad_accumulation = 1", "grad_accumulation = 9223372036854775807")
+    });
+    insta::assert_snapshot!("values_beyond_any_machine", told(dir.path(), TRAIN));
+    // A data file in the config's place has something wrong in each of its lines.
+    let dir = with_data(&b"{\"prompt\": \"a\", \"response\": \"b\"}\n".repeat(100_000));
+    insta::assert_snapshot!("data_for_a_config", told(dir.path(), &["train", "train.jsonl"]));
     let dir = workplace();
     insta::assert_snapshot!(
         "set_unknown",
@@ -138,6 +146,7 @@ fn wrong_data() {
             "invalid_utf8",
             b"{\"prompt\": \"a\", \"response\": \"b\"}\n{\"prompt\": \"\xff\xfe\", \"response\": \"b\"}\n",
         ),
+        ("utf16", b"\xff\xfe{\0\"\0p\0"),
         ("other_keys", b"{\"question\": \"a\", \"answer\": \"b\"}\n"),
         (
             "mistyped_value",
@@ -151,6 +160,9 @@ fn wrong_data() {
         let dir = with_data(bytes);
         insta::assert_snapshot!(format!("data_{name}"), told(dir.path(), TRAIN));
     }
+    let dir = with_config(|t| t.replace("train.jsonl", "train.csv"));
+    std::fs::write(dir.path().join("train.csv"), "prompt,response\na,b,c\nd\n").unwrap();
+    insta::assert_snapshot!("data_ragged_csv", told(dir.path(), TRAIN));
     let dir = with_config(|t| t.replace("train.jsonl", "nowhere.jsonl"));
     insta::assert_snapshot!("data_missing", told(dir.path(), TRAIN));
     let dir = with_config(|t| t.replace("\"train.jsonl\"", "\"base\""));
@@ -388,6 +400,48 @@ fn settings_shown_can_be_run_again() {
     let shown = values(&out.stdout);
     assert!(shown.contains(&"seed = 7".to_string()), "{shown:?}");
     assert_eq!(shown, values(&again.stdout));
+}
+
+#[test]
+fn what_cannot_be_done_is_said() {
+    let dir = workplace();
+    let dir = dir.path();
+    let bench = |args: &[&str]| {
+        let tiny = ["bench", "--shape", "tiny", "--steps", "1", "--device", "cpu"];
+        told(dir, &[&tiny[..], args].concat())
+    };
+    let said = [
+        bench(&["--seq", "1"]),
+        bench(&["--seq", "99999999999999"]),
+        bench(&["--lora", "99999999999999"]),
+        bench(&["--keep-blocks", "99"]),
+        bench(&["--generate", "--new-tokens", "99999999999999"]),
+        told(
+            dir,
+            &["generate", "--base", "base", "--prompt", "x", "--batch-size", "0"],
+        ),
+        told(dir, &["generate", "--base", "train.jsonl", "--prompt", "x"]),
+        told(dir, &["export", "nowhere", "--merged", "m"]),
+        told(dir, &["train", "config.toml", "--resume", "base"]),
+        told(
+            dir,
+            &[
+                "init",
+                "--base",
+                "base",
+                "--data",
+                "train.jsonl",
+                "--out",
+                "train.jsonl/c.toml",
+            ],
+        ),
+    ];
+    insta::assert_snapshot!("what_cannot_be_done", said.join("\n"));
+    let made = output(
+        dir,
+        &["init", "--base", "base", "--data", "train.jsonl", "--out", "a/b/c.toml"],
+    );
+    assert!(made.status.success() && dir.join("a/b/c.toml").exists());
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn a_config_is_moved_in_and_resolves() {
     assert!(String::from_utf8_lossy(&shown.stdout).contains("alpha = 16.0"));
     let again = output(dir.path(), &["import", "theirs.yml", "--out", "my.toml"]);
     assert!(String::from_utf8_lossy(&again.stderr).contains("already exists"));
-    let printed = output(dir.path(), &["import", "theirs.yml", "--quiet"]);
+    let printed = output(dir.path(), &["import", "theirs.yml", "--out", "-", "--quiet"]);
     assert_eq!(printed.stdout, std::fs::read(dir.path().join("my.toml")).unwrap());
     assert!(printed.stderr.is_empty());
 }

@@ -7,5 +7,6 @@ mod export;
 mod golden;
 mod import;
 mod parity;
+mod rag;
 mod settings;
 mod training;

@@ -4,6 +4,7 @@ use crate::errors::Failure;
 use crate::printer::Printer;
 use anyhow::Context;
 use burn::tensor::Device;
+use serde_json::Value;
 use std::path::Path;
 use std::time::Instant;
 use tune_data::{Codec, Message};
@@ -69,9 +70,20 @@ impl Models {
         let base = open(wanted.base, wanted.revision, printer)?;
         let codec = codec(&base, wanted.chat_template)?;
         let model = CausalLm::load(&base, None, device, precision, &mut |_, _| {})?;
+        let fingerprint = base.fingerprint()?;
+        let given = |dir: &&Path| !dir.as_os_str().is_empty();
+        for dir in [wanted.tuned, wanted.hybrid].into_iter().flatten().filter(given) {
+            if let Some(other) = trained_on_other(dir, &fingerprint) {
+                let dir = dir.display();
+                printer.warning(&format!(
+                    "{dir} was trained on {other}, whose weights are not those of {}",
+                    base.name
+                ));
+            }
+        }
         Ok(Self {
             stop: stop_tokens(&base, &codec),
-            base: base.fingerprint()?,
+            base: fingerprint,
             model,
             codec,
             tuned: wanted.tuned.and_then(|dir| named(dir).transpose()).transpose()?,
@@ -145,6 +157,17 @@ fn named(dir: &Path) -> anyhow::Result<Option<Named>> {
         adapter: Adapter::read(&folder)?,
         identity: blake3::hash(&weights).to_hex().to_string(),
     }))
+}
+
+/// The base that the receipt of a run names, where it is not the one of this fingerprint: an adapter fits any of its shape.
+fn trained_on_other(dir: &Path, fingerprint: &str) -> Option<String> {
+    let mut receipts = [Some(dir), dir.parent()]
+        .into_iter()
+        .flatten()
+        .map(|dir| dir.join("receipt.json"));
+    let receipt: Value = serde_json::from_slice(&receipts.find_map(|path| fs_err::read(path).ok())?).ok()?;
+    let base = &receipt["base"];
+    (base["blake3"].as_str()? != fingerprint).then(|| base["name"].as_str().map(str::to_string))?
 }
 
 impl Answerer for Models {

@@ -41,22 +41,6 @@ pub enum Kind {
     Cpu,
 }
 
-/// `24GiB`, `24GB`, `512MiB` in bytes.
-fn memory_size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit: u64 = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "gib" | "g" => 1 << 30,
-        "mib" | "m" => 1 << 20,
-        "gb" => 1_000_000_000,
-        "mb" => 1_000_000,
-        _ => return Err("wanted a number with GiB, GB, MiB or MB, as in 24GiB".into()),
-    };
-    match digits.trim().parse::<f64>() {
-        Ok(number) if number > 0.0 && number.is_finite() => Ok((number * unit as f64) as u64),
-        _ => Err("wanted a number above 0 before the unit, as in 24GiB".into()),
-    }
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum When {
     Auto,
@@ -152,8 +136,8 @@ pub struct Train {
     /// Start in a run folder that exists, or resume although data or settings changed
     #[arg(long)]
     pub force: bool,
-    /// Plan for this much memory on the device instead of what is free there, e.g. 24GiB (or GB, MiB)
-    #[arg(long, value_name = "SIZE", value_parser = memory_size)]
+    /// Plan for this much memory on the device instead of what is free there, e.g. 24GiB (or 24GB, powers of ten)
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub memory: Option<u64>,
     /// With --dry-run: plan for a kind of device that need not be here
     #[arg(long = "for", value_name = "KIND", requires = "dry_run")]
@@ -168,10 +152,18 @@ pub struct Train {
     pub ops: Ops,
 }
 
+fn ops_help() -> String {
+    let names = tune_model::ops::switch::NAMES.join(", ");
+    format!(
+        "`reference` computes without kernels of ours, slowly; `no-NAME` leaves out one, and several are divided by \
+         commas, as in no-rms_norm.cuda,no-graph\n\nNames: {names}"
+    )
+}
+
 #[derive(Debug, Args)]
 pub struct Ops {
     /// `reference` computes without kernels of ours, slowly; `no-rms_norm.cuda,no-graph` leaves out some
-    #[arg(long = "ops", value_name = "OPS", default_value = "", hide_default_value = true)]
+    #[arg(long = "ops", value_name = "OPS", default_value = "", hide_default_value = true, long_help = ops_help())]
     pub ops: String,
 }
 
@@ -179,7 +171,9 @@ pub struct Ops {
 #[command(after_help = "\
 Examples:
   tune index configs/support/config.toml
-  tune index configs/support/config.toml --to qdrant://localhost:6333/support    move it, without embedding again")]
+  tune index configs/support/config.toml --to qdrant://localhost:6333/support
+
+--to moves an index as it is: nothing is embedded again.")]
 pub struct Index {
     #[command(flatten)]
     pub config: Config,
@@ -238,7 +232,7 @@ pub struct Ask {
 #[command(after_help = "\
 Examples:
   tune eval configs/support/config.toml
-  tune eval configs/support/config.toml --set eval.arms=base,rag --set eval.output=runs/support/eval-rag
+  tune eval configs/support/config.toml --set eval.arms=base,rag --set eval.output=runs/rag
 
 Exit codes: 0 shown better, 3 not shown, 4 worse, 2 fault. Stopped at any moment, the same command goes on.")]
 pub struct Eval {
@@ -249,9 +243,9 @@ pub struct Eval {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  tune advise configs/support/config.toml            from the config's [advise] and what can be counted
+  tune advise configs/support/config.toml            from [advise] and what can be counted
   tune advise configs/support/config.toml --ask      questions in the terminal
-  tune advise runs/support/eval               from what was measured")]
+  tune advise runs/support-eval                      from what was measured")]
 pub struct Advise {
     /// A config, or the results of an evaluation (folder or results.json)
     pub config_or_report: PathBuf,
@@ -260,8 +254,8 @@ pub struct Advise {
     /// Ask the questions of the decision tree in the terminal
     #[arg(long)]
     pub ask: bool,
-    /// Longest wait for an answer, in seconds
-    #[arg(long, value_name = "SECONDS")]
+    /// Longest wait for an answer, in seconds; 0 = any
+    #[arg(long, value_name = "SECONDS", value_parser = at_least_zero)]
     pub latency: Option<f64>,
     /// The advice as JSON
     #[arg(long)]
@@ -327,6 +321,12 @@ pub struct RaftArgs {
 #[derive(Debug, Subcommand)]
 pub enum Data {
     /// Make training rows for a hybrid model: question, gold passage among distractors, answer
+    ///
+    /// Each question (RAFT, retrieval-augmented fine-tuning) becomes a row with the very prompt that `tune ask` builds:
+    /// the passage that holds the answer (gold) among others from the index that do not (distractors), and the answer
+    /// with its citation. Some rows lack the gold passage and are answered by saying so. A model trained on them reads
+    /// its passages. [raft] in the config sets the shares; `tune index` comes first, `tune train` with
+    /// --set data.train=FILE.jsonl after.
     #[command(after_help = "\
 Example:
   tune data raft configs/support/config.toml --questions datasets/support/raft.jsonl --out runs/support/raft.jsonl")]
@@ -394,7 +394,7 @@ pub struct Model {
 #[derive(Debug, Args)]
 pub struct Sampling {
     /// Longest answer, in tokens
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = positive)]
     pub max_new_tokens: usize,
     /// 0 takes the likeliest token every time
     #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = at_least_zero)]
@@ -423,7 +423,7 @@ Examples:
   tune generate --base model.gguf --prompt \"Once upon a time\" --raw --temperature 0.8 --top-p 0.95
   tune generate --adapter runs/support --prompts questions.jsonl --json > answers.jsonl
 
-A prompts file is any data file: a line is {\"prompt\": \"…\"}, {\"messages\": […]} or another known format; a last
+A prompts file is any data file: a line is {\"prompt\": \"…\"}, {\"messages\": […]} or another known format; a last \
 answer is left out.")]
 pub struct Generate {
     #[command(flatten)]
@@ -445,7 +445,7 @@ pub struct Generate {
     #[command(flatten)]
     pub sampling: Sampling,
     /// Prompts answered together
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = positive)]
     pub batch_size: usize,
     /// Print one JSON object a prompt: prompt and answer tokens, text, why it ended
     #[arg(long)]
@@ -461,7 +461,7 @@ Examples:
   tune chat --adapter runs/support
   printf 'Do you ship abroad?\\n' | tune chat --base model.gguf
 
-In the chat: /reset forgets the conversation, /system TEXT sets the system message, /quit ends. Ctrl-C cuts an
+In the chat: /reset forgets the conversation, /system TEXT sets the system message, /quit ends. Ctrl-C cuts an \
 answer short.")]
 pub struct Chat {
     #[command(flatten)]
@@ -677,7 +677,7 @@ pub struct Synthetic {
     /// The same documents, each padded to HIGH tokens, in as many micro-batches as they take
     #[arg(long, value_name = "LOW-HIGH", conflicts_with_all = ["config", "packed"], value_parser = lengths)]
     pub padded: Option<Lengths>,
-    /// Memory the plan may use, e.g. 24GiB; what is free unless given
+    /// Plan for this much memory on the device instead of what is free there, e.g. 24GiB (or 24GB, powers of ten)
     #[arg(long, value_name = "SIZE", conflicts_with = "config", value_parser = bytes)]
     pub memory: Option<u64>,
     /// Blocks that keep their activations; as many as fit unless given
@@ -770,13 +770,13 @@ impl std::fmt::Display for Rival {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  tune import axolotl.yml                                  the config on stdout, the account on stderr
+  tune import axolotl.yml --out -       the config on stdout, the account on stderr
   tune import llama3_lora_sft.yaml --out my.toml
   tune import lora_config.yaml --from mlx --out my.toml
 
-Which trainer a config is for is seen by its keys. Every key of it is accounted for: taken, changed and why, dropped
-and why, or not needed; where a key is left out, the other trainer's default is written, so that the run is the same.
-The account stands in the config as well, and ends with what is left for you to do: data sets of the hub are to be
+Which trainer a config is for is seen by its keys. Every key of it is accounted for: taken, changed and why, dropped \
+and why, or not needed; where a key is left out, the other trainer's default is written, so that the run is the same. \
+The account stands in the config as well, and ends with what is left for you to do: data sets of the hub are to be \
 written to files (the command is given), and what depends on the data is to be looked up.
 
 Full fine-tuning, preferences and rewards (DPO, KTO, PPO, GRPO) are refused: nothing is written, the exit code is 2.")]
@@ -787,7 +787,7 @@ pub struct Import {
     #[arg(long, value_name = "TRAINER")]
     pub from: Option<Rival>,
     /// Where to write the config; `-` prints it. A chat template that stands in the other config goes beside it
-    #[arg(long, value_name = "FILE", default_value = "-")]
+    #[arg(long, value_name = "FILE", default_value = "tune.toml")]
     pub out: PathBuf,
     /// Replace files that exist
     #[arg(long)]

@@ -31,7 +31,8 @@ impl BertEncoder {
     pub fn load(base: &str, device: &Device, printer: &Printer) -> anyhow::Result<Self> {
         let checkpoint = Checkpoint::open(base, &environment::hub(None, false, printer.live && !printer.quiet))?;
         let encoder = Encoder::load(&checkpoint, device)?;
-        let tokenizer = TextTokenizer::new(&checkpoint.text.tokenizer_json, encoder.max_tokens())?;
+        let tokenizer = TextTokenizer::new(&checkpoint.text.tokenizer_json, encoder.max_tokens())
+            .with_context(|| format!("cannot read texts as {base} does"))?;
         Ok(Self {
             identity: format!("{base}@{}", checkpoint.fingerprint()?),
             prefixes: prefixes(&checkpoint)?,

@@ -2,6 +2,7 @@
 use crate::printer::Printer;
 use std::error::Error;
 use std::fmt;
+use std::io::ErrorKind;
 use tune_data::DataError;
 use tune_model::ModelError;
 use tune_rag::RagError;
@@ -54,9 +55,9 @@ impl Error for Failure {
     }
 }
 
-/// The hint nearest to the cause that has one, outermost first.
+/// The hint nearest to the cause that has one, outermost first; else what helps against a failure of the system.
 fn hint(error: &anyhow::Error) -> Option<String> {
-    error.chain().find_map(|cause| {
+    let said = error.chain().find_map(|cause| {
         let failure = cause.downcast_ref::<Failure>().map(|failure| failure.hint.clone());
         failure
             .or_else(|| cause.downcast_ref::<TrainError>().and_then(TrainError::hint))
@@ -65,6 +66,21 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             .or_else(|| cause.downcast_ref::<RagError>().and_then(RagError::hint))
             .or_else(|| cause.downcast_ref::<EvalError>().and_then(EvalError::hint))
             .or_else(|| cause.downcast_ref::<QuestionError>().and_then(QuestionError::hint))
+    });
+    let mut io = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    said.or_else(|| io.find_map(|cause| Some(io_hint(cause.kind())?.to_string())))
+}
+
+fn io_hint(kind: ErrorKind) -> Option<&'static str> {
+    Some(match kind {
+        ErrorKind::NotFound => "paths are relative to the folder you start in",
+        ErrorKind::IsADirectory => "that is a folder; name a file",
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => "a file stands where a folder is wanted: choose another",
+        ErrorKind::PermissionDenied => "check the owner and the mode of the file and of its folder",
+        ErrorKind::ReadOnlyFilesystem => "nothing can be written there: choose another folder",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "the disk is full: free some space, then run it again",
+        ErrorKind::InvalidData => "the text must be UTF-8",
+        _ => return None,
     })
 }
 

@@ -46,9 +46,19 @@ pub fn resolve(config: &Path, set: &[String]) -> anyhow::Result<Resolved> {
 
 /// The settings for looking at one data file: nothing held back.
 pub fn data_file(file: &Path, set: &[String]) -> anyhow::Result<Resolved> {
-    let name = file.display().to_string();
+    let name = in_a_config(file)?.to_string();
     let text = format!("data.train = [{}]\ndata.validation = 0.0\n", Value::from(name.as_str()));
     resolve_layers(TomlFile { name, text }, &environment::settings(), set)
+}
+
+/// A path as a config can name it.
+pub fn in_a_config(path: &Path) -> anyhow::Result<&str> {
+    path.to_str().ok_or_else(|| {
+        Failure::error(
+            format!("{}: no UTF-8 name, so a config cannot name it", path.display()),
+            "rename it",
+        )
+    })
 }
 
 fn resolve_layers(file: TomlFile, variables: &[(String, String)], set: &[String]) -> anyhow::Result<Resolved> {
@@ -111,7 +121,10 @@ fn refused(problems: &[Problem]) -> anyhow::Error {
         1 => list,
         many => format!("{many} problems in the settings\n{list}"),
     };
-    Failure::error(message, "`tune init` writes a config that explains every key")
+    Failure::error(
+        message,
+        "a config is TOML; `tune init` writes one that explains every key",
+    )
 }
 
 fn cannot_read(config: &Path, error: std::io::Error) -> anyhow::Error {

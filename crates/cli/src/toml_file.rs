@@ -3,6 +3,11 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::DeTable;
 
+/// Of a file that are shown.
+const SYNTAX_ERRORS: usize = 5;
+/// Characters of a line that are shown.
+const WIDTH: usize = 160;
+
 pub struct TomlFile {
     /// As the user wrote it.
     pub name: String,
@@ -27,14 +32,15 @@ impl std::fmt::Display for Problem {
 }
 
 impl TomlFile {
-    /// Every syntax error of the file, or its table.
+    /// The first syntax errors of the file, or its table.
     pub fn parse(&self) -> Result<Spanned<DeTable<'_>>, Vec<Problem>> {
         let (table, errors) = DeTable::parse_recoverable(&self.text);
         if errors.is_empty() {
             return Ok(table);
         }
         let problem = |e: &toml::de::Error| self.problem(&e.span().unwrap_or(0..0), e.message().to_string());
-        Err(errors.iter().map(problem).collect())
+        // What is no TOML at all has one on each of its lines.
+        Err(errors.iter().take(SYNTAX_ERRORS).map(problem).collect())
     }
 
     pub fn problem(&self, span: &Range<usize>, text: String) -> Problem {
@@ -61,8 +67,11 @@ impl TomlFile {
     /// ```
     fn excerpt(&self, span: &Range<usize>) -> String {
         let (line, start) = self.line(span.start);
-        let whole = self.text[start..].lines().next().unwrap_or_default();
-        let before = self.text[start..self.clamp(span.start)].chars().count();
+        let at = self.text[start..self.clamp(span.start)].chars().count();
+        let from = at.saturating_sub(WIDTH / 2);
+        let line_text = self.text[start..].lines().next().unwrap_or_default();
+        let whole: String = line_text.chars().skip(from).take(WIDTH).collect();
+        let before = at - from;
         let until_end = whole.chars().count().saturating_sub(before);
         let marked = self.text[self.clamp(span.start)..self.clamp(span.end)]
             .chars()

@@ -1,5 +1,5 @@
 //! Files to samples: sniff, read, tokenize on all cores, split, cache.
-use crate::error::BadRow;
+use crate::error::{BadRow, rows_of};
 use crate::format::{self, Format, Object};
 use crate::random::SplitMix64;
 use crate::record::Body;
@@ -299,13 +299,13 @@ fn sniff(
         problem: format!("{}, wanted an object", format::kind(value)),
     });
     let rows: Vec<_> = bad.iter().cloned().chain(others).collect();
-    let hint = Some("write one JSON object a line, e.g. {\"prompt\": \"…\", \"response\": \"…\"}".into());
+    let csv = path.to_string_lossy().contains(".csv");
     Err(DataError::BadRows {
         path: path.into(),
-        wanted: "JSON objects".into(),
+        wanted: if csv { "whole" } else { "JSON objects" }.into(),
         total: rows.len(),
         rows,
-        hint,
+        hint: Some(rows_of(path).into()),
     })
 }
 

@@ -1,6 +1,6 @@
 //! How data can be wrong, and what to do about it.
 use crate::Origin;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// How many bad rows an error names; the rest are counted.
 pub const SHOWN_ROWS: usize = 20;
@@ -113,6 +113,20 @@ fn listing<T: std::fmt::Display>(items: &[T]) -> String {
     lines.join("\n")
 }
 
+/// What a file of this type holds.
+pub(crate) fn rows_of(path: &Path) -> &'static str {
+    let name = path.to_string_lossy();
+    let name = name.strip_suffix(".gz").unwrap_or(&name);
+    match name.rsplit('.').next() {
+        Some("csv") => {
+            "write a line of headings, e.g. prompt,response, and rows of as many fields, those with commas in quotes"
+        }
+        Some("txt" | "md") => "write text: the file is one document",
+        Some("json") => "write one list of objects, e.g. [{\"prompt\": \"…\", \"response\": \"…\"}]",
+        _ => "write one JSON object a line, e.g. {\"prompt\": \"…\", \"response\": \"…\"}",
+    }
+}
+
 fn at(origin: &Option<Origin>) -> String {
     origin.as_ref().map(|o| format!(" at {o}")).unwrap_or_default()
 }
@@ -130,7 +144,11 @@ impl DataError {
             } => format!("did you mean {nearest}?"),
             Self::Missing { .. } => "paths are relative to the folder you start in; check data.train".into(),
             Self::Folder { .. } => "name the files inside it, e.g. data.train = [\"folder/train.jsonl\"]".into(),
-            Self::Empty { .. } => "write one JSON object a line, e.g. {\"prompt\": \"…\", \"response\": \"…\"}".into(),
+            Self::Empty { path, .. } => rows_of(path).into(),
+            // Both marks of UTF-16 are no UTF-8 at their first byte.
+            Self::NotUtf8 { byte: 0, .. } => {
+                "convert the file to UTF-8, e.g. `iconv -f utf16 -t utf8` if it is UTF-16 text".into()
+            }
             Self::NotUtf8 { .. } => "convert the file to UTF-8, e.g. `iconv -f latin1 -t utf8`".into(),
             Self::FileType { .. } => "rename the file after what it holds".into(),
             Self::Malformed { kind: "JSON", .. } => {

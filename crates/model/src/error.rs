@@ -160,7 +160,7 @@ impl ModelError {
             Self::PickledWeights { .. } => {
                 "convert once in Python: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)"
             }
-            Self::Damaged { .. } => "the file was cut short or changed: download or copy it again",
+            Self::Damaged { .. } | Self::Json { .. } => "the file was cut short or changed: download or copy it again",
             Self::Unsupported { hint, .. } => hint,
             Self::Hub { problem, .. } => return Some(problem.hint().to_string()),
             Self::Adapter { .. } => {
@@ -198,7 +198,16 @@ fn write_hint(kind: io::ErrorKind) -> Option<&'static str> {
     }
 }
 
-/// One problem a line, so that a long list stays readable.
+/// One problem a line, so that a long list stays readable: the first twenty, the rest counted.
 fn list<T: Display>(problems: &[T]) -> String {
-    problems.iter().map(|problem| format!("\n  {problem}")).collect()
+    const SHOWN: usize = 20;
+    let mut text: String = problems
+        .iter()
+        .take(SHOWN)
+        .map(|problem| format!("\n  {problem}"))
+        .collect();
+    if problems.len() > SHOWN {
+        text += &format!("\n  and {} more", problems.len() - SHOWN);
+    }
+    text
 }

@@ -5,7 +5,8 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A file written beside its place and renamed into it by [`StagedFile::commit`]; dropped before that, it is gone.
+/// A file written beside its place, whose folder is made if need be, and renamed into it by [`StagedFile::commit`]; dropped
+/// before that, it is gone.
 pub struct StagedFile {
     path: PathBuf,
     staged: PathBuf,
@@ -15,7 +16,13 @@ pub struct StagedFile {
 impl StagedFile {
     pub fn create(path: &Path) -> Result<Self> {
         let staged = beside(path);
-        let file = File::create_new(&staged).map_err(|source| write_error(path, source))?;
+        let create = || {
+            if let Some(folder) = path.parent() {
+                fs_err::create_dir_all(folder)?;
+            }
+            File::create_new(&staged)
+        };
+        let file = create().map_err(|source| write_error(path, source))?;
         Ok(Self {
             path: path.to_path_buf(),
             staged,
@@ -203,10 +210,11 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let out = parent.path().join("out");
         let staged = StagedFolder::create(&out, |_| false).unwrap();
-        let error = write_file(&staged.path().join("no/such/x"), b"").unwrap_err();
+        write_file(&staged.path().join("file"), b"").unwrap();
+        let error = write_file(&staged.path().join("file/x"), b"").unwrap_err();
         assert_eq!(
             error.to_string(),
-            format!("cannot write {}", out.join("no/such/x").display())
+            format!("cannot write {}", out.join("file/x").display())
         );
     }
 }

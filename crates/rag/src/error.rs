@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RagError {
-    #[error("{}", listing(problems))]
+    #[error("{}", unusable(problems))]
     Settings { problems: Vec<String> },
 
     #[error("no such file or folder: {pattern}")]
@@ -24,6 +24,9 @@ pub enum RagError {
 
     #[error("there is no index at {place}")]
     NoIndex { place: String },
+
+    #[error("another program is writing the index at {place}")]
+    InUse { place: String },
 
     #[error("the index at {place} cannot be used: {problem}")]
     BadIndex { place: String, problem: String },
@@ -88,27 +91,30 @@ impl RagError {
             Self::Address { .. } => "wanted qdrant://host:port/name, chroma://host:port/name or a folder",
             Self::OtherEmbedder { .. } => "run `tune index` again: vectors of two embedders cannot be compared",
             Self::Budget { .. } => "raise rag.prompt_tokens, or ask for fewer new tokens",
-            Self::Settings { .. } | Self::Folder { .. } | Self::Refused { .. } | Self::Model { .. } => return None,
+            Self::Settings { .. } => CHANGE_SETTINGS,
+            Self::InUse { .. } => "wait for it to end, or set rag.path to another folder",
+            Self::Folder { .. } | Self::Refused { .. } | Self::Model { .. } => return None,
         };
         Some(hint.to_string())
     }
 }
 
 fn sqlite_hint(error: &rusqlite::Error) -> Option<String> {
-    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseCorrupt, DiskFull, NotADatabase, ReadOnly};
+    use rusqlite::ErrorCode::{CannotOpen, DatabaseBusy, DatabaseCorrupt, DiskFull, NotADatabase, ReadOnly};
     let hint = match error.sqlite_error_code()? {
         DiskFull => "the disk is full; what was indexed so far is kept, run it again when there is room",
         DatabaseBusy => "another program is writing to it; wait for that one to end",
         DatabaseCorrupt | NotADatabase => "remove it and run `tune index` again",
-        ReadOnly => "the file or its folder may not be written to",
+        CannotOpen | ReadOnly => {
+            "its folder must be there and writable, to search it too: copy the index to such a one"
+        }
         _ => return None,
     };
     Some(hint.to_string())
 }
 
-fn listing(problems: &[String]) -> String {
-    match problems {
-        [one] => one.clone(),
-        many => format!("{} problems:\n  {}", many.len(), many.join("\n  ")),
-    }
+pub(crate) const CHANGE_SETTINGS: &str = "change these keys in the config file, or with --set key=value";
+
+pub(crate) fn unusable(problems: &[String]) -> String {
+    format!("the settings cannot be used:\n  {}", problems.join("\n  "))
 }

@@ -97,6 +97,9 @@ pub fn append_feedback(path: &Path, id: &str, feedback: &Feedback) -> io::Result
 }
 
 fn append_line(path: &Path, line: &Line) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs_err::create_dir_all(folder)?;
+    }
     let mut file = fs_err::OpenOptions::new()
         .create(true)
         .read(true)

@@ -52,26 +52,61 @@ impl Raft {
     pub fn validate(&self) -> Result<()> {
         let share = |share: f64| (0.0..=1.0).contains(&share);
         let [least, most] = self.distractors;
+        let together = self.gold_share + self.unanswerable_share;
         let checks = [
-            (share(self.gold_share), "raft.gold_share: wanted 0 to 1"),
-            (share(self.unanswerable_share), "raft.unanswerable_share: wanted 0 to 1"),
-            (share(self.random_share), "raft.random_share: wanted 0 to 1"),
             (
-                self.gold_share + self.unanswerable_share <= 1.0 + 1e-9,
-                "raft.gold_share + raft.unanswerable_share: wanted 1 or less",
+                share(self.gold_share),
+                "gold_share",
+                self.gold_share.to_string(),
+                "0 to 1",
             ),
             (
-                least <= most && most > 0,
-                "raft.distractors: wanted [least, most] with most above 0",
+                share(self.unanswerable_share),
+                "unanswerable_share",
+                self.unanswerable_share.to_string(),
+                "0 to 1",
             ),
-            (self.copies > 0, "raft.copies: wanted 1 or more"),
-            (!self.abstention.trim().is_empty(), "raft.abstention: wanted a sentence"),
-            (self.max_new_tokens > 0, "raft.max_new_tokens: wanted 1 or more"),
+            (
+                share(self.random_share),
+                "random_share",
+                self.random_share.to_string(),
+                "0 to 1",
+            ),
+            (
+                together <= 1.0 + 1e-9,
+                "gold_share + raft.unanswerable_share",
+                together.to_string(),
+                "1 or less",
+            ),
+            (
+                least <= most && (1..=1000).contains(&most),
+                "distractors",
+                format!("[{least}, {most}]"),
+                "[least, most] with most from 1 to 1000",
+            ),
+            (
+                (1..=1000).contains(&self.copies),
+                "copies",
+                self.copies.to_string(),
+                "1 to 1000",
+            ),
+            (
+                !self.abstention.trim().is_empty(),
+                "abstention",
+                "\"\"".into(),
+                "a sentence",
+            ),
+            (
+                self.max_new_tokens > 0,
+                "max_new_tokens",
+                self.max_new_tokens.to_string(),
+                "1 or more",
+            ),
         ];
         let problems: Vec<String> = checks
             .into_iter()
-            .filter(|(holds, _)| !holds)
-            .map(|(_, problem)| problem.to_string())
+            .filter(|(holds, ..)| !holds)
+            .map(|(_, key, found, wanted)| format!("raft.{key}: found {found}, wanted {wanted}"))
             .collect();
         if problems.is_empty() {
             Ok(())
@@ -87,6 +122,16 @@ pub enum Kind {
     WithGold,
     FromMemory,
     Unanswerable,
+}
+
+impl Kind {
+    pub fn label(self) -> &'static str {
+        match self {
+            Kind::WithGold => "with the gold passage",
+            Kind::FromMemory => "from memory",
+            Kind::Unanswerable => "unanswerable",
+        }
+    }
 }
 
 /// A conversation to train on; the last message is the answer.

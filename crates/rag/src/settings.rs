@@ -246,7 +246,7 @@ impl Retriever {
 }
 
 fn wrong(is_wrong: bool, key: &str, found: &str, wanted: &str) -> Option<String> {
-    is_wrong.then(|| format!("{key} = {found}; wanted {wanted}"))
+    is_wrong.then(|| format!("{key}: found {found}, wanted {wanted}"))
 }
 
 fn weight(value: f64) -> bool {
@@ -292,7 +292,7 @@ mod tests {
         };
         let keys: Vec<&str> = problems
             .iter()
-            .filter_map(|p| p.split_once(" = "))
+            .filter_map(|p| p.split_once(": found "))
             .map(|(key, _)| key)
             .collect();
         assert_eq!(
@@ -304,7 +304,7 @@ mod tests {
                 "rag.chunk_overlap",
                 "rag.top_k",
                 "rag.mmr_lambda",
-                "rag.retriever with store",
+                "rag.retriever with store = \"chroma\"",
                 "rag.template"
             ]
         );

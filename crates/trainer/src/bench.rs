@@ -7,7 +7,7 @@ use crate::prepare::prepare;
 use crate::step::{StepOptions, StepResult, step};
 use crate::train::Start;
 use crate::watch::Watch;
-use crate::{Result, continued, memory};
+use crate::{Result, TrainError, continued, memory};
 use burn::tensor::Device;
 use serde::Serialize;
 use std::time::Instant;
@@ -17,7 +17,7 @@ use tune_model::generate::{GenerateOptions, generate};
 use tune_model::lora::LoraSpec;
 use tune_model::memory::{Micro, Part};
 use tune_model::ops::clock::{self, Spent};
-use tune_model::{CausalLm, Checkpoint, DeviceKind, Keep, Precision};
+use tune_model::{CausalLm, Checkpoint, DeviceKind, Keep, ModelError, Precision};
 
 /// What is run, on what.
 pub struct Subject<'a> {
@@ -113,6 +113,13 @@ pub fn train(subject: &Subject<'_>, training: &Training) -> Result<TrainingRepor
     let device = subject.device;
     let sizes = sizes(subject.base, Some(subject.lora), subject.precision)?;
     let lengths = lengths(&training.window);
+    if let Some(found) = training.keep.filter(|keep| *keep > sizes.shape.layers) {
+        return Err(TrainError::TooManyKept {
+            found,
+            blocks: sizes.shape.layers,
+            base: subject.base.name.clone(),
+        });
+    }
     let (tokens, learned) = lengths.longest.last().copied().unwrap_or_default();
     let micro = Micro {
         tokens,
@@ -238,6 +245,12 @@ pub fn decode(subject: &Subject<'_>, decoding: Decoding) -> Result<DecodingRepor
         prompts, prompt, new, ..
     } = decoding;
     let model = load(subject)?;
+    if prompt.saturating_add(new) > model.context() {
+        return Err(TrainError::Model(ModelError::TooLong {
+            tokens: prompt.saturating_add(new),
+            context: model.context(),
+        }));
+    }
     let vocab = model.vocab_size();
     let texts: Vec<Vec<u32>> = (0..prompts).map(|i| tokens(i as u64, prompt, vocab)).collect();
     let options = GenerateOptions::greedy(new);

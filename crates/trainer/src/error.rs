@@ -90,7 +90,7 @@ pub enum TrainError {
     #[error("cannot go on with the run in {}: not all is as it was:{}", .dir.display(), list(.changes))]
     Changed { dir: PathBuf, changes: Vec<Change> },
 
-    #[error("{what} of step {step} is {value}; the rows in it:{}", list(.rows))]
+    #[error("{what} of step {step} is {value}{}", the_rows(.rows))]
     NotFinite {
         what: &'static str,
         value: f64,
@@ -160,8 +160,9 @@ impl TrainError {
                 dir.join("adapter").display()
             ),
             Self::Changed { .. } => "put these back as they were, or go on all the same with --force".into(),
-            Self::NotFinite { .. } => {
-                "look at these rows, lower train.learning_rate; the last good checkpoint is kept: see --resume".into()
+            Self::NotFinite { rows, .. } => {
+                let look = if rows.is_empty() { "" } else { "look at these rows, " };
+                format!("{look}lower train.learning_rate; the last good checkpoint is kept: see --resume")
             }
             Self::NoBase { .. } => "name it with --base".into(),
             Self::OutputExists { .. } => "choose another folder, or add --force".into(),
@@ -171,6 +172,7 @@ impl TrainError {
             Self::NoAdapter { .. } => "--merged and --gguf can be written of a base; for the others name a run".into(),
             Self::NoPrompts { .. } => "give a JSONL file with prompts or conversations".into(),
             Self::Verify { .. } => "do not serve it; the folders are left for a look".into(),
+            Self::NotARun { .. } => "name a run's output.dir, or one of its checkpoints".into(),
             _ => return None,
         })
     }
@@ -193,6 +195,14 @@ fn write_hint(kind: io::ErrorKind) -> Option<&'static str> {
 
 fn gib(bytes: u64) -> String {
     format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+}
+
+/// A validation loss is of no rows in particular.
+fn the_rows(rows: &[String]) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    format!("; the rows in it:{}", list(rows))
 }
 
 /// One a line, the first twenty; the rest counted.

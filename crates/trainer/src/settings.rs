@@ -329,7 +329,7 @@ impl Settings {
 
     fn check_lora(&self, check: &mut Checker) {
         let lora = &self.lora;
-        check.want(lora.r >= 1, "lora.r", lora.r, "at least 1");
+        check.rank("lora.r", lora.r);
         check.positive("lora.alpha", lora.alpha);
         check.share("lora.dropout", lora.dropout);
         check.want(
@@ -347,12 +347,9 @@ impl Settings {
                 "\"none\" with lora.init = \"pissa\": what is left of a weight is no longer what was quantized",
             );
         }
-        check.want(
-            lora.rank_pattern.iter().all(|(_, r)| *r >= 1),
-            "lora.rank_pattern",
-            "a rank of 0",
-            "at least 1",
-        );
+        for (_, r) in &lora.rank_pattern {
+            check.rank("lora.rank_pattern", *r);
+        }
         for (_, alpha) in &lora.alpha_pattern {
             check.positive("lora.alpha_pattern", *alpha);
         }
@@ -375,10 +372,10 @@ impl Settings {
             "at least 1",
         );
         check.want(
-            train.grad_accumulation >= 1,
+            (1..=1_000_000).contains(&train.grad_accumulation),
             "train.grad_accumulation",
             train.grad_accumulation,
-            "at least 1",
+            "1 to 1000000",
         );
         check.positive("train.learning_rate", train.learning_rate);
         check.share("train.warmup_ratio", train.warmup_ratio);
@@ -529,6 +526,10 @@ impl Checker {
                 wanted: wanted.into(),
             });
         }
+    }
+
+    fn rank(&mut self, key: &str, r: usize) {
+        self.want((1..=65_536).contains(&r), key, r, "1 to 65536");
     }
 
     fn positive(&mut self, key: &str, value: f64) {

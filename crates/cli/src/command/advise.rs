@@ -19,6 +19,13 @@ pub fn run(args: &Advise, printer: &Printer) -> anyhow::Result<End> {
         Some(report) => (advise_from(&Results::read(&report)?, args.latency.unwrap_or(0.0)), None),
         None => {
             let resolved = resolve(path, &args.set.set)?;
+            let latency = resolved.advise.latency_seconds;
+            if !(latency >= 0.0 && latency.is_finite()) {
+                return Err(Failure::error(
+                    format!("advise.latency_seconds: found {latency}, wanted 0 or more"),
+                    "change it in the config file, or give --latency SECONDS",
+                ));
+            }
             let mut task = facts(&resolved, args.latency);
             if args.ask {
                 task = ask(task, printer)?;

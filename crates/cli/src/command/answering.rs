@@ -112,11 +112,8 @@ pub fn codec(base: &Checkpoint, template: Option<&Path>) -> anyhow::Result<Codec
         .transpose()
         .context("cannot read the chat template")?;
     let template = given.as_deref().or(base.text.chat_template.as_deref());
-    Ok(Codec::new(
-        &base.text.tokenizer_json,
-        base.text.tokenizer_config.as_ref(),
-        template,
-    )?)
+    let (tokenizer, config) = (&base.text.tokenizer_json, base.text.tokenizer_config.as_ref());
+    Codec::new(tokenizer, config, template).with_context(|| format!("cannot read texts as {} does", base.name))
 }
 
 /// An adapter folder, or a run folder or checkpoint that holds one.

@@ -38,17 +38,13 @@ pub fn run(args: &Ask, printer: &Printer) -> anyhow::Result<End> {
     let precision = Precision::resolve(settings.model.dtype, settings.model.quantize, &device)?;
     let mut models = Models::load(&Wanted::of(settings, eval, arm.weights), &device, precision, printer)?;
     if models.identity(arm.weights).is_none() {
-        let dir = match arm.weights {
-            Weights::Hybrid => &eval.hybrid_adapter,
-            _ => &eval.adapter,
+        let (key, dir) = match arm.weights {
+            Weights::Hybrid => ("eval.hybrid_adapter", &eval.hybrid_adapter),
+            _ => ("eval.adapter", &eval.adapter),
         };
         return Err(Failure::error(
-            format!(
-                "arm `{}` needs an adapter, and there is none at `{}`",
-                args.arm,
-                dir.display()
-            ),
-            "train it first, and name its folder in eval.adapter or eval.hybrid_adapter",
+            format!("arm `{}` needs an adapter: there is none at {key} = {dir:?}", args.arm),
+            format!("train it first, and name its folder in {key}"),
         ));
     }
     let prompts = PromptBuilder::new(&resolved.rag, &models.codec().special_tokens());

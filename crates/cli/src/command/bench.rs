@@ -1,6 +1,7 @@
 //! `tune bench`: measures steps or decoding, and says it as a table and as JSON.
 use crate::args::{Bench, Lengths, Shape, Synthetic};
 use crate::device::Chosen;
+use crate::errors::Failure;
 use crate::printer::{Printer, Style, count, duration, plural, row};
 use crate::watch::Console;
 use crate::{End, device, environment, interrupt, resolve, shapes};
@@ -14,6 +15,10 @@ use tune_model::{Checkpoint, Precision, noise, staging};
 use tune_trainer::bench::{self, Decoding, DecodingReport, Spread, Steps, Subject, Training, TrainingReport};
 use tune_trainer::optim::Options;
 use tune_trainer::train::Start;
+
+/// Beyond any machine.
+const MOST_TOKENS: usize = 1 << 24;
+const MOST_RANK: usize = 65_536;
 
 pub fn run(args: &Bench, printer: &Printer, started: Instant) -> anyhow::Result<End> {
     let mut told = match (&args.config, args.shape) {
@@ -64,6 +69,17 @@ fn of_config(args: &Bench, config: &Path, printer: &Printer, started: Instant) -
 
 fn of_shape(args: &Bench, shape: Shape, printer: &Printer, started: Instant) -> anyhow::Result<Value> {
     let with = &args.synthetic;
+    let tokens = with.batch.checked_mul(with.seq).filter(|tokens| *tokens <= MOST_TOKENS);
+    if tokens.is_none() || with.lora > MOST_RANK || (with.seq < 2 && !args.generate) {
+        return Err(Failure::error(
+            format!(
+                "a step of {} rows of {} tokens, rank {}: wanted 2 tokens a row or more, {MOST_TOKENS} in all and rank \
+                 {MOST_RANK} at most",
+                with.batch, with.seq, with.lora
+            ),
+            "change --batch, --seq or --lora",
+        ));
+    }
     let name = shape
         .to_possible_value()
         .map_or_else(String::new, |value| value.get_name().to_string());

@@ -28,7 +28,7 @@ pub fn run(args: &Chat, printer: &Printer) -> anyhow::Result<End> {
         system: args.sampling.system.clone(),
         said: Vec::new(),
     };
-    let mut lines = std::io::stdin().lock().lines();
+    let mut lines = std::io::stdin().lock().split(b'\n');
     loop {
         if asks {
             printer.ask(&printer.style.bold("> "));
@@ -36,7 +36,7 @@ pub fn run(args: &Chat, printer: &Printer) -> anyhow::Result<End> {
         let Some(line) = lines.next().transpose()? else {
             break;
         };
-        match line.trim() {
+        match String::from_utf8_lossy(&line).trim() {
             "" => {}
             "/quit" | "/exit" => break,
             "/reset" => talk.said.clear(),

@@ -6,7 +6,7 @@ use crate::library::Opened;
 use crate::printer::{Printer, duration, row};
 use crate::resolve::Resolved;
 use crate::watch::Console;
-use crate::{End, device, environment, interrupt, resolve};
+use crate::{End, device, environment, errors, interrupt, resolve};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use tune_rag::eval::{Inputs, Progress, TrainingText, evaluate};
 use tune_rag::judge::{Ask, HttpJudge};
 use tune_rag::question::read_questions;
 use tune_rag::results::Results;
+use tune_rag::store::Store;
 use tune_rag::{Embedder, PromptBuilder, Weights, report};
 use tune_trainer::watch::{Event, Watch};
 
@@ -52,15 +53,23 @@ pub fn run(args: &Args, printer: &Printer) -> anyhow::Result<End> {
             embedder: opened.as_ref().map(|opened| &opened.embedder as &dyn Embedder),
             training: &training,
             judge: judge.as_mut().map(|judge| judge as &mut dyn Ask),
-            facts: facts(&resolved, chosen.why, &training),
+            facts: facts(
+                &resolved,
+                chosen.why,
+                &training,
+                opened.as_ref().map(|opened| &*opened.store),
+            )?,
         },
         &mut |progress| show(&mut console, &mut phase, progress),
     );
     console.finish();
     let results = results?;
     report::write(&results, &eval.output)?;
-    tell(&results, &eval.output, printer)?;
-    Ok(End::Verdict(results.verdict.exit_code()))
+    match tell(&results, &eval.output, printer) {
+        // The exit code is the verdict whether or not somebody reads on.
+        Err(error) if !errors::is_broken_pipe(&error) => Err(error),
+        _ => Ok(End::Verdict(results.verdict.exit_code())),
+    }
 }
 
 fn show(console: &mut Console, phase: &mut String, progress: Progress) {
@@ -108,14 +117,17 @@ fn tell(results: &Results, output: &Path, printer: &Printer) -> anyhow::Result<(
     Ok(())
 }
 
+/// Those the config names.
+fn adapters(resolved: &Resolved) -> impl Iterator<Item = (Weights, &PathBuf)> {
+    let eval = &resolved.eval;
+    let named = [(Weights::Tuned, &eval.adapter), (Weights::Hybrid, &eval.hybrid_adapter)];
+    named.into_iter().filter(|(_, adapter)| !adapter.as_os_str().is_empty())
+}
+
 /// What the adapters were trained on, as far as their run folders tell: to find questions that training gives away.
 fn training_texts(resolved: &Resolved) -> Vec<TrainingText> {
-    let adapters = [
-        (Weights::Tuned, &resolved.eval.adapter),
-        (Weights::Hybrid, &resolved.eval.hybrid_adapter),
-    ];
     let mut texts = Vec::new();
-    for (weights, adapter) in adapters {
+    for (weights, adapter) in adapters(resolved) {
         for file in run_config(adapter).map(|config| config.files).unwrap_or_default() {
             let Ok((_, records)) = tune_data::corpus::records(&file, &resolved.settings.data_spec()) else {
                 continue;
@@ -137,10 +149,12 @@ struct RunConfig {
 }
 
 fn run_config(adapter: &Path) -> Option<RunConfig> {
-    let folder = [Some(adapter), adapter.parent()]
-        .into_iter()
-        .flatten()
-        .find(|folder| folder.join("config.toml").is_file())?;
+    let is_run = |folder: &&Path| {
+        ["config.toml", "state.json"]
+            .iter()
+            .all(|file| folder.join(file).is_file())
+    };
+    let folder = [Some(adapter), adapter.parent()].into_iter().flatten().find(is_run)?;
     let table: toml::Table = fs_err::read_to_string(folder.join("config.toml")).ok()?.parse().ok()?;
     let files = table.get("data")?.get("train")?.as_array()?;
     let path = |file: &toml::Value| Some(PathBuf::from(file.as_str().or(file.get("path")?.as_str())?));
@@ -153,7 +167,13 @@ fn run_config(adapter: &Path) -> Option<RunConfig> {
     })
 }
 
-fn facts(resolved: &Resolved, machine: String, training: &[TrainingText]) -> Facts {
+fn facts(
+    resolved: &Resolved,
+    machine: String,
+    training: &[TrainingText],
+    store: Option<&dyn Store>,
+) -> anyhow::Result<Facts> {
+    let records = store.map(Store::records).transpose()?;
     let index: Value = fs_err::read(resolved.rag.path.join(REPORT))
         .ok()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
@@ -166,17 +186,13 @@ fn facts(resolved: &Resolved, machine: String, training: &[TrainingText]) -> Fac
         ),
         machine,
         base: resolved.settings.model.base.clone(),
-        documents: index["documents"].as_u64().map(|n| n as usize),
-        chunks: index["chunks"].as_u64().map(|n| n as usize),
-        index_seconds: index["seconds"].as_f64(),
-        index_bytes: index["bytes"].as_u64(),
+        documents: records.map(|records| records.iter().filter(|record| record.skipped.is_none()).count()),
+        chunks: store.map(Store::count).transpose()?,
+        index_seconds: index["seconds"].as_f64().filter(|_| store.is_some()),
+        index_bytes: store.map(Store::bytes).transpose()?.flatten(),
         ..Facts::default()
     };
-    let adapters = [
-        (Weights::Tuned, &resolved.eval.adapter),
-        (Weights::Hybrid, &resolved.eval.hybrid_adapter),
-    ];
-    for (weights, adapter) in adapters {
+    for (weights, adapter) in adapters(resolved) {
         let rows = training.iter().filter(|text| text.weights == weights).count();
         if rows > 0 {
             facts.training_rows.insert(weights, rows);
@@ -188,7 +204,7 @@ fn facts(resolved: &Resolved, machine: String, training: &[TrainingText]) -> Fac
         let seconds = run_config(adapter).and_then(|config| training_seconds(&config.folder));
         facts.training_seconds.extend(seconds.map(|seconds| (weights, seconds)));
     }
-    facts
+    Ok(facts)
 }
 
 /// Tokens over tokens a second, summed over the steps of a run.

@@ -40,9 +40,8 @@ pub fn run(args: &Generate, printer: &Printer) -> anyhow::Result<End> {
     let options = answering.options(&args.sampling, args.logprobs);
     let began = Instant::now();
     let mut made = 0;
-    let batch = args.batch_size.max(1);
-    for start in (0..prompts.len()).step_by(batch) {
-        let group = start..prompts.len().min(start + batch);
+    for start in (0..prompts.len()).step_by(args.batch_size) {
+        let group = start..prompts.len().min(start.saturating_add(args.batch_size));
         let stream = prompts.len() == 1 && !args.json;
         let mut shown = Streamed::new(&answering.codec, printer, stream);
         let answers = generate(&answering.model, &tokens[group.clone()], &options, &mut |_, token| {

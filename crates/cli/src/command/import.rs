@@ -1,11 +1,11 @@
 //! `tune import`: the config of another trainer as one of ours, with an account of every key.
 use crate::End;
 use crate::args::Import;
-use crate::command::init::write_whole;
 use crate::errors::Failure;
 use crate::import::{Outcome, import};
 use crate::printer::{Printer, plural, shell_word};
 use std::path::Path;
+use tune_model::staging;
 
 pub fn run(args: &Import, printer: &Printer) -> anyhow::Result<End> {
     let to_stdout = args.out == Path::new("-");
@@ -34,10 +34,10 @@ pub fn run(args: &Import, printer: &Printer) -> anyhow::Result<End> {
         return Ok(End::Done);
     }
     if let Some((file, text)) = &imported.template {
-        write_whole(file, text)?;
+        staging::write_file(file, text.as_bytes())?;
         printer.talk(&format!("wrote {}", file.display()));
     }
-    write_whole(&args.out, &imported.toml)?;
+    staging::write_file(&args.out, imported.toml.as_bytes())?;
     let out = shell_word(&args.out.display().to_string());
     let todo = match imported.todo {
         0 => String::new(),

@@ -9,7 +9,7 @@ use tune_rag::settings::{Rag, StoreKind};
 use tune_rag::store::{self, Store};
 use tune_trainer::watch::{Event, Watch};
 
-/// Beside a SQLite index: what the last run did, for the costs in `tune eval`'s report.
+/// Beside a SQLite index: what the last run that made all of it did, for the costs in `tune eval`'s report.
 pub const REPORT: &str = "report.json";
 
 pub fn run(args: &Index, printer: &Printer) -> anyhow::Result<End> {
@@ -32,8 +32,8 @@ fn make(rag: &Rag, device: &str, printer: &Printer) -> anyhow::Result<End> {
     );
     console.finish();
     let report = report?;
-    // A run that found nothing to do tells nothing of what indexing costs.
-    if rag.store == StoreKind::Sqlite && report.embedded > 0 {
+    // A run that found a part of it done tells nothing of what indexing costs.
+    if rag.store == StoreKind::Sqlite && report.embedded > 0 && report.embedded == report.chunks {
         let text = serde_json::to_string_pretty(&report)?;
         tune_model::staging::write_file(&rag.path.join(REPORT), text.as_bytes())?;
     }

@@ -4,8 +4,10 @@ use crate::args::Init;
 use crate::command::answering;
 use crate::errors::Failure;
 use crate::printer::{Printer, plural, shell_word};
+use crate::resolve::in_a_config;
 use std::path::Path;
 use tune_data::{Codec, FormatChoice};
+use tune_model::staging;
 use tune_trainer::settings::Settings;
 
 /// Every key with its default and a remark; `{…}` marks what depends on the base and the data.
@@ -29,13 +31,16 @@ pub fn run(args: &Init, printer: &Printer) -> anyhow::Result<End> {
             "choose another --out, or add --force",
         ));
     }
+    for file in &args.data {
+        in_a_config(file)?;
+    }
     let found = measure(args, printer)?;
     let text = fill(args, &found);
     if to_stdout {
         printer.stream(&text)?;
         return Ok(End::Done);
     }
-    write_whole(&args.out, &text)?;
+    staging::write_file(&args.out, text.as_bytes())?;
     let out = shell_word(&args.out.display().to_string());
     let length = found
         .longest
@@ -92,7 +97,7 @@ fn tokenizer(base: &str, printer: &Printer) -> Option<Codec> {
     match opened.and_then(|base| answering::codec(&base, None)) {
         Ok(codec) => Some(codec),
         Err(error) => {
-            printer.warning(&format!("lengths are not measured: {error}"));
+            printer.warning(&format!("lengths are not measured: {error:#}"));
             None
         }
     }
@@ -159,20 +164,6 @@ fn row_length(longest: usize) -> usize {
 
 fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
-}
-
-pub fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".part");
-    let part = path.with_file_name(name);
-    let write = || -> std::io::Result<()> {
-        fs_err::write(&part, text)?;
-        fs_err::File::open(&part)?.sync_all()?;
-        fs_err::rename(&part, path)
-    };
-    write()
-        .inspect_err(|_| drop(fs_err::remove_file(&part)))
-        .map_err(anyhow::Error::from)
 }
 
 #[cfg(test)]

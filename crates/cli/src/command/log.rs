@@ -1,6 +1,7 @@
 //! `tune log`: what people asked, as numbers, questions or training rows.
 use crate::End;
 use crate::args::{Feedback as FeedbackArgs, Log};
+use crate::errors::Failure;
 use crate::printer::{Printer, duration, plural};
 use serde_json::Value;
 use tune_rag::log::{self, Feedback, append_feedback, stats, to_questions, to_training};
@@ -50,6 +51,13 @@ pub fn run(args: &Log, printer: &Printer) -> anyhow::Result<End> {
             verdict,
             correction,
         }) => {
+            let log = read(file, printer)?;
+            if log.interactions.iter().all(|known| known.id != *id) {
+                return Err(Failure::error(
+                    format!("{} holds no interaction `{id}`", file.display()),
+                    "`tune ask --log` tells the id of each; it is the first key of a line",
+                ));
+            }
             let feedback = Feedback {
                 good: verdict.is_good(),
                 correction: correction.clone(),

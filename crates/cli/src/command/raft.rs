@@ -6,6 +6,7 @@ use crate::library::Opened;
 use crate::printer::{Printer, plural};
 use crate::watch::Console;
 use crate::{End, device, resolve};
+use std::collections::BTreeMap;
 use tune_model::{Precision, staging};
 use tune_rag::question::read_questions;
 use tune_rag::raft::rows;
@@ -45,7 +46,7 @@ pub fn run(args: &RaftArgs, printer: &Printer) -> anyhow::Result<End> {
                 args.questions.display(),
                 reasons.join("\n")
             ),
-            "questions need `answers` and `gold`, and the gold documents must be indexed",
+            "questions need `answers` and `gold`, the gold documents an index, and the prompts room: fewer raft.distractors",
         ));
     }
     let mut text = String::new();
@@ -54,16 +55,21 @@ pub fn run(args: &RaftArgs, printer: &Printer) -> anyhow::Result<End> {
         text.push('\n');
     }
     staging::write_file(&args.out, text.as_bytes())?;
-    let counts: Vec<String> = made.counts.iter().map(|(kind, n)| format!("{n} {kind:?}")).collect();
+    let counts: Vec<String> = made
+        .counts
+        .iter()
+        .map(|(kind, n)| format!("{n} {}", kind.label()))
+        .collect();
     printer.row(
         "rows",
         &format!("{} in {}: {}", made.rows.len(), args.out.display(), counts.join(", ")),
     );
-    if !made.skipped.is_empty() {
-        printer.row(
-            "skipped",
-            &format!("{} without gold or answer", plural(made.skipped.len(), "question")),
-        );
+    let mut skipped: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, why) in &made.skipped {
+        *skipped.entry(why).or_default() += 1;
+    }
+    for (why, n) in skipped {
+        printer.row("skipped", &format!("{}: {why}", plural(n, "row")));
     }
     Ok(End::Done)
 }

@@ -43,19 +43,21 @@ pub fn run(args: &Search, printer: &Printer) -> anyhow::Result<End> {
 
 /// One query a line: `{"query": …}` or `{"question": …}`.
 fn read_queries(file: &Path) -> anyhow::Result<Vec<String>> {
+    const LINE: &str = r#"a line is {"query": "…"}; `question` will do as well"#;
     let text = fs_err::read_to_string(file)?;
     let rows = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    rows.map(|(number, line)| {
+    let queries = rows.map(|(number, line)| {
         let row: Value = serde_json::from_str(line).unwrap_or_default();
         let query = row["query"].as_str().or(row["question"].as_str());
         query.map(str::to_string).ok_or_else(|| {
-            Failure::error(
-                format!("{}:{}: not an object with a text `query`", file.display(), number + 1),
-                r#"a line is {"query": "…"}; `question` will do as well"#,
-            )
+            let place = format!("{}:{}", file.display(), number + 1);
+            Failure::error(format!("{place}: not an object with a text `query`"), LINE)
         })
-    })
-    .collect()
+    });
+    match queries.collect::<anyhow::Result<Vec<_>>>()? {
+        none if none.is_empty() => Err(Failure::error(format!("{}: no queries", file.display()), LINE)),
+        queries => Ok(queries),
+    }
 }
 
 fn as_json(query: &str, found: &Retrieved) -> Value {

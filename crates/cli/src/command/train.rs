@@ -104,10 +104,10 @@ fn tell(outcome: &Outcome, args: &Train, printer: &Printer) {
         );
     }
     printer.row("adapter", &format!("{dir}/adapter"));
-    printer.row(
-        "curve",
-        &format!("{dir}/loss.svg, {dir}/metrics.jsonl, {dir}/tensorboard"),
-    );
+    let curves = ["loss.svg", "metrics.jsonl", "tensorboard"].map(|name| outcome.dir.join(name));
+    let curves = curves.iter().filter(|path| path.exists());
+    let curves: Vec<_> = curves.map(|path| path.display().to_string()).collect();
+    printer.row("curve", &curves.join(", "));
     printer.row("checkpoints", &format!("{dir}/checkpoints"));
     printer.talk("\nnext:");
     if outcome.ended == Ended::Stopped {

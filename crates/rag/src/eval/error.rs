@@ -1,10 +1,12 @@
 //! How an evaluation can fail, and what to do about it.
+use crate::error::{CHANGE_SETTINGS, unusable};
 use crate::question::QuestionError;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
-    #[error("{}", problems.join("\n"))]
+    #[error("{}", unusable(problems))]
     Settings { problems: Vec<String> },
     #[error(transparent)]
     Questions(#[from] QuestionError),
@@ -54,9 +56,15 @@ impl EvalError {
             Self::NoArm { .. } => "give what an arm lacks, or name other arms in eval.arms",
             Self::Stale { .. } => "run `tune index` again, or set eval.allow_stale = true",
             Self::Locked(_) => "wait for it, or give this one another eval.output",
-            Self::Cache { .. } | Self::Write { .. } => "answers kept so far stay; run the same command again to go on",
+            Self::Cache { source, .. } | Self::Write { source, .. } => match source.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                    "the disk is full; answers kept so far stay: run the same command again when there is room"
+                }
+                _ => return None,
+            },
             Self::Results { .. } => "give a results.json that `tune eval` of this version wrote",
-            Self::Settings { .. } | Self::Asking { .. } | Self::Answers { .. } | Self::Read { .. } => return None,
+            Self::Settings { .. } => CHANGE_SETTINGS,
+            Self::Asking { .. } | Self::Answers { .. } | Self::Read { .. } => return None,
         };
         Some(hint.to_string())
     }

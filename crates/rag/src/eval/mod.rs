@@ -126,13 +126,13 @@ pub fn evaluate(inputs: Inputs, watch: &mut dyn FnMut(Progress)) -> Result<Resul
         });
     }
     let stale = check_fresh(settings, library)?;
-    let overlaps = overlaps(questions, library, training)?;
-    let materials = material::gather(&arms, settings, questions, prompts, answerer, library, watch)?;
     fs_err::create_dir_all(&settings.output).map_err(|source| EvalError::Write {
         path: settings.output.clone(),
         source,
     })?;
     let mut cache = Cache::open(&settings.output.join("answers.jsonl"))?;
+    let overlaps = overlaps(questions, library, training)?;
+    let materials = material::gather(&arms, settings, questions, prompts, answerer, library, watch)?;
     let mut asker = Asker {
         settings,
         answerer,

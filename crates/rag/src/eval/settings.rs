@@ -148,7 +148,7 @@ impl Eval {
         let mut problems = Vec::new();
         let mut want = |holds: bool, key: &str, found: &dyn std::fmt::Display, wanted: &str| {
             if !holds {
-                problems.push(format!("eval.{key} = {found}: wanted {wanted}"));
+                problems.push(format!("eval.{key}: found {found}, wanted {wanted}"));
             }
         };
         let cells = Arm::names();

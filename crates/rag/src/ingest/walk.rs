@@ -42,6 +42,7 @@ pub fn sources(patterns: &[String]) -> Result<(Vec<Source>, Vec<Skipped>)> {
     if sources.is_empty() {
         let found = match skipped.len() {
             0 => "nothing".to_string(),
+            1 => "1 file of another type".into(),
             count => format!("{count} files of other types"),
         };
         let patterns = patterns.to_vec();

@@ -139,12 +139,15 @@ pub fn open(settings: &Rag, api_key: Option<&str>, create: bool) -> Result<Box<d
 /// Where `tune index --to` moves an index: `qdrant://host:port/name`, `chroma://host:port/name`, both with `s` before
 /// `://` for TLS, or a folder for SQLite.
 pub fn open_address(address: &str, api_key: Option<&str>) -> Result<Box<dyn Store>> {
-    let Some((scheme, rest)) = address.split_once("://") else {
-        return Ok(Box::new(Sqlite::create(Path::new(address))?));
-    };
     let problem = |problem: &str| RagError::Address {
-        address: address.to_string(),
+        address: format!("{address:?}"),
         problem: problem.to_string(),
+    };
+    let Some((scheme, rest)) = address.split_once("://") else {
+        return match address.is_empty() {
+            true => Err(problem("it is empty")),
+            false => Ok(Box::new(Sqlite::create(Path::new(address))?)),
+        };
     };
     let (host, name) = rest
         .trim_end_matches('/')
@@ -175,7 +178,7 @@ mod tests {
         let place = |address: &str| open_address(address, None).map(|store| store.place());
         assert_eq!(place("qdrant://h:6333/docs").unwrap(), "http://h:6333/collections/docs");
         assert_eq!(place("chromas://h/docs/").unwrap(), "https://h/docs");
-        for bad in ["qdrant://h:6333", "milvus://h/x"] {
+        for bad in ["", "qdrant://h:6333", "milvus://h/x"] {
             assert!(matches!(place(bad), Err(RagError::Address { .. })), "{bad}");
         }
     }

@@ -11,11 +11,13 @@ use fs_err as fs;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
+use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 const FILE: &str = "index.sqlite";
+const LOCK: &str = ".lock";
 /// How long to wait for another process that writes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -37,6 +39,8 @@ pub struct Sqlite {
     path: PathBuf,
     connection: Connection,
     memory: RefCell<Option<Rc<Memory>>>,
+    /// Of whoever makes an index: two at once would mix what they make. Freed however the process ends.
+    _lock: Option<fs::File>,
 }
 
 /// What searches read, with the version of the data it is of. Chunks are numbered in the order of their ids.
@@ -51,13 +55,24 @@ struct Memory {
 }
 
 impl Sqlite {
-    /// The index in `folder`, made if it is not there.
+    /// The index in `folder`, to be written; made if it is not there.
     pub fn create(folder: &Path) -> Result<Self> {
-        fs::create_dir_all(folder).map_err(|source| RagError::Folder {
+        let failed = |source| RagError::Folder {
             path: folder.to_path_buf(),
             source,
-        })?;
-        Self::connect(folder)
+        };
+        fs::create_dir_all(folder).map_err(failed)?;
+        let lock = fs::File::create(folder.join(LOCK)).map_err(failed)?;
+        // A file system without locks has none to wait for.
+        if let Err(TryLockError::WouldBlock) = lock.file().try_lock() {
+            return Err(RagError::InUse {
+                place: folder.display().to_string(),
+            });
+        }
+        Ok(Self {
+            _lock: Some(lock),
+            ..Self::connect(folder)?
+        })
     }
 
     /// An index that is there.
@@ -84,6 +99,7 @@ impl Sqlite {
             path,
             connection,
             memory: RefCell::new(None),
+            _lock: None,
         })
     }
 
@@ -413,6 +429,16 @@ mod tests {
         let mut store = Sqlite::create(folder.path()).unwrap();
         contract::check(&mut store);
         contract::check_lexical(&mut store);
+    }
+
+    #[test]
+    fn two_writers_are_refused_and_readers_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = Sqlite::create(folder.path()).unwrap();
+        assert!(matches!(Sqlite::create(folder.path()), Err(RagError::InUse { .. })));
+        Sqlite::open(folder.path()).unwrap();
+        drop(writer);
+        Sqlite::create(folder.path()).unwrap();
     }
 
     #[test]

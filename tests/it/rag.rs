@@ -1,0 +1,311 @@
+//! `tune index`, `search` and `eval` as a user meets them: killed at twenty random moments in all and run again they end
+//! as if nobody had disturbed them, two at once are refused, and what is wrong is said.
+use crate::cli::{output, told, tune};
+use crate::golden::folder;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use tune_rag::store::{Point, Sqlite, Store};
+
+const DOCUMENTS: usize = 600;
+const QUESTIONS: usize = 64;
+/// Of each command.
+const KILLS: u32 = 10;
+
+const INDEX: &[&str] = &["index", "config.toml"];
+const EVAL: &[&str] = &["eval", "config.toml"];
+const SEARCH: &[&str] = &["search", "config.toml", "--queries", "questions.jsonl", "--json"];
+
+/// So many documents and questions, and a config with the tiny base and the tiny embedder of the goldens.
+fn workplace(documents: usize, questions: usize) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let docs = dir.path().join("docs");
+    std::fs::create_dir(&docs).unwrap();
+    for n in 0..documents {
+        let text = format!("Item {n} is K{n}.\n");
+        std::fs::write(docs.join(format!("{n}.md")), text).unwrap();
+    }
+    let questions = (0..questions).map(|n| {
+        let gold = format!("{n}.md");
+        json!({ "id": format!("q{n}"), "question": format!("item {n}?"), "answers": [format!("K{n}")],
+            "gold": [{ "document": gold }], "stratum": "unseen-in-corpus" })
+    });
+    let questions: Vec<String> = questions.map(|question| question.to_string()).collect();
+    std::fs::write(dir.path().join("questions.jsonl"), questions.join("\n")).unwrap();
+    let config = format!(
+        r#"device = "cpu"
+[model]
+base = {:?}
+[rag]
+documents = ["docs"]
+path = "index"
+embedder = {:?}
+chunk_tokens = 16
+breadcrumb = false
+top_k = 2
+template = "{{passages}} {{question}}"
+[eval]
+questions = "questions.jsonl"
+arms = ["base", "rag"]
+max_new_tokens = 24
+output = "eval"
+resamples = 200
+"#,
+        folder("llama-gqa-tied"),
+        folder("../encoders/mean"),
+    );
+    std::fs::write(dir.path().join("config.toml"), config).unwrap();
+    dir
+}
+
+/// Runs to the end: its stdout, its stderr, and how long it took.
+fn finished(dir: &Path, args: &[&str]) -> (String, String, Duration) {
+    let begun = Instant::now();
+    let out = output(dir, args);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (data, talk) = (text(&out.stdout), text(&out.stderr));
+    // 3 is the verdict "not shown".
+    assert!(matches!(out.status.code(), Some(0 | 3)), "tune {args:?}: {talk}");
+    (data, talk, begun.elapsed())
+}
+
+/// Begins anew without `made` and is ended by SIGKILL at `moment`; whether it was still running then.
+fn killed(dir: &Path, args: &[&str], made: &str, moment: Duration) -> bool {
+    std::fs::remove_dir_all(dir.join(made)).unwrap();
+    let mut command = tune(dir, args);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(moment);
+    let running = child.try_wait().unwrap().is_none();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    running
+}
+
+/// One random moment in each of [`KILLS`] equal parts of `whole`.
+fn moments(whole: Duration, mut seed: u64) -> impl Iterator<Item = Duration> {
+    (0..KILLS).map(move |part| {
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let within = (seed >> 11) as f64 / (1u64 << 53) as f64;
+        whole.mul_f64((f64::from(part) + within) / f64::from(KILLS))
+    })
+}
+
+fn points(dir: &Path) -> Vec<Point> {
+    let store = Sqlite::open(&dir.join("index")).unwrap();
+    let records = store.records().unwrap();
+    let of = |path: &str| store.points_of(path).unwrap();
+    records.iter().flat_map(|record| of(&record.path)).collect()
+}
+
+/// Without what a clock said.
+fn timeless(mut value: Value) -> Value {
+    const TIMES: [&str; 9] = [
+        "seconds",
+        "first_token_seconds",
+        "index_seconds",
+        "first_token",
+        "total",
+        "tokens_per_second",
+        "embed",
+        "search",
+        "rerank",
+    ];
+    match &mut value {
+        Value::Object(fields) => {
+            fields.retain(|key, _| !TIMES.contains(&key.as_str()));
+            fields.values_mut().for_each(|field| *field = timeless(field.take()));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| *item = timeless(item.take())),
+        _ => {}
+    }
+    value
+}
+
+fn found(dir: &Path) -> Vec<Value> {
+    let lines = finished(dir, SEARCH).0;
+    lines
+        .lines()
+        .map(|line| timeless(serde_json::from_str(line).unwrap()))
+        .collect()
+}
+
+fn results(dir: &Path) -> Value {
+    timeless(serde_json::from_slice(&std::fs::read(dir.join("eval/results.json")).unwrap()).unwrap())
+}
+
+#[test]
+fn index_killed_at_any_moment_and_run_again_is_the_same_index() {
+    let dir = workplace(DOCUMENTS, QUESTIONS);
+    let dir = dir.path();
+    let (_, _, whole) = finished(dir, INDEX);
+    let wanted = (points(dir), found(dir));
+    assert_eq!((wanted.0.len(), wanted.1.len()), (DOCUMENTS, QUESTIONS));
+    let (mut running, mut partial) = (0, 0);
+    for moment in moments(whole, 1) {
+        running += usize::from(killed(dir, INDEX, "index", moment));
+        let (_, talk, _) = finished(dir, INDEX);
+        let number = talk.split(" embedded now").next().unwrap().rsplit(' ').next().unwrap();
+        let embedded: usize = number.parse().unwrap();
+        partial += usize::from((1..DOCUMENTS).contains(&embedded));
+        // What is told of costs is of a run that did all of it.
+        assert!(dir.join("index/report.json").exists() || embedded < DOCUMENTS);
+        assert!(
+            (points(dir), found(dir)) == wanted,
+            "killed after {moment:?} of {whole:?}"
+        );
+    }
+    println!("of {whole:?}: {running} killed, {partial} in the middle of their work");
+    assert!(running > 5 && partial > 0, "{running} killed, {partial} in the middle");
+}
+
+#[test]
+fn eval_killed_at_any_moment_and_run_again_is_the_same_result() {
+    let dir = workplace(DOCUMENTS, QUESTIONS);
+    let dir = dir.path();
+    finished(dir, INDEX);
+    let (_, _, whole) = finished(dir, EVAL);
+    let kept = || std::fs::read_to_string(dir.join("eval/answers.jsonl")).map_or(0, |text| text.lines().count());
+    let (wanted, all) = (results(dir), kept());
+    assert_eq!(wanted["questions"].as_array().unwrap().len(), QUESTIONS);
+    let (mut running, mut partial) = (0, 0);
+    for moment in moments(whole, 2) {
+        running += usize::from(killed(dir, EVAL, "eval", moment));
+        partial += usize::from((1..all).contains(&kept()));
+        finished(dir, EVAL);
+        assert!(results(dir) == wanted, "killed after {moment:?} of {whole:?}");
+        assert_eq!(kept(), all);
+    }
+    println!("of {whole:?}: {running} killed, {partial} in the middle of their work");
+    assert!(running > 5 && partial > 0, "{running} killed, {partial} in the middle");
+}
+
+#[test]
+fn two_at_once_are_refused() {
+    let dir = workplace(20, 4);
+    let dir = dir.path();
+    let index = Sqlite::create(&dir.join("index")).unwrap();
+    insta::assert_snapshot!("two_at_once_index", told(dir, INDEX));
+    drop(index);
+    finished(dir, INDEX);
+    finished(dir, EVAL);
+    let answers = std::fs::File::open(dir.join("eval/answers.jsonl")).unwrap();
+    answers.lock().unwrap();
+    insta::assert_snapshot!("two_at_once_eval", told(dir, EVAL));
+}
+
+/// `tune eval … | head -1`
+#[test]
+fn a_verdict_outlives_its_reader() {
+    let dir = workplace(20, 4);
+    let dir = dir.path();
+    finished(dir, INDEX);
+    assert_eq!(output(dir, EVAL).status.code(), Some(3));
+    let mut child = tune(dir, EVAL)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+}
+
+/// Nothing is known of training where the config names no adapter, whatever lies in the folder one starts in.
+#[test]
+fn a_result_tells_of_no_training_that_was_not() {
+    let dir = workplace(20, 4);
+    let dir = dir.path();
+    std::fs::write(
+        dir.join("train.jsonl"),
+        "{\"prompt\": \"item 1?\", \"response\": \"K1\"}\n",
+    )
+    .unwrap();
+    let config = std::fs::read_to_string(dir.join("config.toml")).unwrap();
+    std::fs::write(dir.join("config.toml"), config + "[data]\ntrain = [\"train.jsonl\"]\n").unwrap();
+    finished(dir, INDEX);
+    finished(dir, EVAL);
+    let facts = &results(dir)["facts"];
+    assert_eq!(facts["training_rows"], json!({}));
+    assert_eq!((&facts["documents"], &facts["chunks"]), (&json!(20), &json!(20)));
+}
+
+/// An adapter fits any base of its shape.
+#[test]
+fn an_adapter_of_another_base_is_told() {
+    let dir = workplace(20, 4);
+    let dir = dir.path();
+    let adapter = dir.join("run/adapter");
+    std::fs::create_dir_all(&adapter).unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(folder("llama-gqa-tied/adapter").join(file), adapter.join(file)).unwrap();
+    }
+    std::fs::write(
+        dir.join("run/receipt.json"),
+        r#"{"base": {"name": "another", "blake3": "00"}}"#,
+    )
+    .unwrap();
+    let arms = ["--set", "eval.adapter=run/adapter", "--set", "eval.arms=base,tuned"];
+    let (_, talk, _) = finished(dir, &[EVAL, &arms].concat());
+    assert!(
+        talk.contains("run/adapter was trained on another, whose weights are not those of"),
+        "{talk}"
+    );
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    let dir = workplace(4, 2);
+    let dir = dir.path();
+    let set = |command: &[&str], values: &[&str]| {
+        let values = values.iter().flat_map(|value| ["--set", value]);
+        told(dir, &command.iter().copied().chain(values).collect::<Vec<_>>())
+    };
+    let search = ["search", "config.toml", "item 3?"];
+    let raft = [
+        "data",
+        "raft",
+        "config.toml",
+        "--questions",
+        "questions.jsonl",
+        "--out",
+        "rows/raft.jsonl",
+    ];
+    std::fs::write(dir.join("empty.jsonl"), "\n").unwrap();
+    std::fs::write(dir.join("log.jsonl"), "").unwrap();
+    let mut said = vec![
+        set(&search, &[]),
+        set(&search, &["rag.top_k=0", "rag.mmr_lambda=nan", "rag.chunk_overlap=-1"]),
+        set(INDEX, &["rag.documents=nowhere"]),
+        set(INDEX, &["rag.documents=config.toml"]),
+        set(INDEX, &["rag.path=config.toml"]),
+        set(EVAL, &["eval.resamples=1", "eval.max_new_tokens=0"]),
+        set(EVAL, &["eval.questions=docs"]),
+        set(EVAL, &["eval.questions=empty.jsonl"]),
+    ];
+    finished(dir, INDEX);
+    said.extend([
+        told(dir, &["search", "config.toml", "--queries", "empty.jsonl"]),
+        told(dir, &["search", "config.toml", "--queries", "docs"]),
+        told(dir, &["ask", "config.toml", "item 3?", "--arm", "tuned"]),
+        set(EVAL, &["eval.output=config.toml"]),
+        set(
+            &raft,
+            &[
+                "raft.copies=0",
+                "raft.gold_share=nan",
+                "raft.distractors=[9, 99999999999]",
+            ],
+        ),
+        told(dir, &["advise", "config.toml", "--latency", "nan"]),
+        told(dir, &["advise", "config.toml", "--set", "advise.latency_seconds=-1"]),
+        told(dir, &["log", "stats", "nowhere.jsonl"]),
+        told(dir, &["log", "feedback", "log.jsonl", "id", "good"]),
+    ]);
+    insta::assert_snapshot!("rag_what_is_wrong", said.join("\n"));
+    // A folder that is not there is made for what is written.
+    let fits = ["--set", "raft.max_new_tokens=8", "--set", "raft.distractors=[1, 1]"];
+    finished(dir, &[&raft[..], &fits].concat());
+    assert!(dir.join("rows/raft.jsonl").exists());
+}

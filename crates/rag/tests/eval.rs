@@ -7,6 +7,7 @@ use tune_rag::eval::cost::Facts;
 use tune_rag::eval::error::EvalError;
 use tune_rag::eval::settings::{Eval, Judge, Rates};
 use tune_rag::eval::{Inputs, Library, Prompts, TrainingText, evaluate};
+use tune_rag::index::Reindex;
 use tune_rag::judge::Ask;
 use tune_rag::question::{Gold, Question, Stratum};
 use tune_rag::results::{Results, Stage};
@@ -328,7 +329,11 @@ fn facts() -> Facts {
         chunks: Some(120),
         index_seconds: Some(12.0),
         index_bytes: Some(1 << 20),
-        reindex_seconds: Some(0.3),
+        reindex: Some(Reindex {
+            documents: 1,
+            chunks: 5,
+            seconds: 0.3,
+        }),
         training_rows: BTreeMap::from([(Weights::Tuned, 340)]),
         training_seconds: BTreeMap::from([(Weights::Tuned, 600.0), (Weights::Hybrid, 900.0)]),
         adapter_bytes: BTreeMap::new(),

@@ -1,7 +1,7 @@
 //! `tune eval`: the arms of a config on its questions, and a verdict with an exit code.
 use crate::answerer::{Models, Wanted};
 use crate::args::Eval as Args;
-use crate::command::index::REPORT;
+use crate::command::index::costs;
 use crate::library::Opened;
 use crate::printer::{Printer, duration, row};
 use crate::resolve::Resolved;
@@ -154,10 +154,7 @@ fn run_config(adapter: &Path) -> Option<RunConfig> {
 }
 
 fn facts(resolved: &Resolved, machine: String, training: &[TrainingText]) -> Facts {
-    let index: Value = fs_err::read(resolved.rag.path.join(REPORT))
-        .ok()
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .unwrap_or_default();
+    let index = costs(&resolved.rag);
     let mut facts = Facts {
         title: format!(
             "{} on {}",
@@ -166,10 +163,11 @@ fn facts(resolved: &Resolved, machine: String, training: &[TrainingText]) -> Fac
         ),
         machine,
         base: resolved.settings.model.base.clone(),
-        documents: index["documents"].as_u64().map(|n| n as usize),
-        chunks: index["chunks"].as_u64().map(|n| n as usize),
-        index_seconds: index["seconds"].as_f64(),
-        index_bytes: index["bytes"].as_u64(),
+        documents: index.as_ref().map(|index| index.documents),
+        chunks: index.as_ref().map(|index| index.chunks),
+        index_seconds: index.as_ref().and_then(|index| index.seconds),
+        index_bytes: index.as_ref().and_then(|index| index.bytes),
+        reindex: index.and_then(|index| index.reindex),
         ..Facts::default()
     };
     let adapters = [

@@ -808,6 +808,25 @@ fn advice_follows_the_numbers() {
 }
 
 #[test]
+fn advice_names_the_arm_that_is_ahead_and_what_would_show_it() {
+    use tune_rag::advise::{Approach, advise_from};
+    let few = results(30, &[(Base, 1, 2), (Tuned, 2, 5), (Hybrid, 1, 9)], |_| {});
+    assert_eq!(few.verdict.ship, Arm::BASE);
+    let advice = advise_from(&few, 0.0);
+    assert_eq!(advice.approach, Approach::Hybrid, "{advice:?}");
+    assert_eq!(
+        advice.headline,
+        "hybrid leads base by 72.7 points, not shown yet: about 50 questions would tell"
+    );
+    let level = results(120, &[(Base, 1, 1), (Tuned, 1, 1), (Hybrid, 1, 1)], |_| {});
+    let advice = advise_from(&level, 0.0);
+    assert_eq!(
+        (advice.approach, advice.headline.as_str()),
+        (Approach::Prompting, "a better prompt")
+    );
+}
+
+#[test]
 fn a_report_holds_every_question_and_runs_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut settings = settings(folder.path());

@@ -723,7 +723,7 @@ fn raft_rows_are_the_prompts_that_are_asked() {
         finds: |_| true,
         stale: vec![],
     };
-    let questions = questions(200);
+    let mut questions = questions(200);
     let echo = Echo::new(&[(Base, 1, 9)]);
     let settings = Raft {
         distractors: [1, 1],
@@ -772,8 +772,31 @@ fn raft_rows_are_the_prompts_that_are_asked() {
         }
     }
     assert!(places[0] > 40 && places[1] > 40, "{places:?}");
-    let other = make(&Raft { seed: 1, ..settings });
+    let other = make(&Raft {
+        seed: 1,
+        ..settings.clone()
+    });
     assert_ne!(found.rows, other.rows);
+
+    // Where a whole document is gold, the prompt holds the passage of it that answers.
+    questions
+        .iter_mut()
+        .flat_map(|question| &mut question.gold)
+        .for_each(|gold| (gold.start, gold.end) = (None, None));
+    let whole = rows(&settings, &questions, &shelf, &Plain, &echo, &mut |_| {}).unwrap();
+    let with_gold = whole
+        .rows
+        .iter()
+        .zip(&questions)
+        .filter(|(row, _)| row.kind == Kind::WithGold);
+    for (row, question) in with_gold {
+        assert!(
+            row.messages[0]
+                .content
+                .contains(&format!("is {}.", question.answers[0])),
+            "{row:?}"
+        );
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Evaluations of an echo that answers from passages or from memory as told, so that the right verdict is known.
 use serde_json::Value;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use tune_rag::eval::arm::{Arm, Context};
@@ -897,7 +898,10 @@ fn a_report_holds_every_question_and_runs_nothing() {
 }
 
 /// Words hashed to places, at length 1.
-struct Words;
+#[derive(Default)]
+struct Words {
+    queries: Cell<usize>,
+}
 
 impl Embedder for Words {
     fn identity(&self) -> String {
@@ -916,7 +920,10 @@ impl Embedder for Words {
         text.split_whitespace().count()
     }
 
-    fn embed(&self, texts: &[&str], _kind: TextKind) -> anyhow::Result<Vec<Vec<f32>>> {
+    fn embed(&self, texts: &[&str], kind: TextKind) -> anyhow::Result<Vec<Vec<f32>>> {
+        if kind == TextKind::Query {
+            self.queries.set(self.queries.get() + texts.len());
+        }
         let one = |text: &&str| {
             let mut counts = vec![1e-3f32; 256];
             for word in text.to_lowercase().split(|c: char| !c.is_alphanumeric()) {
@@ -948,8 +955,9 @@ fn a_real_index_is_asked_as_it_answers() {
         ..Rag::default()
     };
     rag.validate().unwrap();
+    let words = Words::default();
     let mut store = store::open(&rag, None, true).unwrap();
-    index::index(store.as_mut(), &Words, &rag, &mut |_| {}).unwrap();
+    index::index(store.as_mut(), &words, &rag, &mut |_| {}).unwrap();
     let questions: Vec<Question> = questions(60)
         .into_iter()
         .map(|mut question| {
@@ -964,7 +972,7 @@ fn a_real_index_is_asked_as_it_answers() {
             question
         })
         .collect();
-    let library = Indexed::new(store.as_ref(), &Words, None, &rag).unwrap();
+    let library = Indexed::new(store.as_ref(), &words, None, &rag).unwrap();
     let settings = settings(folder.path());
     let mut echo = Echo::new(&[(Base, 1, 9)]);
     let mut run = || {
@@ -974,7 +982,7 @@ fn a_real_index_is_asked_as_it_answers() {
             prompts: &PromptBuilder::new(&rag, &[]),
             answerer: &mut echo,
             library: Some(&library),
-            embedder: Some(&Words),
+            embedder: Some(&words),
             training: &[],
             judge: None,
             facts: Facts::default(),
@@ -982,6 +990,11 @@ fn a_real_index_is_asked_as_it_answers() {
         evaluate(inputs, &mut |_| {})
     };
     let results = run().unwrap();
+    assert_eq!(
+        words.queries.get(),
+        questions.len(),
+        "each question is embedded once for all retrievers"
+    );
     let names: Vec<&str> = results
         .retrieval
         .iter()

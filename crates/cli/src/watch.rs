@@ -111,6 +111,14 @@ impl Console {
         });
     }
 
+    /// What the phase under way is called from now on.
+    pub fn rename(&mut self, name: &str) {
+        if let Some(phase) = &mut self.phase {
+            phase.name = name.into();
+            phase.bar.set_message(name.to_string());
+        }
+    }
+
     fn progress(&mut self, done: usize) {
         let moving = self.moving();
         let Some(phase) = &mut self.phase else { return };

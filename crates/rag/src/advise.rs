@@ -2,8 +2,8 @@
 use crate::Weights;
 use crate::eval::arm::{Arm, Context};
 use crate::metrics::Metric;
-use crate::results::{Finding, Results};
-use crate::verdict::Outcome;
+use crate::results::{Contrast, Finding, Results};
+use crate::verdict::{MOST_QUESTIONS, Outcome, needed, rounded};
 use serde::{Deserialize, Serialize};
 
 /// Fewer rows rarely teach a form that a prompt with a few examples does not.
@@ -105,6 +105,8 @@ impl Default for Task {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Advice {
     pub approach: Approach,
+    /// The approach, or how far ahead it is where that is not shown yet.
+    pub headline: String,
     /// Each with the fact or the number it rests on.
     pub reasons: Vec<String>,
     /// What to mend or to watch.
@@ -136,6 +138,7 @@ pub fn advise(task: &Task) -> Advice {
     }
     Advice {
         approach,
+        headline: approach.label().into(),
         reasons,
         cautions,
         next: next_commands(approach),
@@ -215,11 +218,11 @@ pub fn advise_from(results: &Results, latency_seconds: f64) -> Advice {
     measured.retrieval(&mut cautions);
     measured.hybrid(&mut reasons);
     measured.latency(latency_seconds, &mut cautions);
-    let approach = match (results.verdict.ship.weights, results.verdict.ship.context) {
-        (Weights::Base, Context::None) => Approach::Prompting,
-        (Weights::Base, _) => Approach::Rag,
-        (_, Context::None) => Approach::FineTuning,
-        _ => Approach::Hybrid,
+    let lead = measured.lead();
+    let approach = approach_of(lead.as_ref().map_or(results.verdict.ship, |lead| lead.first));
+    let headline = match &lead {
+        Some(lead) => not_shown_yet(lead, results.settings.min_questions),
+        None => approach.label().into(),
     };
     let next = match results.verdict.outcome {
         Outcome::ShownBetter => vec![format!("tune ask CONFIG --arm {} \"…\"", results.verdict.ship)],
@@ -232,10 +235,34 @@ pub fn advise_from(results: &Results, latency_seconds: f64) -> Advice {
     };
     Advice {
         approach,
+        headline,
         reasons,
         cautions,
         next,
     }
+}
+
+fn approach_of(arm: Arm) -> Approach {
+    match (arm.weights, arm.context) {
+        (Weights::Base, Context::None) => Approach::Prompting,
+        (Weights::Base, _) => Approach::Rag,
+        (_, Context::None) => Approach::FineTuning,
+        _ => Approach::Hybrid,
+    }
+}
+
+/// `hybrid leads base by 4.2 points, not shown yet: about 300 questions would tell`
+fn not_shown_yet(lead: &Contrast, least: usize) -> String {
+    let Contrast { first, second, .. } = lead;
+    let ahead = format!(
+        "{first} leads {second} by {:.1} points, not shown yet",
+        100.0 * lead.difference.mean
+    );
+    let wanted = needed(lead).max(least as f64);
+    if wanted <= lead.difference.n as f64 || wanted > MOST_QUESTIONS {
+        return ahead;
+    }
+    format!("{ahead}: about {} questions would tell", rounded(wanted))
 }
 
 struct Measured<'a> {
@@ -245,6 +272,16 @@ struct Measured<'a> {
 impl Measured<'_> {
     fn mean(&self, arm: Arm, metric: Metric) -> Option<f64> {
         Some(self.results.arm(arm)?.scores.get(&metric)?.mean)
+    }
+
+    /// Where no arm is shown to be better, the one that is ahead of what is kept.
+    fn lead(&self) -> Option<Contrast> {
+        let verdict = &self.results.verdict;
+        let others = Arm::NAMED
+            .into_iter()
+            .filter_map(|arm| self.results.contrast(arm, verdict.ship));
+        let ahead = others.filter(|contrast| verdict.outcome == Outcome::NotShown && contrast.difference.mean > 0.0);
+        ahead.max_by(|a, b| a.difference.mean.total_cmp(&b.difference.mean))
     }
 
     /// How much the right passage in the prompt would bring.

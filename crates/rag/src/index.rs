@@ -2,7 +2,7 @@
 //! put whole, so that a run may be killed at any moment and gone on with.
 use crate::chunk::{Chunk, chunks, embedded_text, limit};
 use crate::error::{RagError, Result};
-use crate::ingest::{Document, Raw, Skipped, read, sources};
+use crate::ingest::{Document, Raw, Skipped, Source, read, sources};
 use crate::settings::Rag;
 use crate::store::{Manifest, Point, Record, Store};
 use crate::{Embedder, TextKind};
@@ -28,20 +28,66 @@ pub struct Report {
     /// Chunks embedded by this run.
     pub embedded: usize,
     pub seconds: f64,
+    /// Of them in the embedder.
+    pub embedding_seconds: f64,
     pub skipped: Vec<Skipped>,
     pub warnings: Vec<String>,
 }
 
+/// What an index costs, as its runs have told; kept beside it for an evaluation's report.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Costs {
+    pub documents: usize,
+    pub chunks: usize,
+    pub tokens: usize,
+    pub bytes: Option<u64>,
+    /// Of the run that made all of it; `None` where that was stopped and gone on with.
+    pub seconds: Option<f64>,
+    pub embedding_seconds: Option<f64>,
+    /// The last run that brought some of it up to date.
+    pub reindex: Option<Reindex>,
+}
+
+/// New, changed and gone documents of one run, the chunks embedded for them, and what it took to find and put them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Reindex {
+    pub documents: usize,
+    pub chunks: usize,
+    pub seconds: f64,
+}
+
+impl Costs {
+    /// After a run that did something; `before`: `None` where the index had not been made whole yet.
+    pub fn after(run: &Report, before: Option<Costs>) -> Costs {
+        let made_all = run.embedded == run.chunks;
+        let of_all = |seconds| made_all.then_some(seconds);
+        let before = before.filter(|_| !made_all);
+        let now = Reindex {
+            documents: run.changed + run.removed,
+            chunks: run.embedded,
+            seconds: run.seconds,
+        };
+        Costs {
+            documents: run.documents,
+            chunks: run.chunks,
+            tokens: run.tokens,
+            bytes: run.bytes,
+            reindex: before.is_some().then_some(now),
+            seconds: before.as_ref().map_or(of_all(run.seconds), |before| before.seconds),
+            embedding_seconds: before.map_or(of_all(run.embedding_seconds), |before| before.embedding_seconds),
+        }
+    }
+}
+
 /// How far a run is.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Progress<'a> {
-    /// Files done, of all.
-    pub files: usize,
+pub struct Progress {
+    /// Documents done, of all; each line of a JSONL file is one.
+    pub documents: usize,
     pub of: usize,
     /// Chunks embedded so far.
     pub embedded: usize,
-    /// The document just read or put.
-    pub document: &'a str,
 }
 
 /// How the documents differ from what is indexed.
@@ -78,28 +124,39 @@ pub fn index(
         pending: Vec::new(),
         report: Report::default(),
     };
+    let counts: Vec<usize> = sources.iter().map(Source::documents).collect();
+    let of = counts.iter().sum();
     let mut seen = BTreeSet::new();
-    for (files, source) in sources.iter().enumerate() {
-        let told = Progress {
-            files,
-            of: sources.len(),
-            embedded: run.report.embedded,
-            document: &source.name,
-        };
-        progress(told);
+    let mut before = 0;
+    for (source, count) in sources.iter().zip(counts) {
         match read(source, settings) {
             Ok(raws) => {
-                for raw in raws {
+                for (line, raw) in raws.into_iter().enumerate() {
                     seen.insert(raw.path.clone());
-                    run.take(raw, &known, &mut skipped, &mut |embedded| {
-                        progress(Progress { embedded, ..told })
-                    })?;
+                    let documents = (before + line).saturating_sub(run.pending.len());
+                    let mut tell = |embedded| {
+                        progress(Progress {
+                            documents,
+                            of,
+                            embedded,
+                        })
+                    };
+                    tell(run.report.embedded);
+                    run.take(raw, &known, &mut skipped, &mut tell)?;
                 }
             }
             Err(reason) => skipped.push(reason),
         }
+        before += count;
     }
-    run.flush(&mut |_| ())?;
+    let documents = of.saturating_sub(run.pending.len());
+    run.flush(&mut |embedded| {
+        progress(Progress {
+            documents,
+            of,
+            embedded,
+        })
+    })?;
     let mut report = run.report;
     for path in known.keys().filter(|path| !seen.contains(*path)) {
         store.remove(path)?;
@@ -203,7 +260,9 @@ impl Run<'_> {
             .collect();
         let mut vectors = Vec::with_capacity(texts.len());
         for batch in texts.chunks(CHUNKS_AT_ONCE) {
+            let begun = Instant::now();
             vectors.extend(self.embed(batch)?);
+            self.report.embedding_seconds += begun.elapsed().as_secs_f64();
             self.report.embedded += batch.len();
             embedded(self.report.embedded);
         }
@@ -311,12 +370,11 @@ pub fn move_index(from: &dyn Store, to: &mut dyn Store, progress: &mut dyn FnMut
     let mut there = known(to, &manifest)?;
     let records = from.records()?;
     let mut moved = 0;
-    for (files, record) in records.iter().enumerate() {
+    for (documents, record) in records.iter().enumerate() {
         progress(Progress {
-            files,
+            documents,
             of: records.len(),
             embedded: 0,
-            document: &record.path,
         });
         if there.remove(&record.path).as_ref() != Some(record) {
             let points = from.points_of(&record.path)?;
@@ -401,6 +459,61 @@ mod tests {
                 rebuilt.lexical(query, 10, None).unwrap()
             );
         }
+    }
+
+    #[test]
+    fn costs_are_those_of_the_whole_and_of_the_last_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let docs = folder.path().join("docs");
+        fill(&docs, 5);
+        let mut store = Sqlite::create(&folder.path().join("index")).unwrap();
+        let mut run = || index(&mut store, &Words::default(), &settings(&docs), &mut |_| ()).unwrap();
+        let first = run();
+        let whole = Costs::after(&first, None);
+        assert_eq!((whole.seconds, whole.reindex), (Some(first.seconds), None));
+        fs::write(docs.join("0001.md"), "# One\n\nNow short.").unwrap();
+        fs::remove_file(docs.join("0002.md")).unwrap();
+        let second = run();
+        let costs = Costs::after(&second, Some(whole));
+        assert_eq!((costs.documents, costs.seconds), (4, Some(first.seconds)));
+        let wanted = Reindex {
+            documents: 2,
+            chunks: 1,
+            seconds: second.seconds,
+        };
+        assert_eq!(costs.reindex, Some(wanted));
+        // The rest of a run that was stopped is neither.
+        let rest = Costs::after(&second, None);
+        assert_eq!((rest.seconds, rest.reindex), (None, None));
+    }
+
+    #[test]
+    fn progress_counts_the_lines_of_one_large_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let lines: Vec<String> = (0..600).map(|n| format!("{{\"text\": \"Line {n}.\"}}")).collect();
+        fs::create_dir(folder.path().join("docs")).unwrap();
+        fs::write(folder.path().join("docs/all.jsonl"), lines.join("\n\n")).unwrap();
+        let mut store = Sqlite::create(&folder.path().join("index")).unwrap();
+        let mut told = Vec::new();
+        let settings = settings(&folder.path().join("docs"));
+        index(&mut store, &Words::default(), &settings, &mut |progress| {
+            told.push(progress)
+        })
+        .unwrap();
+        assert!(told.iter().all(|progress| progress.of == 600));
+        assert!(told.windows(2).all(|pair| pair[0].documents <= pair[1].documents));
+        let embedded = |chunks| {
+            told.iter()
+                .find(|progress| progress.embedded == chunks)
+                .unwrap()
+                .documents
+        };
+        assert_eq!(
+            (embedded(256), embedded(512)),
+            (0, 256),
+            "a document counts once it is in the index"
+        );
+        assert_eq!(told.last().unwrap().embedded, 600);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! distractors, in the very prompts that questions are asked in.
 use crate::eval::error::{EvalError, Result, asking};
 use crate::eval::{Library, Prompts};
+use crate::metrics::overlap::k_precision;
 use crate::question::{Question, Stratum};
 use crate::random::SplitMix64;
 use crate::{Answerer, Message, Passage, Role};
@@ -188,6 +189,13 @@ pub fn rows(
     Ok(found)
 }
 
+/// Of a document that is gold as a whole, the passage that answers: a row whose passages do not would teach to make it up.
+fn most_of_the_answer(question: &Question, gold: Vec<Passage>) -> Option<Passage> {
+    let answer = question.answers.first().map_or("", String::as_str);
+    let held = |passage: &Passage| k_precision(answer, &passage.text);
+    gold.into_iter().max_by(|a, b| held(a).total_cmp(&held(b)))
+}
+
 struct Maker<'a> {
     settings: &'a Raft,
     library: &'a dyn Library,
@@ -215,7 +223,7 @@ impl Maker<'_> {
         };
         let mut passages = self.distractors(question, kind, &mut random)?;
         if kind == Kind::WithGold {
-            passages.push(gold.swap_remove(random.below(gold.len())));
+            passages.extend(most_of_the_answer(question, gold));
         }
         if passages.is_empty() {
             return Ok(Err("there is no passage to put into its prompt"));

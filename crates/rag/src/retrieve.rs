@@ -5,7 +5,9 @@ use crate::settings::{Rag, Retriever};
 use crate::store::{Hit, Store};
 use crate::{Embedder, Passage, Reranker, TextKind};
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::time::Instant;
 
 /// What one question brought up.
@@ -39,6 +41,7 @@ pub struct Timings {
 }
 
 /// Searches one index with one embedder.
+#[derive(Clone)]
 pub struct Searcher<'a> {
     store: &'a dyn Store,
     embedder: &'a dyn Embedder,
@@ -46,6 +49,8 @@ pub struct Searcher<'a> {
     settings: &'a Rag,
     /// Documents to search; `None` = all.
     only: Option<Vec<String>>,
+    /// The last question with its vector, which clones share: retrievers that are compared embed it once.
+    last: Rc<RefCell<(String, Vec<f32>)>>,
 }
 
 struct Candidate {
@@ -72,6 +77,7 @@ impl<'a> Searcher<'a> {
             embedder,
             reranker: None,
             settings,
+            last: Rc::default(),
         })
     }
 
@@ -120,14 +126,18 @@ impl<'a> Searcher<'a> {
     }
 
     fn embed(&self, question: &str) -> Result<Vec<f32>> {
-        let vectors = self
-            .embedder
-            .embed(&[question], TextKind::Query)
-            .map_err(|source| RagError::Model {
-                doing: "embedding the question",
-                source,
-            })?;
-        Ok(vectors.into_iter().next().unwrap_or_default())
+        let mut last = self.last.borrow_mut();
+        if last.1.is_empty() || last.0 != question {
+            let vectors = self
+                .embedder
+                .embed(&[question], TextKind::Query)
+                .map_err(|source| RagError::Model {
+                    doing: "embedding the question",
+                    source,
+                })?;
+            *last = (question.to_string(), vectors.into_iter().next().unwrap_or_default());
+        }
+        Ok(last.1.clone())
     }
 
     fn candidates(&self, retriever: Retriever, question: &str, vector: &[f32], depth: usize) -> Result<Vec<Candidate>> {

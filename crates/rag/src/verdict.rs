@@ -7,6 +7,9 @@ use crate::results::{ArmSummary, Contrast, Finding, contrast};
 use crate::stats::Estimate;
 use serde::{Deserialize, Serialize};
 
+/// Nobody asks more.
+pub(crate) const MOST_QUESTIONS: f64 = 100_000.0;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
@@ -167,10 +170,9 @@ impl Judging<'_> {
         if mean == 0.0 {
             return format!("{can}.");
         }
-        let needed = n as f64 * (visible / mean).powi(2);
-        match needed {
+        match needed(contrast) {
             needed if needed <= n as f64 => format!("{can}; the other planned contrasts ask for more than 95 %."),
-            needed if needed > 100_000.0 => format!("{can}, and more questions will hardly show this one."),
+            needed if needed > MOST_QUESTIONS => format!("{can}, and more questions will hardly show this one."),
             needed => format!("{can}; to show this one ask about {}.", rounded(needed)),
         }
     }
@@ -218,6 +220,12 @@ impl Judging<'_> {
     }
 }
 
+/// Questions that would show this difference: an interval narrows with the root of their number.
+pub(crate) fn needed(contrast: &Contrast) -> f64 {
+    let Estimate { n, mean, .. } = contrast.difference;
+    n as f64 * (contrast.smallest_difference / mean).powi(2)
+}
+
 /// `+12.0 points [+3.1, +20.4]`.
 fn points(difference: &Estimate) -> String {
     let Estimate { mean, low, high, .. } = *difference;
@@ -226,7 +234,7 @@ fn points(difference: &Estimate) -> String {
 }
 
 /// To two digits, upwards.
-fn rounded(questions: f64) -> u64 {
+pub(crate) fn rounded(questions: f64) -> u64 {
     let step = 10f64.powf(questions.log10().floor() - 1.0).max(1.0);
     ((questions / step).ceil() * step) as u64
 }

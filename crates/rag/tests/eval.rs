@@ -1,5 +1,6 @@
 //! Evaluations of an echo that answers from passages or from memory as told, so that the right verdict is known.
 use serde_json::Value;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use tune_rag::eval::arm::{Arm, Context};
@@ -7,6 +8,7 @@ use tune_rag::eval::cost::Facts;
 use tune_rag::eval::error::EvalError;
 use tune_rag::eval::settings::{Eval, Judge, Rates};
 use tune_rag::eval::{Inputs, Library, Prompts, TrainingText, evaluate};
+use tune_rag::index::Reindex;
 use tune_rag::judge::Ask;
 use tune_rag::question::{Gold, Question, Stratum};
 use tune_rag::results::{Results, Stage};
@@ -328,7 +330,11 @@ fn facts() -> Facts {
         chunks: Some(120),
         index_seconds: Some(12.0),
         index_bytes: Some(1 << 20),
-        reindex_seconds: Some(0.3),
+        reindex: Some(Reindex {
+            documents: 1,
+            chunks: 5,
+            seconds: 0.3,
+        }),
         training_rows: BTreeMap::from([(Weights::Tuned, 340)]),
         training_seconds: BTreeMap::from([(Weights::Tuned, 600.0), (Weights::Hybrid, 900.0)]),
         adapter_bytes: BTreeMap::new(),
@@ -718,7 +724,7 @@ fn raft_rows_are_the_prompts_that_are_asked() {
         finds: |_| true,
         stale: vec![],
     };
-    let questions = questions(200);
+    let mut questions = questions(200);
     let echo = Echo::new(&[(Base, 1, 9)]);
     let settings = Raft {
         distractors: [1, 1],
@@ -767,8 +773,31 @@ fn raft_rows_are_the_prompts_that_are_asked() {
         }
     }
     assert!(places[0] > 40 && places[1] > 40, "{places:?}");
-    let other = make(&Raft { seed: 1, ..settings });
+    let other = make(&Raft {
+        seed: 1,
+        ..settings.clone()
+    });
     assert_ne!(found.rows, other.rows);
+
+    // Where a whole document is gold, the prompt holds the passage of it that answers.
+    questions
+        .iter_mut()
+        .flat_map(|question| &mut question.gold)
+        .for_each(|gold| (gold.start, gold.end) = (None, None));
+    let whole = rows(&settings, &questions, &shelf, &Plain, &echo, &mut |_| {}).unwrap();
+    let with_gold = whole
+        .rows
+        .iter()
+        .zip(&questions)
+        .filter(|(row, _)| row.kind == Kind::WithGold);
+    for (row, question) in with_gold {
+        assert!(
+            row.messages[0]
+                .content
+                .contains(&format!("is {}.", question.answers[0])),
+            "{row:?}"
+        );
+    }
 }
 
 #[test]
@@ -799,6 +828,25 @@ fn advice_follows_the_numbers() {
             .iter()
             .any(|reason| reason.contains("hybrid is shown worse than rag")),
         "{advice:?}"
+    );
+}
+
+#[test]
+fn advice_names_the_arm_that_is_ahead_and_what_would_show_it() {
+    use tune_rag::advise::{Approach, advise_from};
+    let few = results(30, &[(Base, 1, 2), (Tuned, 2, 5), (Hybrid, 1, 9)], |_| {});
+    assert_eq!(few.verdict.ship, Arm::BASE);
+    let advice = advise_from(&few, 0.0);
+    assert_eq!(advice.approach, Approach::Hybrid, "{advice:?}");
+    assert_eq!(
+        advice.headline,
+        "hybrid leads base by 72.7 points, not shown yet: about 50 questions would tell"
+    );
+    let level = results(120, &[(Base, 1, 1), (Tuned, 1, 1), (Hybrid, 1, 1)], |_| {});
+    let advice = advise_from(&level, 0.0);
+    assert_eq!(
+        (advice.approach, advice.headline.as_str()),
+        (Approach::Prompting, "a better prompt")
     );
 }
 
@@ -850,7 +898,10 @@ fn a_report_holds_every_question_and_runs_nothing() {
 }
 
 /// Words hashed to places, at length 1.
-struct Words;
+#[derive(Default)]
+struct Words {
+    queries: Cell<usize>,
+}
 
 impl Embedder for Words {
     fn identity(&self) -> String {
@@ -869,7 +920,10 @@ impl Embedder for Words {
         text.split_whitespace().count()
     }
 
-    fn embed(&self, texts: &[&str], _kind: TextKind) -> anyhow::Result<Vec<Vec<f32>>> {
+    fn embed(&self, texts: &[&str], kind: TextKind) -> anyhow::Result<Vec<Vec<f32>>> {
+        if kind == TextKind::Query {
+            self.queries.set(self.queries.get() + texts.len());
+        }
         let one = |text: &&str| {
             let mut counts = vec![1e-3f32; 256];
             for word in text.to_lowercase().split(|c: char| !c.is_alphanumeric()) {
@@ -901,8 +955,9 @@ fn a_real_index_is_asked_as_it_answers() {
         ..Rag::default()
     };
     rag.validate().unwrap();
+    let words = Words::default();
     let mut store = store::open(&rag, None, true).unwrap();
-    index::index(store.as_mut(), &Words, &rag, &mut |_| {}).unwrap();
+    index::index(store.as_mut(), &words, &rag, &mut |_| {}).unwrap();
     let questions: Vec<Question> = questions(60)
         .into_iter()
         .map(|mut question| {
@@ -917,7 +972,7 @@ fn a_real_index_is_asked_as_it_answers() {
             question
         })
         .collect();
-    let library = Indexed::new(store.as_ref(), &Words, None, &rag).unwrap();
+    let library = Indexed::new(store.as_ref(), &words, None, &rag).unwrap();
     let settings = settings(folder.path());
     let mut echo = Echo::new(&[(Base, 1, 9)]);
     let mut run = || {
@@ -927,7 +982,7 @@ fn a_real_index_is_asked_as_it_answers() {
             prompts: &PromptBuilder::new(&rag, &[]),
             answerer: &mut echo,
             library: Some(&library),
-            embedder: Some(&Words),
+            embedder: Some(&words),
             training: &[],
             judge: None,
             facts: Facts::default(),
@@ -935,6 +990,11 @@ fn a_real_index_is_asked_as_it_answers() {
         evaluate(inputs, &mut |_| {})
     };
     let results = run().unwrap();
+    assert_eq!(
+        words.queries.get(),
+        questions.len(),
+        "each question is embedded once for all retrievers"
+    );
     let names: Vec<&str> = results
         .retrieval
         .iter()

@@ -85,7 +85,7 @@ fn tell(advice: &Advice, config: Option<&Path>, printer: &Printer) -> anyhow::Re
         .collect();
     printer.data(&format!(
         "{}\n{}{}\nnext:{next}",
-        style.bold(advice.approach.label()),
+        style.bold(&advice.headline),
         list("because", &advice.reasons),
         list("mind", &advice.cautions),
     ))?;

@@ -1,7 +1,7 @@
 //! `tune eval`: the arms of a config on its questions, and a verdict with an exit code.
 use crate::answerer::{Models, Wanted};
 use crate::args::Eval as Args;
-use crate::command::index::REPORT;
+use crate::command::index::costs;
 use crate::library::Opened;
 use crate::printer::{Printer, duration, row};
 use crate::resolve::Resolved;
@@ -174,10 +174,7 @@ fn facts(
     store: Option<&dyn Store>,
 ) -> anyhow::Result<Facts> {
     let records = store.map(Store::records).transpose()?;
-    let index: Value = fs_err::read(resolved.rag.path.join(REPORT))
-        .ok()
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .unwrap_or_default();
+    let index = store.and_then(|_| costs(&resolved.rag));
     let mut facts = Facts {
         title: format!(
             "{} on {}",
@@ -188,8 +185,9 @@ fn facts(
         base: resolved.settings.model.base.clone(),
         documents: records.map(|records| records.iter().filter(|record| record.skipped.is_none()).count()),
         chunks: store.map(Store::count).transpose()?,
-        index_seconds: index["seconds"].as_f64().filter(|_| store.is_some()),
+        index_seconds: index.as_ref().and_then(|index| index.seconds),
         index_bytes: store.map(Store::bytes).transpose()?.flatten(),
+        reindex: index.and_then(|index| index.reindex),
         ..Facts::default()
     };
     for (weights, adapter) in adapters(resolved) {

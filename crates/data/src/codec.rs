@@ -28,9 +28,9 @@ struct EndOfTurn {
 }
 
 impl Codec {
-    /// `tokenizer_json`: the bytes of `tokenizer.json`; `tokenizer_config`: `tokenizer_config.json`
-    /// (bos/eos/pad/unk tokens, `add_bos_token`, an inline `chat_template`); `chat_template`: Jinja
-    /// source that wins over the inline one. With neither, a plain prompt format is used.
+    /// `tokenizer_json`: the bytes of `tokenizer.json`; `tokenizer_config`: `tokenizer_config.json` (bos/eos/pad/unk tokens, an
+    /// inline `chat_template`); `chat_template`: Jinja source that wins over the inline one. With neither, a plain prompt format
+    /// is used.
     pub fn new(tokenizer_json: &[u8], tokenizer_config: Option<&Value>, chat_template: Option<&str>) -> Result<Self> {
         let mut tokenizer = Tokenizer::from_bytes(tokenizer_json).map_err(broken)?;
         tokenizer.with_truncation(None).map_err(broken)?.with_padding(None);
@@ -39,7 +39,7 @@ impl Codec {
         let special_tokens = special_tokens(config);
         let id = |name: &str| tokenizer.token_to_id(special_tokens.get(name)?.as_str()?);
         let (bos, eos) = (id("bos_token"), id("eos_token"));
-        let (before, after) = added_around(&tokenizer, config, bos, eos)?;
+        let (before, after) = added_around(&tokenizer)?;
         let inline = inline_template(config);
         let (source, template_source) = match (chat_template, &inline) {
             (Some(given), _) => (given, "given"),
@@ -242,26 +242,14 @@ fn inline_template(config: &Value) -> Option<String> {
     }
 }
 
-/// What the post-processor adds before and after a text; `add_bos_token` and `add_eos_token` win over it.
-fn added_around(
-    tokenizer: &Tokenizer,
-    config: &Value,
-    bos: Option<u32>,
-    eos: Option<u32>,
-) -> Result<(Vec<u32>, Vec<u32>)> {
+/// What the post-processor adds before and after a text. `add_bos_token` and `add_eos_token` are not heeded: transformers 5 drops
+/// them beside a tokenizer.json, and a model is to be trained on the tokens that it will be served.
+fn added_around(tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<u32>)> {
     let bare = tokenizer.encode_fast("a", false).map_err(broken)?.get_ids().to_vec();
     let full = tokenizer.encode_fast("a", true).map_err(broken)?.get_ids().to_vec();
     let at = full.windows(bare.len().max(1)).position(|w| w == bare).unwrap_or(0);
-    let mut before = full[..at].to_vec();
-    let mut after = full.get(at + bare.len()..).unwrap_or_default().to_vec();
-    let set = |key: &str| config.get(key).and_then(Value::as_bool);
-    if let Some(add) = set("add_bos_token") {
-        before = bos.filter(|_| add).into_iter().collect();
-    }
-    if let Some(add) = set("add_eos_token") {
-        after = eos.filter(|_| add).into_iter().collect();
-    }
-    Ok((before, after))
+    let after = full.get(at + bare.len()..).unwrap_or_default();
+    Ok((full[..at].to_vec(), after.to_vec()))
 }
 
 fn fingerprint(json: &[u8], template: &str, special: &Map<String, Value>, before: &[u32], after: &[u32]) -> String {
@@ -467,13 +455,6 @@ pub(crate) mod tests {
         assert_eq!(model.end_of_turn(), None);
     }
 
-    #[test]
-    fn add_bos_token_wins_over_the_post_processor() {
-        let config = json!({"bos_token": "<s>", "add_bos_token": true});
-        let codec = Codec::new(&byte_level(&SPECIAL, gpt2()), Some(&config), None).unwrap();
-        assert_eq!(codec.encode("a", true).unwrap()[0], codec.bos().unwrap());
-    }
-
     /// As transformers 5.23 has it for tokenizers of these forms: `AutoTokenizer.from_pretrained(...)("a").input_ids`.
     #[test]
     fn bos_is_added_where_the_tokenizer_has_it_so() {
@@ -496,7 +477,15 @@ pub(crate) mod tests {
             "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
             "special_tokens": {"<s>": {"id": "<s>", "ids": [plain["added_tokens"][0]["id"]], "tokens": ["<s>"]}}
         }]});
-        assert_eq!(with(llama, json!({"bos_token": "<s>"})), "<s>a");
+        // Whatever `add_bos_token` says: so in TokenizersBackend, which LlamaTokenizer and PreTrainedTokenizerFast have become,
+        // and in GemmaTokenizer, GPT2Tokenizer and Qwen2Tokenizer.
+        for (added, wanted) in [(bytes, "a"), (llama, "<s>a")] {
+            for set in [Value::Null, true.into(), false.into()] {
+                let config =
+                    json!({"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": set, "add_eos_token": set});
+                assert_eq!(with(added.clone(), config), wanted, "{set}");
+            }
+        }
     }
 
     /// Gemma's kind of tokenizer: spaces as `▁`, bytes for unknown characters, BOS by the post-processor and by the template. The

@@ -230,6 +230,13 @@ pub fn linear_paths(base: &Checkpoint) -> Result<Vec<Arc<str>>> {
     Ok(family.linears().iter().map(|linear| linear.path.clone()).collect())
 }
 
+/// Sizes of a base, with transformers' defaults for what its config leaves out; from the headers alone.
+pub fn shape(base: &Checkpoint) -> Result<Shape> {
+    let device = Device::flex();
+    let family = family::load(base, Weights::new(base, &device, Precision::F32, false, &mut |_, _| ()))?;
+    Ok(family.shape())
+}
+
 pub struct CausalLm {
     family: Box<dyn Family>,
     device: Device,

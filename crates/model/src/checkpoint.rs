@@ -185,6 +185,14 @@ impl Checkpoint {
         }
     }
 
+    /// SentencePiece's own file of the tokenizer, if it is there.
+    pub fn sentencepiece(&self) -> Result<Option<Vec<u8>>> {
+        match &self.weights {
+            Weights::Safetensors(_) => folder::read_file(&self.path.join(folder::SENTENCEPIECE)),
+            Weights::Gguf(_) | Weights::Random(_) => Ok(None),
+        }
+    }
+
     /// What a base of this `config.json` would be. Its weights are made up when they are asked for: for measuring alone.
     pub fn outline(name: &str, config: Value) -> Result<Self> {
         let outline = |tensors| Self {

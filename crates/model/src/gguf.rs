@@ -7,6 +7,7 @@ pub mod llama;
 pub mod lora;
 pub mod model;
 pub mod quant;
+pub mod sentencepiece;
 pub mod tokenizer;
 pub mod vocabulary;
 pub mod write;

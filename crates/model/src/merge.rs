@@ -438,7 +438,8 @@ fn list_files(staged: &Path, out: &Path) -> Result<Vec<PathBuf>> {
 /// Adds `scale·B·A` in f32, with DoRA brings each row to its length, and rounds as `dtype` does; returns Σ(round(W+ΔW)−W−ΔW)² and
 /// Σ ΔW².
 fn add_update(weight: &mut [f32], pair: &LoraPair, transposed: bool, dtype: StoredType) -> (f64, f64) {
-    if transposed && pair.m.is_some() {
+    // Lengths are of rows `[out, in]`, and so are a GGUF's blocks.
+    if transposed && (pair.m.is_some() || matches!(dtype, StoredType::Ggml(_))) {
         let mut rows = transpose(weight, pair.outputs);
         let lost = add_update(&mut rows, pair, false, dtype);
         weight.copy_from_slice(&transpose(&rows, pair.inputs));

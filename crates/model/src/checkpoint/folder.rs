@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
+pub(super) const SENTENCEPIECE: &str = "tokenizer.model";
 /// What a model folder holds besides its weights; the last three are those of sentence-transformers.
 pub(super) const SMALL_FILES: [&str; 9] = [
     "config.json",
@@ -26,7 +27,7 @@ const CARRIED: [&str; 7] = [
     "vocab.json",
     "merges.txt",
     "added_tokens.json",
-    "tokenizer.model",
+    SENTENCEPIECE,
     "LICENSE",
     "LICENSE.txt",
     "NOTICE",
@@ -166,7 +167,7 @@ pub(super) fn is_tokenizer_file(path: &Path) -> bool {
     name != "generation_config.json" && !name.starts_with("LICENSE") && name != "NOTICE"
 }
 
-fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
+pub(super) fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
     match fs_err::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),

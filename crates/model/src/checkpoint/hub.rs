@@ -84,7 +84,9 @@ impl Hub {
     /// Small files first, weights last. The inner result is ours, the outer one hf-hub's.
     fn fetch(&self, repo: &ApiRepo) -> std::result::Result<Result<()>, ApiError> {
         let present: BTreeSet<String> = repo.info()?.siblings.into_iter().map(|file| file.rfilename).collect();
-        for name in folder::SMALL_FILES.iter().filter(|name| present.contains(**name)) {
+        // Without its scores no GGUF of such a tokenizer can be written.
+        let small = folder::SMALL_FILES.iter().chain([&folder::SENTENCEPIECE]);
+        for name in small.filter(|name| present.contains(**name)) {
             repo.get(name)?;
         }
         let shards = if present.contains(folder::SINGLE) {
@@ -244,6 +246,7 @@ mod tests {
             &[
                 "config.json",
                 "tokenizer.json",
+                "tokenizer.model",
                 "model.safetensors",
                 "onnx/model.onnx",
                 "README.md",
@@ -256,7 +259,10 @@ mod tests {
             .map(|e| e.unwrap().file_name())
             .collect();
         names.sort();
-        assert_eq!(names, ["config.json", "model.safetensors", "tokenizer.json"]);
+        assert_eq!(
+            names,
+            ["config.json", "model.safetensors", "tokenizer.json", "tokenizer.model"]
+        );
         let offline = OpenOptions {
             offline: true,
             ..options(cache.path(), "http://127.0.0.1:1")

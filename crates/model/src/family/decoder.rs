@@ -18,8 +18,7 @@ pub struct Config {
     pub head_dim: Option<usize>,
     pub vocab_size: usize,
     pub max_position_embeddings: usize,
-    #[serde(default = "default_eps")]
-    pub rms_norm_eps: f64,
+    pub rms_norm_eps: Option<f64>,
     #[serde(default = "default_act")]
     pub hidden_act: String,
     #[serde(default)]
@@ -28,9 +27,6 @@ pub struct Config {
     pub mlp_bias: bool,
     pub tie_word_embeddings: Option<bool>,
     pub sliding_window: Option<usize>,
-}
-fn default_eps() -> f64 {
-    1e-6
 }
 fn default_act() -> String {
     "silu".into()
@@ -53,6 +49,10 @@ impl Config {
             ));
         }
         Ok(cfg)
+    }
+
+    pub fn epsilon(&self) -> f64 {
+        self.rms_norm_eps.unwrap_or(1e-6)
     }
 
     fn kv_heads(&self) -> usize {
@@ -93,7 +93,7 @@ impl Config {
     }
 
     pub fn norm(&self, at: &At<'_, '_>, name: &str) -> RmsNorm {
-        RmsNorm::load(&at.at(name), self.hidden_size, self.rms_norm_eps)
+        RmsNorm::load(&at.at(name), self.hidden_size, self.epsilon())
     }
 }
 

@@ -125,7 +125,7 @@ pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Gemma> {
 }
 
 impl Config {
-    pub(super) fn read(base: &Checkpoint) -> Result<Self> {
+    pub(crate) fn read(base: &Checkpoint) -> Result<Self> {
         let cfg: Self = config(base)?;
         if cfg.hidden_activation != default_act() {
             let found = cfg.hidden_activation.unwrap_or_default();
@@ -145,7 +145,7 @@ impl Config {
     }
 
     /// Which layers are local: by `layer_types`, or all but every `pattern`th.
-    pub(super) fn local_layers(&self, base: &Checkpoint, pattern: usize) -> Result<Vec<bool>> {
+    pub(crate) fn local_layers(&self, base: &Checkpoint, pattern: usize) -> Result<Vec<bool>> {
         let Some(types) = &self.layer_types else {
             let local = (1..=self.num_hidden_layers).map(|number| !number.is_multiple_of(pattern.max(1)));
             return Ok(local.collect());

@@ -9,8 +9,11 @@ use crate::nn::Rope;
 use serde_json::{Value, json};
 
 const PATTERN: u64 = 6;
-const GLOBAL_THETA: f64 = 1e6;
-const LOCAL_THETA: f64 = 1e4;
+/// The kinds of layers, as configs call them.
+pub(crate) const GLOBAL: &str = "full_attention";
+pub(crate) const LOCAL: &str = "sliding_attention";
+pub(crate) const GLOBAL_THETA: f64 = 1e6;
+pub(crate) const LOCAL_THETA: f64 = 1e4;
 
 pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Gemma> {
     let cfg = Config {
@@ -26,16 +29,16 @@ pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Gemma> {
         Rope::from_config(&config, cfg.head_dim).map_err(|problem| unsupported(base, problem))
     };
     let ropes = Ropes {
-        all: rope("full_attention", GLOBAL_THETA)?,
-        local: Some(rope("sliding_attention", LOCAL_THETA)?),
+        all: rope(GLOBAL, GLOBAL_THETA)?,
+        local: Some(rope(LOCAL, LOCAL_THETA)?),
     };
     Gemma::load("gemma3_text", &cfg, &local, ropes, weights)
 }
 
 /// The config as one kind of layers has it: transformers 5 writes `rope_parameters` of each kind; before, `rope_theta` and
 /// `rope_scaling` were of the global ones, `rope_local_base_freq` of the local ones.
-fn of_layers(config: &Value, kind: &str, theta: f64) -> Value {
-    let global = kind == "full_attention";
+pub(crate) fn of_layers(config: &Value, kind: &str, theta: f64) -> Value {
+    let global = kind == GLOBAL;
     let written = config.get("rope_parameters").and_then(|kinds| kinds.get(kind));
     let scaling = written.or(config.get("rope_scaling").filter(|_| global));
     let older = config.get(if global { "rope_theta" } else { "rope_local_base_freq" });

@@ -107,7 +107,7 @@ impl Attention {
                 Over::AHead => heads.head_dim,
                 Over::AllHeads => width,
             };
-            Some(RmsNorm::load(&at.at(name), width, cfg.rms_norm_eps))
+            Some(RmsNorm::load(&at.at(name), width, cfg.epsilon()))
         };
         Self {
             q_proj: Linear::load(&at.at("q_proj"), layer, d, q_width, form.qkv_bias),

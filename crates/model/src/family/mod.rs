@@ -112,10 +112,12 @@ pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Box<dyn Family>> 
         "gpt_neox" => Ok(Box::new(gpt_neox::GptNeox::load(base, weights)?)),
         "gemma2" => Ok(Box::new(gemma2::load(base, weights)?)),
         "gemma3_text" => Ok(Box::new(gemma3::load(base, weights)?)),
-        "gemma3" => Err(unsupported(
-            base,
-            "model_type is `gemma3`, text and images in one; wanted its text model alone, `gemma3_text`",
-        )),
+        "gemma3" => Err(ModelError::Unsupported {
+            path: base.name.clone().into(),
+            problems: vec!["model_type is `gemma3`, text and images in one; wanted its text model alone, `gemma3_text`".into()],
+            hint: "name a Gemma 3 without images, google/gemma-3-270m-it or google/gemma-3-1b-it; those of 4B and more have them"
+                .into(),
+        }),
         "gpt2" => Ok(Box::new(gpt2::Gpt2::load(base, weights)?)),
         other => Err(ModelError::UnknownFamily {
             base: base.name.clone(),
@@ -188,6 +190,23 @@ mod tests {
             let told = refusal(model_type, key, value);
             assert!(told.contains("config.json of `b`") && told.contains(wanted), "{told}");
         }
+    }
+
+    /// As google/gemma-3-4b-it has it.
+    #[test]
+    fn gemma_3_with_images_is_refused_with_a_way_out() {
+        let config = json!({
+            "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
+            "text_config": {"model_type": "gemma3_text", "hidden_size": 8, "num_hidden_layers": 2},
+            "vision_config": {"model_type": "siglip_vision_model"}
+        });
+        let error = Checkpoint::outline("google/gemma-3-4b-it", config).err().unwrap();
+        let (told, hint) = (error.to_string(), error.hint().unwrap());
+        assert!(
+            told.contains("google/gemma-3-4b-it") && told.contains("`gemma3_text`"),
+            "{told}"
+        );
+        assert!(hint.contains("google/gemma-3-1b-it"), "{hint}");
     }
 
     #[test]

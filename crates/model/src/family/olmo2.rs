@@ -16,7 +16,8 @@ pub struct Block {
 }
 
 pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Decoder<Block>> {
-    let cfg = Config::read(base)?;
+    let mut cfg = Config::read(base)?;
+    cfg.rms_norm_eps.get_or_insert(1e-5);
     let form = Form {
         qk_norm: Some(Over::AllHeads),
         ..Form::of(&cfg)

@@ -28,7 +28,8 @@ pub struct Mlp {
 }
 
 pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Decoder<Block>> {
-    let cfg = Config::read(base)?;
+    let mut cfg = Config::read(base)?;
+    cfg.rms_norm_eps.get_or_insert(1e-5);
     let heads = Heads {
         window: cfg.sliding_window,
         ..cfg.heads()

@@ -25,17 +25,7 @@ fn default_interval() -> usize {
 pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Decoder<Block>> {
     let (mut cfg, own): (_, Own) = (Config::read(base)?, config(base)?);
     cfg.tie_word_embeddings.get_or_insert(true);
-    let count = cfg.num_hidden_layers;
-    let rotates: Vec<bool> = match own.no_rope_layers {
-        Some(given) => given.iter().map(|rotates| *rotates != 0).collect(),
-        None => (1..=count)
-            .map(|number| number.checked_rem(own.no_rope_layer_interval) != Some(0))
-            .collect(),
-    };
-    if rotates.len() < count {
-        let problem = format!("no_rope_layers name {} of {count} layers", rotates.len());
-        return Err(unsupported(base, problem));
-    }
+    let rotates = rotating(base, cfg.num_hidden_layers)?;
     let slides = qwen2::layers(base, &cfg, own.layer_types.as_deref(), |layer| !rotates[layer])?;
     let window = cfg.sliding_window.filter(|_| own.use_sliding_window);
     let form = Form::of(&cfg);
@@ -51,4 +41,20 @@ pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Decoder<Block>> {
         };
         Block::load(at, layer, &cfg, form)
     })
+}
+
+/// Whether each of `count` layers is told positions.
+pub(crate) fn rotating(base: &Checkpoint, count: usize) -> Result<Vec<bool>> {
+    let own: Own = config(base)?;
+    let rotates: Vec<bool> = match own.no_rope_layers {
+        Some(given) => given.iter().map(|rotates| *rotates != 0).collect(),
+        None => (1..=count)
+            .map(|number| number.checked_rem(own.no_rope_layer_interval) != Some(0))
+            .collect(),
+    };
+    if rotates.len() < count {
+        let problem = format!("no_rope_layers name {} of {count} layers", rotates.len());
+        return Err(unsupported(base, problem));
+    }
+    Ok(rotates)
 }

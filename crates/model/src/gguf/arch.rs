@@ -1,14 +1,30 @@
-//! What llama.cpp calls the tensors and settings of each architecture, one file each. Facts from the tables of gguf-py and
-//! the classes of `convert_hf_to_gguf.py`.
+//! What llama.cpp calls the tensors and settings of each architecture, one file each. Facts from the tables of gguf-py, the
+//! classes of `convert_hf_to_gguf.py`, and `src/models` of llama.cpp for what it does with them.
+mod gemma2;
+mod gemma3;
+mod gpt2;
+mod gptneox;
 mod llama;
+mod olmo2;
+mod phi3;
+mod positions;
 mod qwen2;
 mod qwen3;
+mod smollm3;
 
 use super::write::{Metadata, Value};
+use crate::family::Shape;
+use crate::merge::transpose;
 use crate::{Checkpoint, ModelError, Result};
 use serde_json::Value as Json;
+use std::borrow::Cow;
 
 pub use llama::LLAMA;
+pub(super) use positions::factors;
+
+type Problem<T> = std::result::Result<T, String>;
+/// Without `NAME.`
+type Settings = Vec<(&'static str, Value)>;
 
 /// One architecture of llama.cpp.
 pub struct Architecture {
@@ -22,14 +38,39 @@ pub struct Architecture {
     pub blocks: &'static str,
     /// Modules of a block, checkpoint key first.
     pub modules: &'static [(&'static str, &'static str)],
-    /// Modules whose rows llama.cpp keeps in another order, with the key of `config.json` that counts their heads: the two
-    /// halves of each head interleaved.
-    pub interleaved: &'static [(&'static str, &'static str)],
-    /// What a config may say that llama.cpp would not do.
-    pub refuse: fn(&Json) -> Option<String>,
+    /// Modules, by the end of their path, whose numbers llama.cpp keeps otherwise than the checkpoint.
+    pub kept: &'static [(&'static str, Kept)],
+    /// The setting that is the epsilon of the norms, its key in `config.json`, and transformers' default.
+    pub epsilon: (&'static str, &'static str, f64),
+    /// Settings that not all have; or what the config says that llama.cpp would not do.
+    pub special: fn(&Checkpoint, &Shape) -> Problem<Settings>,
 }
 
-const ALL: [&Architecture; 3] = [&LLAMA, &qwen2::QWEN2, &qwen3::QWEN3];
+/// How llama.cpp keeps what a checkpoint has in another way.
+#[derive(Debug, Clone, Copy)]
+pub enum Kept {
+    /// Rows with the two halves of each head interleaved; of so many heads.
+    Interleaved(fn(&Shape) -> usize),
+    /// Rows of all queries, then all keys, then all values, where the checkpoint has them head by head.
+    Parted,
+    /// A matrix `[out, in]`, stored `[in, out]`.
+    Transposed,
+    /// A weight as it is, stored less 1.
+    WithOne,
+}
+
+const ALL: [&Architecture; 10] = [
+    &LLAMA,
+    &qwen2::QWEN2,
+    &qwen3::QWEN3,
+    &smollm3::SMOLLM3,
+    &olmo2::OLMO2,
+    &phi3::PHI3,
+    &gemma2::GEMMA2,
+    &gemma3::GEMMA3,
+    &gpt2::GPT2,
+    &gptneox::GPTNEOX,
+];
 
 /// The names shared by the descendants of Llama.
 const ENDS: &[(&str, &str)] = &[
@@ -37,6 +78,7 @@ const ENDS: &[(&str, &str)] = &[
     ("model.norm.weight", "output_norm.weight"),
     ("lm_head.weight", "output.weight"),
 ];
+const RMS: (&str, &str, f64) = ("attention.layer_norm_rms_epsilon", "rms_norm_eps", 1e-6);
 
 /// The architecture of a base, or an error that names those there are.
 pub fn of(base: &Checkpoint) -> Result<&'static Architecture> {
@@ -61,8 +103,13 @@ pub(super) fn refused(base: &Checkpoint, problems: Vec<String>) -> ModelError {
 }
 
 impl Architecture {
-    /// llama.cpp's name of a checkpoint's tensor.
+    /// llama.cpp's name of a checkpoint's tensor, which may lack what stands before the first dot (GPT-2's on the hub).
     pub fn gguf_name(&self, key: &str) -> Option<String> {
+        let whole = self.blocks.split('.').next().map(|model| format!("{model}.{key}"));
+        self.named(key).or_else(|| self.named(&whole?))
+    }
+
+    fn named(&self, key: &str) -> Option<String> {
         if let Some((_, name)) = self.ends.iter().find(|(hf, _)| *hf == key) {
             return Some(name.to_string());
         }
@@ -83,58 +130,82 @@ impl Architecture {
         known(layer, leaf).then(|| format!("{}{layer}.{hf}.{leaf}", self.blocks))
     }
 
-    /// For each row of llama.cpp's order, the row of the checkpoint it is; `None` where the order is the same. `key`: a
-    /// tensor or module of the checkpoint.
-    pub fn order(&self, key: &str, config: &Json, rows: usize) -> std::result::Result<Option<Vec<usize>>, String> {
+    /// `key`: a tensor or module of the checkpoint.
+    fn kept(&self, key: &str) -> Option<Kept> {
         let path = key.strip_suffix(".weight").or(key.strip_suffix(".bias")).unwrap_or(key);
-        let Some((_, heads)) = self.interleaved.iter().find(|(module, _)| path.ends_with(module)) else {
-            return Ok(None);
+        let found = self.kept.iter().find(|(module, _)| path.ends_with(module));
+        found.map(|(_, kept)| *kept)
+    }
+
+    /// For each row of llama.cpp's order, the row of the checkpoint it is; `None` where the order is the same.
+    pub fn order(&self, key: &str, shape: &Shape, rows: usize) -> Problem<Option<Vec<usize>>> {
+        let (heads, parts) = match self.kept(key) {
+            Some(Kept::Interleaved(heads)) => (heads(shape).max(1), 2),
+            Some(Kept::Parted) => (shape.heads.max(1), 3),
+            _ => return Ok(None),
         };
-        let heads = heads_of(config, heads);
-        if rows == 0 || !rows.is_multiple_of(2 * heads) {
+        if rows == 0 || !rows.is_multiple_of(parts * heads) {
             return Err(format!(
-                "`{key}` has {rows} rows, wanted a multiple of twice its {heads} heads"
+                "`{key}` has {rows} rows, wanted a multiple of {parts} times its {heads} heads"
             ));
         }
-        let half = rows / heads / 2;
-        let source = |row: usize| {
-            let (head, at) = (row / (2 * half), row % (2 * half));
-            head * 2 * half + at % 2 * half + at / 2
+        let part = rows / heads / parts;
+        let source = |row: usize| match parts {
+            2 => {
+                let (head, at) = (row / (2 * part), row % (2 * part));
+                head * 2 * part + at % 2 * part + at / 2
+            }
+            _ => {
+                let (nth, head, at) = (row / (heads * part), row / part % heads, row % part);
+                head * 3 * part + nth * part + at
+            }
         };
         Ok(Some((0..rows).map(source).collect()))
     }
 
-    /// Settings of the model out of `config.json`, `NAME.` before each key.
-    pub fn metadata(&self, base: &Checkpoint, vocab: usize) -> std::result::Result<Metadata, String> {
-        let config = &base.config;
-        let integer = |key: &str| {
-            let value = config[key].as_u64().and_then(|value| u32::try_from(value).ok());
-            value.ok_or_else(|| format!("`{key}` is {}, wanted a number", config[key]))
-        };
-        let heads = integer("num_attention_heads")?;
-        let head_dim = head_dim(config);
-        let kv_heads = heads_of(config, "num_key_value_heads") as u32;
-        let eps = config["rms_norm_eps"].as_f64().unwrap_or(1e-6);
-        let mut out = vec![
-            ("vocab_size", Value::U32(vocab as u32)),
-            ("context_length", Value::U32(integer("max_position_embeddings")?)),
-            ("embedding_length", Value::U32(integer("hidden_size")?)),
-            ("block_count", Value::U32(integer("num_hidden_layers")?)),
-            ("feed_forward_length", Value::U32(integer("intermediate_size")?)),
-            ("attention.head_count", Value::U32(heads)),
-            ("attention.head_count_kv", Value::U32(kv_heads)),
-            ("attention.layer_norm_rms_epsilon", Value::F32(eps as f32)),
-            ("attention.key_length", Value::U32(head_dim as u32)),
-            ("attention.value_length", Value::U32(head_dim as u32)),
-            ("rope.dimension_count", Value::U32(head_dim as u32)),
-            ("rope.freq_base", Value::F32(rope_theta(config) as f32)),
-        ];
-        // Llama 3's kind is a tensor of its own.
-        if let (Some("linear"), Some(scaling)) = (rope_kind(config), rope_scaling(config)) {
-            let factor = scaling["factor"].as_f64().unwrap_or(1.0);
-            out.push(("rope.scaling.type", Value::Text("linear".into())));
-            out.push(("rope.scaling.factor", Value::F32(factor as f32)));
+    /// A tensor's shape in the GGUF.
+    pub fn shape(&self, key: &str, shape: &[usize]) -> Vec<usize> {
+        match (self.kept(key), shape) {
+            (Some(Kept::Transposed), [inputs, outputs]) => vec![*outputs, *inputs],
+            _ => shape.to_vec(),
         }
+    }
+
+    /// The numbers of the tensor `key` of `stored` dimensions, as llama.cpp keeps them.
+    pub fn values<'v>(&self, key: &str, model: &Shape, stored: &[usize], values: &'v [f32]) -> Problem<Cow<'v, [f32]>> {
+        let rows = stored.first().copied().unwrap_or(1);
+        if let Some(order) = self.order(key, model, rows)? {
+            return Ok(reordered(values, values.len() / rows, &order).into());
+        }
+        Ok(match (self.kept(key), stored) {
+            (Some(Kept::Transposed), [_, outputs]) => transpose(values, *outputs).into(),
+            (Some(Kept::WithOne), _) => values.iter().map(|value| value + 1.0).collect(),
+            _ => values.into(),
+        })
+    }
+
+    /// Settings of the model out of `config.json`, `NAME.` before each key.
+    pub fn metadata(&self, base: &Checkpoint, shape: &Shape) -> Problem<Metadata> {
+        let number = |value: usize| Value::U32(value as u32);
+        let head_dim = shape.q_width / shape.heads.max(1);
+        let (setting, key, default) = self.epsilon;
+        let epsilon = base.config[key].as_f64().unwrap_or(default);
+        let mut out = vec![
+            ("vocab_size", number(shape.vocab)),
+            ("context_length", number(shape.context)),
+            ("embedding_length", number(shape.hidden)),
+            ("block_count", number(shape.layers)),
+            ("feed_forward_length", number(shape.inner)),
+            ("attention.head_count", number(shape.heads)),
+            ("attention.head_count_kv", number(kv_heads(shape))),
+            (setting, Value::F32(epsilon as f32)),
+            ("attention.key_length", number(head_dim)),
+            ("attention.value_length", number(head_dim)),
+        ];
+        if shape.rotary > 0 {
+            out.extend(positions::settings(self.name, base, shape)?);
+        }
+        out.extend((self.special)(base, shape)?);
         Ok(out
             .into_iter()
             .map(|(key, value)| (format!("{}.{key}", self.name), value))
@@ -142,47 +213,57 @@ impl Architecture {
     }
 }
 
+/// Rows of `width` numbers in another order.
+pub(super) fn reordered(values: &[f32], width: usize, order: &[usize]) -> Vec<f32> {
+    order
+        .iter()
+        .flat_map(|row| &values[row * width..][..width])
+        .copied()
+        .collect()
+}
+
 fn known(layer: &str, leaf: &str) -> bool {
     matches!(leaf, "weight" | "bias") && layer.parse::<u32>().is_ok()
 }
 
-/// A count of heads; key/value heads are as many as the others where no file says.
-fn heads_of(config: &Json, key: &str) -> usize {
-    let count = config[key].as_u64().or(config["num_attention_heads"].as_u64());
-    count.unwrap_or(1).max(1) as usize
+fn kv_heads(shape: &Shape) -> usize {
+    shape.kv_width * shape.heads / shape.q_width.max(1)
 }
 
-pub(super) fn head_dim(config: &Json) -> usize {
-    let shared = config["hidden_size"].as_u64().unwrap_or(0) as usize / heads_of(config, "num_attention_heads");
-    config["head_dim"].as_u64().map_or(shared, |dim| dim as usize)
+/// A llama.cpp architecture that attends to everything, and has biases on q, k and v at most.
+fn plain(base: &Checkpoint, _: &Shape) -> Problem<Settings> {
+    everything_attended(&base.config)?;
+    no_biases(&base.config)?;
+    Ok(Vec::new())
 }
 
-/// `rope_parameters` of transformers 5, `rope_scaling` before.
-fn rope_scaling(config: &Json) -> Option<&Json> {
-    let object = |key: &str| config.get(key).filter(|value| value.is_object());
-    object("rope_parameters").or(object("rope_scaling"))
-}
-
-pub(super) fn rope_theta(config: &Json) -> f64 {
-    let theta = rope_scaling(config).and_then(|scaling| scaling.get("rope_theta"));
-    theta
-        .or(config.get("rope_theta"))
-        .and_then(Json::as_f64)
-        .unwrap_or(10_000.0)
-}
-
-/// How positions are stretched: `linear`, `llama3`, ...
-pub(super) fn rope_kind(config: &Json) -> Option<&str> {
-    let scaling = rope_scaling(config)?;
-    scaling.get("rope_type").or(scaling.get("type"))?.as_str()
-}
-
-/// Attention to fewer than all tokens, where the config asks for it.
-fn sliding_window(config: &Json) -> Option<String> {
-    let window = config["sliding_window"].as_u64().filter(|window| *window > 0)?;
+/// Where llama.cpp attends to all tokens, whatever the metadata says.
+fn everything_attended(config: &Json) -> Problem<()> {
+    let window = config["sliding_window"].as_u64().filter(|window| *window > 0);
     let used = config["use_sliding_window"].as_bool().unwrap_or(true);
     let context = config["max_position_embeddings"].as_u64().unwrap_or(u64::MAX);
-    (used && window < context).then(|| format!("a sliding window of {window} tokens"))
+    match window {
+        Some(window) if used && window < context => Err(format!("a sliding window of {window} tokens")),
+        _ => Ok(()),
+    }
+}
+
+fn no_biases(config: &Json) -> Problem<()> {
+    match ["attention_bias", "mlp_bias"]
+        .into_iter()
+        .find(|key| config[*key] == true)
+    {
+        Some(key) => Err(format!("`{key}`, biases that llama.cpp does not read")),
+        None => Ok(()),
+    }
+}
+
+/// Where llama.cpp does not load without a head.
+fn own_head(base: &Checkpoint) -> Problem<()> {
+    match base.config["tie_word_embeddings"] == true {
+        true => Err("a head tied to the embedding, which llama.cpp wants apart".into()),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -200,28 +281,129 @@ mod tests {
                 .map(|(hf, _)| format!("{}7.{hf}.weight", arch.blocks));
             for key in ends.chain(modules) {
                 let name = arch.gguf_name(&key).unwrap();
-                assert_eq!(arch.hf_name(&name), Some(key), "{}", arch.name);
+                let back = arch.hf_name(&name).unwrap();
+                // GPT-NeoX's head has two names.
+                assert!(back == key || key.starts_with("lm_head"), "{}: {key} {back}", arch.name);
             }
         }
         assert_eq!(LLAMA.gguf_name("model.layers.0.self_attn.rotary_emb.inv_freq"), None);
         assert_eq!(LLAMA.hf_name("blk.7.ffn_gate_exps.weight"), None);
         assert_eq!(LLAMA.hf_name("blk.x.attn_q.weight"), None);
+        // As the hub has GPT-2, saved without its head.
+        assert_eq!(
+            gpt2::GPT2.gguf_name("h.3.mlp.c_fc.bias").as_deref(),
+            Some("blk.3.ffn_up.bias")
+        );
     }
 
-    /// Numpy: `np.arange(8).reshape(2, 2, 2).swapaxes(1, 2).reshape(8)`, as the converter permutes.
+    fn config(model_type: &str, key: &str, value: Json) -> Checkpoint {
+        let mut config = json!({
+            "model_type": model_type, "hidden_size": 32, "intermediate_size": 12, "num_hidden_layers": 6,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 16, "max_position_embeddings": 64,
+            "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": null,
+            "n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 64
+        });
+        if model_type.starts_with("gemma") {
+            config["sliding_window"] = 8.into();
+        }
+        config[key] = value;
+        Checkpoint::outline("b", config).unwrap()
+    }
+
+    /// Numpy: `np.arange(8).reshape(2, 2, 2).swapaxes(1, 2).reshape(8)`, as the converter permutes for Llama, and
+    /// `np.arange(12).reshape(2, 3, 2).swapaxes(0, 1).reshape(12)`, as it takes GPT-NeoX's q, k and v apart.
     #[test]
-    fn llama_interleaves_the_halves_of_each_head() {
-        let config = json!({"num_attention_heads": 4, "num_key_value_heads": 2});
-        let order = |key: &str, rows| LLAMA.order(key, &config, rows).unwrap();
+    fn rows_are_in_the_converters_order() {
+        let shape = crate::causal_lm::shape(&config("llama", "x", Json::Null)).unwrap();
+        let order = |key: &str, rows| LLAMA.order(key, &shape, rows).unwrap();
         assert_eq!(
             order("model.layers.0.self_attn.k_proj.weight", 8).unwrap(),
             [0, 2, 1, 3, 4, 6, 5, 7]
         );
-        assert!(LLAMA.order("model.layers.0.self_attn.q_proj", &config, 12).is_err());
+        assert!(LLAMA.order("model.layers.0.self_attn.q_proj", &shape, 12).is_err());
         assert_eq!(
             order("model.layers.0.self_attn.q_proj", 8).unwrap(),
             [0, 1, 2, 3, 4, 5, 6, 7]
         );
         assert_eq!(order("model.layers.0.self_attn.v_proj.weight", 8), None);
+        let shape = Shape { heads: 2, ..shape };
+        let parted = gptneox::GPTNEOX.order("gpt_neox.layers.0.attention.query_key_value.bias", &shape, 12);
+        assert_eq!(parted.unwrap().unwrap(), [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]);
+    }
+
+    #[test]
+    fn what_llama_cpp_would_do_otherwise_is_refused() {
+        let told = |model_type: &str, key: &str, value: Json| {
+            let base = config(model_type, key, value);
+            let shape = crate::causal_lm::shape(&base).unwrap();
+            of(&base).unwrap().metadata(&base, &shape).err()
+        };
+        for arch in ALL {
+            for model_type in arch.model_types {
+                assert_eq!(told(model_type, "x", Json::Null), None, "{model_type}");
+            }
+        }
+        let yarn = json!({"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32});
+        assert_eq!(told("qwen2", "rope_scaling", yarn), None);
+        let yarn = json!({"type": "yarn", "factor": 2.0, "attention_factor": 1.5});
+        let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64});
+        let locally = json!({"full_attention": {}, "sliding_attention": {"rope_type": "linear", "factor": 2.0}});
+        let cases = [
+            ("mistral", "sliding_window", json!(8), "a sliding window of 8 tokens"),
+            ("qwen3", "attention_bias", json!(true), "`attention_bias`"),
+            ("qwen2", "rope_scaling", yarn, "`yarn`"),
+            ("qwen2", "rope_scaling", llama3, "llama.cpp's qwen2"),
+            (
+                "smollm3",
+                "no_rope_layers",
+                json!([1, 1, 1, 1, 1, 1]),
+                "positions in layer 4",
+            ),
+            ("smollm3", "no_rope_layer_interval", json!(2), "no positions in layer 2"),
+            ("olmo2", "tie_word_embeddings", json!(true), "tied"),
+            ("gpt_neox", "attention_bias", json!(false), "wants biases"),
+            ("gpt2", "scale_attn_weights", json!(false), "scale_attn_weights"),
+            ("gpt2", "scale_attn_by_inverse_layer_idx", json!(true), "layer's number"),
+            (
+                "gemma2",
+                "query_pre_attn_scalar",
+                json!(9),
+                "is 9, and llama.cpp takes 8",
+            ),
+            ("gemma2", "attn_logit_softcapping", Json::Null, "is null"),
+            ("gemma2", "sliding_window", Json::Null, "without a `sliding_window`"),
+            (
+                "gemma3_text",
+                "sliding_window_pattern",
+                json!(3),
+                "each 6th layer global",
+            ),
+            (
+                "gemma3_text",
+                "rope_parameters",
+                locally,
+                "local layers stretched by `linear`",
+            ),
+        ];
+        for (model_type, key, value, wanted) in cases {
+            let told = told(model_type, key, value).unwrap_or_default();
+            assert!(told.contains(wanted), "{model_type} {key}: {told}");
+        }
+    }
+
+    /// `GemmaConfig` of a 27B: `LLM_TYPE_27B` is found by its layers.
+    #[test]
+    fn the_largest_gemma_scales_by_another_width() {
+        for (model_type, layers) in [("gemma2", 46), ("gemma3_text", 62)] {
+            let mut base = config(model_type, "num_hidden_layers", json!(layers));
+            base.config["num_key_value_heads"] = 1.into();
+            base.config["head_dim"] = 4.into();
+            let shape = crate::causal_lm::shape(&config(model_type, "num_hidden_layers", json!(layers))).unwrap();
+            assert!(
+                of(&base).unwrap().metadata(&base, &shape).is_ok(),
+                "{model_type}: 32 over 4 heads"
+            );
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! An adapter as the GGUF that llama.cpp's `--lora` and Ollama's `ADAPTER` load, without its Python converter.
 //!
 //! They scale by `alpha / rank of the tensor` and know nothing else, so what comes here is the portable form.
-use super::model::reordered;
 use super::write::{GgufWriter, Metadata, Planned, Value};
 use super::{GgufFile, arch};
+use crate::causal_lm;
 use crate::checkpoint::{Checkpoint, StoredType};
 use crate::peft::{Adapter, LoraPair};
 use crate::{ModelError, Result};
@@ -13,6 +13,7 @@ use std::path::Path;
 /// `adapter` in the portable form.
 pub fn write(adapter: &Adapter, base: &Checkpoint, path: &Path) -> Result<()> {
     let arch = arch::of(base)?;
+    let shape = causal_lm::shape(base)?;
     let mut unknown = Vec::new();
     let mut plan = Vec::new();
     let mut data = Vec::new();
@@ -22,9 +23,9 @@ pub fn write(adapter: &Adapter, base: &Checkpoint, path: &Path) -> Result<()> {
             unknown.push(format!("an adapter on `{module}`, which llama.cpp cannot load"));
             continue;
         };
-        let order = arch.order(module, &base.config, pair.outputs);
+        let order = arch.order(module, &shape, pair.outputs);
         let b = match order.map_err(|problem| arch::refused(base, vec![problem]))? {
-            Some(order) => reordered(&pair.b, pair.r, &order),
+            Some(order) => arch::reordered(&pair.b, pair.r, &order),
             None => pair.b.clone(),
         };
         for (side, shape, values) in [
@@ -64,6 +65,7 @@ pub fn write(adapter: &Adapter, base: &Checkpoint, path: &Path) -> Result<()> {
 pub fn read(path: &Path, base: &Checkpoint) -> Result<BTreeMap<String, LoraPair>> {
     let file = GgufFile::open(path)?;
     let arch = arch::of(base)?;
+    let shape = causal_lm::shape(base)?;
     let damaged = |problem: String| ModelError::Damaged {
         path: path.to_path_buf(),
         problems: vec![problem],
@@ -91,7 +93,7 @@ pub fn read(path: &Path, base: &Checkpoint) -> Result<BTreeMap<String, LoraPair>
         let module = key.strip_suffix(".weight").unwrap_or(&key).to_string();
         let ([r, inputs], a) = values(&format!("{name}.lora_a"))?;
         let ([outputs, _], mut b) = values(&format!("{name}.lora_b"))?;
-        if let Some(order) = arch.order(&module, &base.config, outputs).map_err(damaged)? {
+        if let Some(order) = arch.order(&module, &shape, outputs).map_err(damaged)? {
             let stored = b.clone();
             for (row, to) in order.iter().enumerate() {
                 b[to * r..][..r].copy_from_slice(&stored[row * r..][..r]);

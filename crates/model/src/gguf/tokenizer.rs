@@ -12,9 +12,18 @@ pub(super) const USER_DEFINED: i64 = 4;
 pub(super) const UNUSED: i64 = 5;
 
 /// The pre-tokenizers that are known here, by llama.cpp's names.
-pub(super) const PRE_TOKENIZERS: [&str; 4] = ["gpt-2", "smollm", "llama-bpe", "qwen2"];
+pub(super) const PRE_TOKENIZERS: [&str; 7] = ["gpt-2", "olmo", "smollm", "llama-bpe", "smaug-bpe", "dbrx", "qwen2"];
 /// Roles of special tokens, as Hugging Face and as ggml name them.
-pub(super) const ROLES: [(&str, &str); 4] = [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")];
+pub(super) const ROLES: [(&str, &str); 7] = [
+    ("bos", "bos"),
+    ("eos", "eos"),
+    ("unk", "unknown"),
+    ("pad", "padding"),
+    // As ggml spells it.
+    ("sep", "seperator"),
+    ("cls", "cls"),
+    ("mask", "mask"),
+];
 
 /// How text is split before merging, by llama.cpp's name in `tokenizer.ggml.pre`.
 pub(super) struct PreTokenizer {
@@ -22,7 +31,7 @@ pub(super) struct PreTokenizer {
     pub steps: Value,
     pub ignore_merges: bool,
     /// Where the metadata does not say.
-    adds_bos: bool,
+    pub adds_bos: bool,
 }
 
 impl PreTokenizer {
@@ -36,12 +45,24 @@ impl PreTokenizer {
         let whole = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
         Some(match name {
             "gpt-2" | "default" => plain(whole),
+            // GPT-NeoX's, by the name of the last model that the converter knows by it.
+            "olmo" => Self {
+                normalizer: json!({"type": "NFC"}),
+                ..plain(whole)
+            },
             "smollm" => plain(sequence(json!({"type": "Digits", "individual_digits": true}), whole)),
             "llama-bpe" => Self {
                 ignore_merges: true,
                 adds_bos: true,
                 ..plain(split("{1,3}"))
             },
+            // Llama 3's where no BOS is put before a text, as SmolLM3 has it.
+            "smaug-bpe" => Self {
+                ignore_merges: true,
+                ..plain(split("{1,3}"))
+            },
+            // OLMo 2's and Phi-4's.
+            "dbrx" => plain(split("{1,3}")),
             "qwen2" => Self {
                 normalizer: json!({"type": "NFC"}),
                 ..plain(split(""))
@@ -71,10 +92,10 @@ pub fn text_files(file: &GgufFile, rows: usize) -> Result<TextFiles> {
     let vocabulary = Vocabulary::read(file, rows)?;
     let name = file.text("tokenizer.ggml.pre").unwrap_or("(none)");
     let pre = PreTokenizer::by_name(name).ok_or_else(|| {
-        let wanted = "gpt-2, default, smollm, llama-bpe or qwen2";
+        let wanted = format!("default, {}", PRE_TOKENIZERS.join(", "));
         unsupported(
             file.path(),
-            vec![format!("the pre-tokenizer `{name}`, wanted {wanted}")],
+            vec![format!("the pre-tokenizer `{name}`, wanted one of {wanted}")],
         )
     })?;
     let template = file.text("tokenizer.chat_template").map(str::to_string);

@@ -1,28 +1,145 @@
-//! `tokenizer.json` and its companions as a GGUF's metadata: the inverse of `tokenizer`, for the same byte-level BPEs.
+//! `tokenizer.json` and its companions as a GGUF's metadata: the inverse of `tokenizer` for byte-level BPEs
+//! (`TextModel._set_vocab_gpt2` of the converter), and those of SentencePiece (`_set_vocab_sentencepiece`), whose scores are in
+//! `tokenizer.model` alone.
+use super::arch::{self, Architecture};
+use super::sentencepiece;
 use super::tokenizer::{CONTROL, PRE_TOKENIZERS, PreTokenizer, ROLES, UNUSED, USER_DEFINED};
 use super::write::{Metadata, Value as Meta};
+use crate::ModelError;
 use crate::checkpoint::Checkpoint;
 use serde_json::Value;
 use std::collections::HashMap;
 
 const NORMAL: i64 = 1;
+const ADDED_SCORE: f32 = -1000.0;
 
 /// All `tokenizer.*` keys; `rows` is how many tokens the embedding knows. An error names what llama.cpp would read otherwise.
-pub fn metadata(base: &Checkpoint, rows: usize) -> Result<Metadata, String> {
+pub fn metadata(arch: &Architecture, base: &Checkpoint, rows: usize) -> crate::Result<Metadata> {
+    let refused = |problem: String| arch::refused(base, vec![problem]);
     let tokenizer: Value = serde_json::from_slice(&base.text.tokenizer_json)
-        .map_err(|error| format!("its tokenizer.json is not JSON: {error}"))?;
-    let pre = pre_tokenizer(&tokenizer)?;
-    let tokens = Tokens::read(&tokenizer, rows)?;
+        .map_err(|error| refused(format!("its tokenizer.json is not JSON: {error}")))?;
+    let model = &tokenizer["model"];
+    if model["type"] == "BPE" && model["byte_fallback"] == true {
+        let Some(file) = base.sentencepiece()? else {
+            return Err(ModelError::Unsupported {
+                path: base.name.clone().into(),
+                problems: vec!["a SentencePiece tokenizer without its `tokenizer.model`, where the scores are".into()],
+                hint: "put `tokenizer.model` of the base's page beside its tokenizer.json".into(),
+            });
+        };
+        let extra = base.companion("added_tokens.json")?.unwrap_or_default();
+        return spm(arch, base, &tokenizer, &file, &extra, rows).map_err(refused);
+    }
+    bpe(base, &tokenizer, rows).map_err(refused)
+}
+
+/// Whether control tokens take the white space after them away.
+pub fn strips(base: &Checkpoint) -> bool {
+    let tokenizer: Value = serde_json::from_slice(&base.text.tokenizer_json).unwrap_or_default();
+    list(&tokenizer["added_tokens"]).any(|token| token["special"] == true && token["rstrip"] == true)
+}
+
+fn bpe(base: &Checkpoint, tokenizer: &Value, rows: usize) -> Result<Metadata, String> {
+    let tokens = Tokens::read(tokenizer, rows)?;
     let mut special = special_tokens(base, &tokens);
-    let (adds_bos, adds_eos) = added_around(&tokenizer, &mut special)?;
-    let text = |key: &str, value: &str| (format!("tokenizer.{key}"), Meta::Text(value.into()));
+    let around = added_around(tokenizer, &mut special)?;
     let mut metadata = vec![
         text("ggml.model", "gpt2"),
-        text("ggml.pre", pre),
+        text("ggml.pre", pre_tokenizer(tokenizer, around.0)?),
         ("tokenizer.ggml.tokens".into(), Meta::Texts(tokens.texts)),
         ("tokenizer.ggml.token_type".into(), Meta::I32s(tokens.types)),
-        ("tokenizer.ggml.merges".into(), Meta::Texts(merges(&tokenizer)?)),
+        ("tokenizer.ggml.merges".into(), Meta::Texts(merges(tokenizer)?)),
     ];
+    let config = base.text.tokenizer_config.as_ref();
+    let prefix = config.and_then(|config| config.get("add_prefix_space")?.as_bool());
+    finish(base, &mut metadata, &special, around, prefix);
+    Ok(metadata)
+}
+
+/// `file`: `tokenizer.model`; `extra`: `added_tokens.json`.
+fn spm(
+    arch: &Architecture,
+    base: &Checkpoint,
+    tokenizer: &Value,
+    file: &[u8],
+    extra: &Value,
+    rows: usize,
+) -> Result<Metadata, String> {
+    let prefix = puts_space_before(tokenizer)?;
+    let mut tokens = Tokens::none(rows);
+    let mut scores = vec![-10_000.0; rows];
+    for (row, piece) in sentencepiece::pieces(file)?.into_iter().enumerate().take(rows) {
+        scores[row] = piece.score;
+        // What its model calls user-defined, the converter knows by the lists that follow.
+        let kind = if piece.kind == USER_DEFINED { NORMAL } else { piece.kind };
+        tokens.put(&piece.text, row as u64, kind)?;
+    }
+    for (token, id) in tokenizer["model"]["vocab"].as_object().into_iter().flatten() {
+        let row = id
+            .as_u64()
+            .and_then(|id| usize::try_from(id).ok())
+            .unwrap_or(usize::MAX);
+        let found = tokens.texts.get(row).map_or("(none)", String::as_str);
+        let added = || list(&tokenizer["added_tokens"]).any(|added| added["id"] == *id);
+        if found != token && !added() {
+            return Err(format!(
+                "a `tokenizer.model` that is not of its tokenizer.json: token {id} is {found:?} in one, {token:?} in the other"
+            ));
+        }
+    }
+    for (token, id) in extra.as_object().into_iter().flatten() {
+        let id = id.as_u64().unwrap_or(u64::MAX);
+        if id < rows as u64 {
+            tokens.put(token, id, USER_DEFINED)?;
+            scores[id as usize] = ADDED_SCORE;
+        }
+    }
+    let config = base.text.tokenizer_config.as_ref();
+    let decoder = config.and_then(|config| config.get("added_tokens_decoder")?.as_object());
+    let of_config = decoder
+        .into_iter()
+        .flatten()
+        .map(|(id, token)| (id.parse().ok(), token));
+    let of_json = list(&tokenizer["added_tokens"]).map(|token| (token["id"].as_u64(), token));
+    let phi3 = arch.name == "phi3";
+    // Files of transformers 5 list them in tokenizer.json alone.
+    let of_json = of_json.filter(|_| phi3 || decoder.is_none());
+    for (id, token) in of_config.chain(of_json) {
+        let content = token["content"].as_str().unwrap_or_default();
+        // Gemma 3's image token, where it has no row.
+        let Some(id) = id.filter(|id: &u64| *id < rows as u64) else {
+            continue;
+        };
+        let special = token["special"] == true || !phi3 && looks_special(content);
+        match special {
+            true => tokens.put(content, id, CONTROL)?,
+            false if phi3 => tokens.put(content, id, USER_DEFINED)?,
+            false => tokens.put(&content.replace('\u{2581}', " "), id, USER_DEFINED)?,
+        }
+        scores[id as usize] = ADDED_SCORE;
+        tokens.ids.insert(content.to_string(), id as u32);
+    }
+    let mut special = special_tokens(base, &tokens);
+    let around = added_around(tokenizer, &mut special)?;
+    let mut metadata = vec![
+        text("ggml.model", "llama"),
+        text("ggml.pre", "default"),
+        ("tokenizer.ggml.tokens".into(), Meta::Texts(tokens.texts)),
+        ("tokenizer.ggml.scores".into(), Meta::F32s(scores)),
+        ("tokenizer.ggml.token_type".into(), Meta::I32s(tokens.types)),
+    ];
+    finish(base, &mut metadata, &special, around, Some(prefix));
+    Ok(metadata)
+}
+
+/// What both kinds of tokenizers have. `around`: whether a begin and an end token are put around a text.
+fn finish(
+    base: &Checkpoint,
+    metadata: &mut Metadata,
+    special: &HashMap<&'static str, u32>,
+    (adds_bos, adds_eos): (bool, bool),
+    prefix: Option<bool>,
+) {
     for (role, key) in ROLES {
         if let Some(id) = special.get(role) {
             metadata.push((format!("tokenizer.ggml.{key}_token_id"), Meta::U32(*id)));
@@ -30,34 +147,73 @@ pub fn metadata(base: &Checkpoint, rows: usize) -> Result<Metadata, String> {
     }
     metadata.push(("tokenizer.ggml.add_bos_token".into(), Meta::Bool(adds_bos)));
     metadata.push(("tokenizer.ggml.add_eos_token".into(), Meta::Bool(adds_eos)));
-    let config = base.text.tokenizer_config.as_ref();
-    if let Some(prefix) = config.and_then(|config| config.get("add_prefix_space")?.as_bool()) {
+    if let Some(prefix) = prefix {
         metadata.push(("tokenizer.ggml.add_space_prefix".into(), Meta::Bool(prefix)));
     }
     if let Some(template) = &base.text.chat_template {
         metadata.push(text("chat_template", template));
     }
-    Ok(metadata)
 }
 
-/// llama.cpp's name for how text is split, found by comparing with each that we know.
-fn pre_tokenizer(tokenizer: &Value) -> Result<&'static str, String> {
+fn text(key: &str, value: &str) -> (String, Meta) {
+    (format!("tokenizer.{key}"), Meta::Text(value.into()))
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn beyond(token: &str, id: Option<u64>, rows: usize) -> String {
+    format!("the token {token:?} has the id {id:?}, the embedding {rows} rows")
+}
+
+/// What the converter takes for a control token though no file says so (`does_token_look_special`).
+fn looks_special(token: &str) -> bool {
+    let between = |start: &str, end: &str| token.starts_with(start) && token.ends_with(end);
+    ["<pad>", "<mask>", "<2mass>", "[@BOS@]"].contains(&token)
+        || between("<|", "|>")
+        || between("<｜", "｜>")
+        || between("<unused", ">")
+}
+
+/// Whether a text is given a space before its first word: by Llama's tokenizers, not by Gemma's.
+fn puts_space_before(tokenizer: &Value) -> Result<bool, String> {
+    let (normalizer, splitter) = (&tokenizer["normalizer"], &tokenizer["pre_tokenizer"]);
+    let kinds: Vec<_> = match &normalizer["normalizers"] {
+        Value::Array(steps) => steps.iter().map(|step| step["type"].as_str()).collect(),
+        _ => vec![normalizer["type"].as_str()],
+    };
+    match (kinds.as_slice(), splitter["type"].as_str()) {
+        ([Some("Prepend"), Some("Replace")], None) => Ok(true),
+        ([Some("Replace")], None | Some("Split")) => Ok(false),
+        ([None], Some("Metaspace")) => {
+            Ok(splitter["prepend_scheme"] != "never" && splitter["add_prefix_space"] != false)
+        }
+        _ => Err("a SentencePiece tokenizer that prepares text otherwise than Llama's and Gemma's".into()),
+    }
+}
+
+/// llama.cpp's name for how text is split, found by comparing with each that we know; `adds_bos` tells those apart that split
+/// alike.
+fn pre_tokenizer(tokenizer: &Value, adds_bos: bool) -> Result<&'static str, String> {
     let model = &tokenizer["model"];
     let kind = model["type"].as_str().unwrap_or("(none)");
     let flag = |key: &str| model[key].as_bool().unwrap_or(false);
-    if kind != "BPE" || flag("byte_fallback") {
-        let found = if kind == "BPE" { "BPE over characters" } else { kind };
-        return Err(format!("a tokenizer of type {found}, wanted byte-level BPE"));
+    if kind != "BPE" {
+        return Err(format!("a tokenizer of type {kind}, wanted BPE"));
     }
-    let same = |name: &&str| {
-        PreTokenizer::by_name(name).is_some_and(|known| {
-            canonical(&known.steps) == canonical(&tokenizer["pre_tokenizer"])
-                && known.normalizer == tokenizer["normalizer"]
-                && known.ignore_merges == flag("ignore_merges")
-        })
+    let same = |name: &'static str| {
+        let known = PreTokenizer::by_name(name)?;
+        let same = canonical(&known.steps) == canonical(&tokenizer["pre_tokenizer"])
+            && known.normalizer == tokenizer["normalizer"]
+            && known.ignore_merges == flag("ignore_merges");
+        same.then_some((known.adds_bos != adds_bos, name))
     };
-    let known = PRE_TOKENIZERS.iter().find(|name| same(name)).copied();
-    known.ok_or_else(|| {
+    let known = PRE_TOKENIZERS
+        .into_iter()
+        .filter_map(same)
+        .min_by_key(|(other, _)| *other);
+    known.map(|(_, name)| name).ok_or_else(|| {
         format!(
             "a tokenizer that splits text otherwise than {}",
             PRE_TOKENIZERS.join(", ")
@@ -72,6 +228,11 @@ fn canonical(steps: &Value) -> Value {
         fields.shift_remove("trim_offsets");
         if fields.get("type").is_some_and(|kind| kind == "ByteLevel") {
             fields.entry("use_regex").or_insert(true.into());
+        }
+        // All that is no match removed is all matches apart, where everything matches.
+        if fields.get("behavior").is_some_and(|behavior| behavior == "Removed") && fields["invert"] == true {
+            fields["behavior"] = "Isolated".into();
+            fields["invert"] = false.into();
         }
         if let Some(list) = fields.get_mut("pretokenizers").and_then(Value::as_array_mut) {
             list.iter_mut().for_each(|step| *step = canonical(step));
@@ -89,33 +250,38 @@ struct Tokens {
 }
 
 impl Tokens {
-    fn read(tokenizer: &Value, rows: usize) -> Result<Self, String> {
-        // Rows that no token has are named as the reference converter names them.
-        let mut all: Vec<(String, i64)> = (0..rows).map(|row| (format!("[PAD{row}]"), UNUSED)).collect();
-        let mut ids = HashMap::new();
-        let vocabulary = tokenizer["model"]["vocab"].as_object().into_iter().flatten();
-        let plain = vocabulary.map(|(token, id)| (token.as_str(), id.as_u64(), NORMAL));
-        let added = tokenizer["added_tokens"].as_array().into_iter().flatten().map(|token| {
-            let special = token["special"].as_bool().unwrap_or(false);
-            let kind = if special { CONTROL } else { USER_DEFINED };
-            (
-                token["content"].as_str().unwrap_or_default(),
-                token["id"].as_u64(),
-                kind,
-            )
-        });
-        for (token, id, kind) in plain.chain(added) {
-            let place = id.and_then(|id| all.get_mut(usize::try_from(id).ok()?));
-            let (Some(place), Some(id)) = (place, id) else {
-                return Err(format!(
-                    "the token {token:?} has the id {id:?}, the embedding {rows} rows"
-                ));
-            };
-            *place = (token.to_string(), kind);
-            ids.insert(token.to_string(), id as u32);
+    /// Rows that no token has are named as the converter names them.
+    fn none(rows: usize) -> Self {
+        Self {
+            texts: (0..rows).map(|row| format!("[PAD{row}]")).collect(),
+            types: vec![UNUSED as i32; rows],
+            ids: HashMap::new(),
         }
-        let (texts, types) = all.into_iter().map(|(text, kind)| (text, kind as i32)).unzip();
-        Ok(Self { texts, types, ids })
+    }
+
+    fn read(tokenizer: &Value, rows: usize) -> Result<Self, String> {
+        let mut all = Self::none(rows);
+        for (token, id) in tokenizer["model"]["vocab"].as_object().into_iter().flatten() {
+            let id = id.as_u64();
+            all.put(token, id.ok_or_else(|| beyond(token, id, rows))?, NORMAL)?;
+        }
+        for token in list(&tokenizer["added_tokens"]) {
+            let (content, id) = (token["content"].as_str().unwrap_or_default(), token["id"].as_u64());
+            let special = token["special"] == true || looks_special(content);
+            let kind = if special { CONTROL } else { USER_DEFINED };
+            all.put(content, id.ok_or_else(|| beyond(content, id, rows))?, kind)?;
+        }
+        Ok(all)
+    }
+
+    fn put(&mut self, token: &str, id: u64, kind: i64) -> Result<(), String> {
+        let rows = self.texts.len();
+        let row = usize::try_from(id).ok().filter(|row| *row < rows);
+        let row = row.ok_or_else(|| beyond(token, Some(id), rows))?;
+        self.texts[row] = token.to_string();
+        self.types[row] = kind as i32;
+        self.ids.insert(token.to_string(), id as u32);
+        Ok(())
     }
 }
 
@@ -178,4 +344,46 @@ fn added_around(tokenizer: &Value, special: &mut HashMap<&'static str, u32>) -> 
         }
     }
     Ok((around[0], around[1]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn each_way_to_split_has_its_name_and_bos_tells_two_apart() {
+        let named = |name: &str, adds_bos| {
+            let known = PreTokenizer::by_name(name).unwrap();
+            let mut tokenizer = json!({"normalizer": known.normalizer, "pre_tokenizer": known.steps,
+                "model": {"type": "BPE", "ignore_merges": known.ignore_merges}});
+            let found = pre_tokenizer(&tokenizer, adds_bos);
+            tokenizer["normalizer"] = json!({"type": "Lowercase"});
+            assert!(pre_tokenizer(&tokenizer, adds_bos).is_err());
+            found.unwrap()
+        };
+        for name in PRE_TOKENIZERS {
+            assert_eq!(named(name, name == "llama-bpe"), name);
+        }
+        assert_eq!(named("llama-bpe", false), "smaug-bpe");
+        assert_eq!(named("gpt-2", true), "gpt-2");
+    }
+
+    #[test]
+    fn sentencepiece_tokenizers_by_what_they_put_before_a_text() {
+        let (prepend, replace) = (json!({"type": "Prepend", "prepend": "▁"}), json!({"type": "Replace"}));
+        let llama =
+            json!({"normalizer": {"type": "Sequence", "normalizers": [prepend, replace]}, "pre_tokenizer": null});
+        let gemma = json!({"normalizer": replace, "pre_tokenizer": {"type": "Split"}});
+        let scheme = |scheme: &str| {
+            let splitter = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
+            json!({"normalizer": null, "pre_tokenizer": splitter})
+        };
+        let lower = json!({"normalizer": {"type": "Lowercase"}, "pre_tokenizer": null});
+        assert_eq!(puts_space_before(&llama), Ok(true));
+        assert_eq!(puts_space_before(&gemma), Ok(false));
+        assert_eq!(puts_space_before(&scheme("first")), Ok(true));
+        assert_eq!(puts_space_before(&scheme("never")), Ok(false));
+        assert!(puts_space_before(&lower).is_err());
+    }
 }

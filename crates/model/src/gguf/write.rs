@@ -18,6 +18,7 @@ pub enum Value {
     Bool(bool),
     Text(String),
     I32s(Vec<i32>),
+    F32s(Vec<f32>),
     Texts(Vec<String>),
 }
 
@@ -125,6 +126,12 @@ fn put(out: &mut Vec<u8>, value: &Value) {
             count(out, values.len());
             values.iter().for_each(|value| out.extend(value.to_le_bytes()));
         }
+        Value::F32s(values) => {
+            kind(out, 9);
+            kind(out, 6);
+            count(out, values.len());
+            values.iter().for_each(|value| out.extend(value.to_le_bytes()));
+        }
         Value::Texts(values) => {
             kind(out, 9);
             kind(out, 8);
@@ -150,6 +157,7 @@ mod tests {
             ("x".into(), Value::F32(1e-5)),
             ("yes".into(), Value::Bool(true)),
             ("types".into(), Value::I32s(vec![1, -3])),
+            ("scores".into(), Value::F32s(vec![-0.5, -1e4])),
             ("tokens".into(), Value::Texts(texts.clone())),
         ];
         let values: Vec<f32> = (0..64).map(|i| (i as f32 - 20.0) / 16.0).collect();
@@ -185,6 +193,7 @@ mod tests {
         assert_eq!(file.float("x"), Some(1e-5));
         assert_eq!(file.flag("yes"), Some(true));
         assert_eq!(file.meta()["types"], Meta::Integers(vec![1, -3]));
+        assert_eq!(file.meta()["scores"], Meta::Floats(vec![-0.5, -1e4]));
         assert_eq!(file.texts("tokens"), Some(texts.as_slice()));
         for tensor in &plan {
             let entry = &file.tensors()[&tensor.name];

@@ -9,4 +9,5 @@ pub use cache::Cache;
 pub use linear::{Linear, Lora};
 pub use norm::{LayerNorm, RmsNorm};
 pub use pass::{ByPath, Heads, Pass, Tape};
+pub(crate) use rope::theta;
 pub use rope::{Angles, Rope};

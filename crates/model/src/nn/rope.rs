@@ -21,18 +21,27 @@ pub struct Rope {
     attention_factor: f64,
 }
 
+/// `rope_theta` (`rotary_emb_base` in GPT-NeoX) of a `config.json`; where it has none, transformers' default of the model type.
+pub(crate) fn theta(config: &Value) -> f64 {
+    let parameters = config.get("rope_parameters").and_then(|p| p.get("rope_theta"));
+    let given = parameters
+        .or(config.get("rope_theta"))
+        .or(config.get("rotary_emb_base"));
+    given
+        .and_then(Value::as_f64)
+        .unwrap_or_else(|| match config.get("model_type").and_then(Value::as_str) {
+            Some("smollm3") => 2e6,
+            _ => 1e4,
+        })
+}
+
 impl Rope {
-    /// Reads `rope_theta` (`rotary_emb_base` in GPT-NeoX) and `rope_scaling` (or transformers 5's `rope_parameters`) of a
-    /// `config.json`. `rotary`: how many dimensions of a head rotate, the first ones. The error names what is not supported.
+    /// Reads [`theta`] and `rope_scaling` (or transformers 5's `rope_parameters`) of a `config.json`. `rotary`: how many
+    /// dimensions of a head rotate, the first ones. The error names what is not supported.
     pub fn from_config(config: &Value, rotary: usize) -> Result<Self, String> {
         let parameters = config.get("rope_parameters").filter(|v| v.is_object());
         let scaling = parameters.or(config.get("rope_scaling").filter(|v| v.is_object()));
-        let theta = parameters
-            .and_then(|p| p.get("rope_theta"))
-            .or(config.get("rope_theta"))
-            .or(config.get("rotary_emb_base"))
-            .and_then(Value::as_f64)
-            .unwrap_or(10_000.0);
+        let theta = theta(config);
         let base = (0..rotary / 2).map(|i| theta.powf(-2.0 * i as f64 / rotary as f64));
         let set = |key: &str| scaling.and_then(|s| s.get(key)).and_then(Value::as_f64);
         let number = |key: &str| set(key).ok_or_else(|| format!("rope_scaling has no number `{key}`"));
@@ -140,6 +149,10 @@ impl Rope {
         })
     }
 
+    pub(crate) fn attention_factor(&self) -> f64 {
+        self.attention_factor
+    }
+
     /// The tokens of a sequence from which on all of it is rotated otherwise.
     pub fn short_to(&self) -> Option<usize> {
         self.long.as_ref().map(|(tokens, _)| *tokens)
@@ -201,6 +214,18 @@ mod tests {
             4,
         );
         assert_eq!(scaled.unwrap().inverse_frequencies, [0.5, 0.005]);
+    }
+
+    /// transformers: `AutoConfig.for_model("smollm3").rope_parameters["rope_theta"]`, and of "llama".
+    #[test]
+    fn theta_where_no_file_says() {
+        assert_eq!(theta(&json!({"model_type": "smollm3"})), 2_000_000.0);
+        assert_eq!(theta(&json!({"model_type": "smollm3", "rope_theta": 5e4})), 5e4);
+        assert_eq!(
+            theta(&json!({"model_type": "smollm3", "rope_parameters": {"rope_theta": 5e4}})),
+            5e4
+        );
+        assert_eq!(theta(&json!({"model_type": "llama"})), 10_000.0);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Llama, SmolLM2, TinyLlama, Mistral: `LlamaModel` of the converter. It rotates neighbouring rows of q and k.
-use super::{Architecture, ENDS, sliding_window};
+use super::{Architecture, ENDS, Kept, RMS, everything_attended, kv_heads};
 
 pub const LLAMA: Architecture = Architecture {
     name: "llama",
@@ -17,10 +17,13 @@ pub const LLAMA: Architecture = Architecture {
         ("mlp.up_proj", "ffn_up"),
         ("mlp.down_proj", "ffn_down"),
     ],
-    interleaved: &[
-        ("self_attn.q_proj", "num_attention_heads"),
-        ("self_attn.k_proj", "num_key_value_heads"),
+    kept: &[
+        ("self_attn.q_proj", Kept::Interleaved(|shape| shape.heads)),
+        ("self_attn.k_proj", Kept::Interleaved(kv_heads)),
     ],
-    // The llama architecture attends to everything, whatever its metadata says.
-    refuse: sliding_window,
+    epsilon: RMS,
+    special: |base, _| {
+        everything_attended(&base.config)?;
+        Ok(Vec::new())
+    },
 };

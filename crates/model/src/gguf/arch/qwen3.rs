@@ -1,11 +1,9 @@
 //! Qwen3: `Qwen3Model` of the converter. Norms of q and k; rows as they are.
-use super::{Architecture, ENDS, sliding_window};
+use super::{Architecture, LLAMA, plain};
 
 pub const QWEN3: Architecture = Architecture {
     name: "qwen3",
     model_types: &["qwen3"],
-    ends: ENDS,
-    blocks: "model.layers.",
     modules: &[
         ("input_layernorm", "attn_norm"),
         ("post_attention_layernorm", "ffn_norm"),
@@ -19,6 +17,7 @@ pub const QWEN3: Architecture = Architecture {
         ("mlp.up_proj", "ffn_up"),
         ("mlp.down_proj", "ffn_down"),
     ],
-    interleaved: &[],
-    refuse: sliding_window,
+    kept: &[],
+    special: plain,
+    ..LLAMA
 };

@@ -1,5 +1,6 @@
 //! Training rows for a model that answers from passages (RAFT, Zhang et al. 2024, 2403.10131): the gold passage among
 //! distractors, in the very prompts that questions are asked in.
+use crate::chunk::embedded_text;
 use crate::eval::error::{EvalError, Result, asking};
 use crate::eval::{Library, Prompts};
 use crate::metrics::overlap::k_precision;
@@ -192,8 +193,9 @@ pub fn rows(
 /// Of a document that is gold as a whole, the passage that answers: a row whose passages do not would teach to make it up.
 fn most_of_the_answer(question: &Question, gold: Vec<Passage>) -> Option<Passage> {
     let answer = question.answers.first().map_or("", String::as_str);
-    let held = |passage: &Passage| k_precision(answer, &passage.text);
-    gold.into_iter().max_by(|a, b| held(a).total_cmp(&held(b)))
+    let held = |passage: &Passage| k_precision(answer, &embedded_text(passage, true));
+    // Of equals the first.
+    gold.into_iter().rev().max_by(|a, b| held(a).total_cmp(&held(b)))
 }
 
 struct Maker<'a> {

@@ -65,7 +65,7 @@ fn shown<'a>(console: &'a mut Console, name: &'static str) -> impl FnMut(Progres
             });
         }
         if progress.embedded > 0 {
-            console.rename(&format!("{name}, {}", plural(progress.embedded, "chunk")));
+            console.rename(&format!("{name} ({})", plural(progress.embedded, "chunk")));
         }
         console.on(Event::Progress {
             done: progress.documents,

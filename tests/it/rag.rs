@@ -1,5 +1,7 @@
 //! `tune index`, `search` and `eval` as a user meets them: killed at twenty random moments in all and run again they end
 //! as if nobody had disturbed them, two at once are refused, and what is wrong is said.
+#![allow(clippy::print_stdout)] // figures
+
 use crate::cli::{output, told, tune};
 use crate::golden::folder;
 use serde_json::{Value, json};

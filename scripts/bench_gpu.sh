@@ -5,7 +5,8 @@
 #
 # FOLDER holds a build with the feature tch: `tune` and `tune-libtorch` (target/release). The machine needs an NVIDIA driver
 # and a Python with PyTorch 2.11, no Rust. Results go to OUT, else to $OUT, else to bench-gpu/: results.md, results.json,
-# and what each part said. SMOLLM2=DIR, a folder with SmolLM2-135M-Instruct, adds the loss curve.
+# and what each part said. SMOLLM2=DIR, a folder with SmolLM2-135M-Instruct, adds the loss curve and answers beside those of
+# transformers.
 # --tiny runs every line on the CPU with a model of no use, to try this script itself.
 # A part that would begin after $LIMIT seconds (420) is left out and told as not measured.
 set -uo pipefail
@@ -15,7 +16,7 @@ for argument in "$@"; do
     if [[ $argument == --tiny ]]; then tiny=true; else arguments+=("$argument"); fi
 done
 if ((${#arguments[@]} < 1)); then
-    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -130,9 +131,14 @@ shaped packed "$middle" "${middle_rows[@]}" --steps "$steps" --by-op 0 --packed 
 shaped padded "$middle" "${middle_rows[@]}" --steps "$steps" --by-op 0 --padded "$documents"
 shaped recomputed "$middle" "${middle_rows[@]}" --steps "$steps" --by-op 0 --keep-blocks 0
 
-# Decoding.
-shaped decoding "$middle" 16 128 --generate --new-tokens 64
-compare decoding transformers
+# Decoding: one prompt, and eight together.
+for prompts in 1 8; do
+    shaped "decoding-$prompts" "$middle" "$prompts" 128 --generate --new-tokens 64
+    compare "decoding-$prompts" transformers
+done
+if [[ -n ${SMOLLM2:-} ]]; then
+    part generate python3 "$here/bench_generate.py" --model "$SMOLLM2" --tune "$tune" --devices "$device" --dtype bf16
+fi
 
 # From the start of the program to the first step, with the weights in the page cache.
 start_from_files() {

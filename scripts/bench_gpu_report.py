@@ -115,13 +115,13 @@ def start(folder):
     return row(what, bound, f"{seconds:.1f} s, the step itself {got['first_step_seconds']:.2f} s", seconds <= 15)
 
 
-def decoding(folder):
-    got = folder.report("decoding")
+def decoding(folder, name):
+    got = folder.report(name)
     if not got:
-        return row("decoding", "beside transformers", folder.why_not("decoding"), None)
+        return row(name, "beside transformers", folder.why_not(name), None)
     what = f"decoding, {got['prompts']} prompts of {got['prompt_tokens']}, {got['new_tokens']} new each"
     speed = got["new_tokens_per_second"]["median"]
-    theirs = folder.peer("decoding", "transformers")
+    theirs = folder.peer(name, "transformers")
     beside = f"{speed / theirs:.2f}× transformers' {theirs:,.0f}" if theirs else "transformers not measured"
     return row(what, "beside transformers", f"{speed:,.0f} tok/s, {beside}", None)
 
@@ -185,14 +185,16 @@ def main():
         shape(folder, "8b", "8B, 2 × 4096, bf16, nothing recomputed", 17000, 42, "peft+liger", 1.4),
         shape(folder, "1b", "1B, 4 × 2048", 75000, 11, "peft+liger", 1.4),
         shape(folder, "135m", "135M, 8 × 512", 180000, None, "peft", 10),
-        nf4(folder), longest(folder), planned(folder), packing(folder), start(folder), decoding(folder), curve(folder),
+        nf4(folder), longest(folder), planned(folder), packing(folder), start(folder), decoding(folder, "decoding-1"),
+        decoding(folder, "decoding-8"), curve(folder),
     ]
     trial = (folder.whole("8b") or {}).get("shape") == "tiny"
     text = ["# A trial of the script: no figure means anything" if trial else "# GPU results", "", "```", folder.text("machine"), folder.text("doctor"), "```", ""]
     text += ["| what | bound | found | |", "|---|---|---|---|"]
     text += [f"| {r['what']} | {r['bound']} | {r['found']} | {r['verdict']} |" for r in rows]
     text += ["", "## Beside the peers", ""]
-    text += [table_in(folder.text(f"{name}-peers")) for name in ("8b", "1b", "135m", "decoding")]
+    text += [table_in(folder.text(f"{name}-peers")) for name in ("8b", "1b", "135m", "decoding-1", "decoding-8")]
+    text += [table_in(folder.text("generate"))]
     text += ["## Time by op", ""]
     text += [by_op(folder, name) for name in ("8b", "1b", "135m", "nf4")]
     (folder.path / "results.md").write_text("\n".join(text) + "\n")

@@ -65,8 +65,8 @@ mod with_libtorch {
         let verdict = if check.ok() { "ok" } else { "WRONG" };
         let dtype = if check.dtype == DType::F32 { "f32" } else { "bf16" };
         format!(
-            "{} {dtype}: {verdict}, off by {:.1e} of at most {:.0e}, {:.0} µs",
-            check.name, check.error, check.tolerance, check.micros
+            "{} {dtype}: {verdict}, off by {:.1e} of at most {:.0e} ({}), {:.0} µs",
+            check.name, check.error, check.tolerance, check.variant, check.micros
         )
     }
 }

@@ -310,7 +310,7 @@ mod tests {
             absmax: nf4::Absmax::Plain(nf4::block_maxima(&values).into()),
         };
         let mut wanted = vec![0.0; values.len()];
-        plain.dequantize(&mut wanted, |value| value);
+        plain.dequantize(&mut wanted);
         let found = Frozen::quantized(&Quantized::Nf4(plain), [33, 71], &weight.device());
         assert_eq!(
             found.dense(DType::F32).into_data().iter::<f32>().collect::<Vec<_>>(),

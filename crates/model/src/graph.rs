@@ -115,6 +115,7 @@ pub(crate) fn check(device: &Device) -> Vec<Check> {
     };
     let check = Check {
         name: "graph",
+        variant: "plain",
         dtype: DType::F32,
         error,
         tolerance: 1e-5,

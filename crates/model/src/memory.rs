@@ -3,7 +3,7 @@
 //! Saved tensors are those of `ops/autodiff`; workspaces are the widest moment of each pass, op by op. `tests/memory.rs` holds
 //! the count to what is really allocated.
 use crate::causal_lm::{BlockAdapters, Keep, Sizes};
-use crate::ops::{linear_cross_entropy::chunk_rows, switch};
+use crate::ops::{attention::block_queries, linear_cross_entropy::chunk_rows, switch};
 use crate::precision::{ADAPTER, DeviceKind, EXACT, Stored};
 use burn::tensor::DType;
 use serde::Serialize;
@@ -13,6 +13,8 @@ use serde::Serialize;
 pub struct Micro {
     pub tokens: usize,
     pub learned: usize,
+    /// Tokens of its longest document.
+    pub longest: usize,
     /// Whether the sums of earlier micro-batches' gradients are held meanwhile.
     pub accumulates: bool,
     pub dropout: bool,
@@ -208,14 +210,14 @@ impl Count<'_> {
         self.activations(self.sizes.shape.hidden)
     }
 
-    /// The inputs of both norms and what the family adds; q, k, v and attention's output with their log-sum-exps; gate and up; `u`
+    /// What the family has beside attention and MLP; q, k, v and attention's output with their log-sum-exps; gate and up; `u`
     /// of each adapter, and what DoRA multiplies by its magnitudes. What norms and activations make of these is made again.
     fn saved(&self, layer: usize) -> usize {
         let shape = &self.sizes.shape;
         let attention = 2 * shape.q_width + 2 * shape.kv_width;
         let mlp = if shape.gated { 2 } else { 1 } * shape.inner;
         let BlockAdapters { ranks, scaled, .. } = self.sizes.adapters[layer];
-        self.activations(2 * shape.hidden + shape.extra_saved + attention + mlp + ranks + scaled)
+        self.activations(shape.saved + attention + mlp + ranks + scaled)
             + self.micro.tokens * shape.heads * EXACT.size()
     }
 
@@ -235,8 +237,23 @@ impl Count<'_> {
         let down = if self.micro.dropout { 3 } else { 2 } * shape.inner;
         let freed = if shape.gated { 2 } else { 1 } * shape.inner;
         // The output's gradient, then those of q, k and v: for each query head, then as they are.
-        let attention = 5 * shape.q_width + 2 * shape.kv_width;
-        self.activations(shape.hidden + activation.max(down).max(attention.saturating_sub(freed)))
+        let attention = (5 * shape.q_width + 2 * shape.kv_width).saturating_sub(freed);
+        let attention = self.activations(shape.hidden + attention) + self.scores();
+        let mlp = shape.hidden + activation.max(down);
+        attention.max(self.activations(mlp.max(shape.joined)))
+    }
+
+    /// Probabilities of a block of queries, their gradient, and that of the scores, where ATen makes them: elsewhere they exist for
+    /// a few queries of a head at a time.
+    fn scores(&self) -> usize {
+        let (heads, keys) = (self.sizes.shape.heads, self.micro.longest);
+        match self.kind {
+            DeviceKind::LibTorch => {
+                let queries = block_queries(heads, keys).min(keys);
+                3 * heads * queries * keys * self.sizes.precision.compute.size()
+            }
+            DeviceKind::Flex | DeviceKind::Cuda => 0,
+        }
     }
 
     /// Last hidden states, the learned rows of them, normed, their gradient, and a chunk of logits.

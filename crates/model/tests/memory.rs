@@ -1,6 +1,6 @@
 //! The planner's count of bytes against those really allocated, at the peak of a step.
 #![allow(clippy::print_stdout)] // A measurement is there to be read.
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 use serde_json::{Value, json};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
@@ -40,8 +40,11 @@ fn config(model_type: &str, layers: usize) -> Value {
     json!({
         "model_type": model_type, "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": layers,
         "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 32, "vocab_size": VOCAB,
-        "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
-        "tie_word_embeddings": true
+        "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "hidden_act": if model_type == "gpt_neox" { "gelu" } else { "silu" }, "tie_word_embeddings": true,
+        // As GPT-2 and GPT-Neo call the same.
+        "n_embd": 256, "n_inner": 704, "n_layer": layers, "n_head": 8, "n_positions": 4096,
+        "num_layers": layers, "num_heads": 8, "attention_types": [[["global", "local"], layers / 2]]
     })
 }
 
@@ -146,24 +149,25 @@ impl Meter for Libraries {
 
 #[test]
 fn the_planned_peak_is_the_measured_one_on_flex() {
-    check(&Rusts, &Device::flex(), Precision::F32, DeviceKind::Flex, 7.0);
+    check(&Rusts, &Device::flex(), Precision::F32, DeviceKind::Flex, 7.0, 1);
 }
 
 #[cfg(all(feature = "tch", target_env = "gnu"))]
 #[test]
 fn the_planned_peak_is_near_the_measured_one_on_libtorch() {
-    // Not counted: blocks of attention scores, which grow with the longest document, and what oneDNN takes.
-    let percent = 25.0;
-    check(
-        &Libraries,
-        &tune_model::libtorch::cpu(),
-        Precision::F32,
-        DeviceKind::LibTorch,
-        percent,
-    );
+    let bf16 = Precision {
+        compute: DType::BF16,
+        ..Precision::F32
+    };
+    // Not counted: what MKL and oneDNN keep. Processors without bf16 are slow in it: a few settings do.
+    for (precision, every) in [(Precision::F32, 1), (bf16, 4)] {
+        let device = tune_model::libtorch::cpu();
+        check(&Libraries, &device, precision, DeviceKind::LibTorch, 25.0, every);
+    }
 }
 
-fn check(meter: &impl Meter, device: &Device, precision: Precision, kind: DeviceKind, percent: f64) {
+/// Of the settings the first, and `every` so many-th after it.
+fn check(meter: &impl Meter, device: &Device, precision: Precision, kind: DeviceKind, percent: f64, every: usize) {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let keep = |blocks, offloaded| Keep { blocks, offloaded };
     let settings = [
@@ -191,8 +195,15 @@ fn check(meter: &impl Meter, device: &Device, precision: Precision, kind: Device
         ("gemma2", 6, input(1, 512, 100), keep(6, 0), 0.0, None, false),
         ("gemma3_text", 6, input(1, 512, 100), keep(6, 0), 0.0, None, false),
         ("gemma3_text", 6, input(4, 256, 128), keep(0, 0), 0.0, None, false),
+        ("gpt2", 6, input(1, 512, 100), keep(6, 0), 0.0, None, false),
+        ("gpt2", 6, input(4, 256, 128), keep(0, 0), 0.0, None, false),
+        ("gpt_neo", 6, input(1, 512, 100), keep(6, 0), 0.0, None, false),
+        ("gpt_neo", 6, input(4, 256, 128), keep(0, 0), 0.0, None, false),
+        ("gpt_neox", 6, input(1, 512, 100), keep(6, 0), 0.0, None, false),
+        ("gpt_neox", 6, input(4, 256, 128), keep(0, 0), 0.0, None, false),
     ];
-    for (family, layers, input, keep, dropout, adapted, dora) in settings {
+    let mut wrong = Vec::new();
+    for (family, layers, input, keep, dropout, adapted, dora) in settings.into_iter().step_by(every) {
         let folder = write_model(&config(family, layers));
         let base = Checkpoint::open(&folder.path().to_string_lossy(), &OpenOptions::default()).unwrap();
         let lora = LoraSpec {
@@ -213,6 +224,7 @@ fn check(meter: &impl Meter, device: &Device, precision: Precision, kind: Device
         let micro = Micro {
             tokens: input.tokens.len(),
             learned: losses.learned(),
+            longest: input.starts.windows(2).map(|s| s[1] - s[0]).max().unwrap_or(0),
             accumulates: false,
             dropout: dropout > 0.0,
         };
@@ -233,6 +245,9 @@ fn check(meter: &impl Meter, device: &Device, precision: Precision, kind: Device
             "{family}, {layers} blocks, {} tokens, {keep:?}: planned {planned_bytes}, measured {measured}: {all:+.1} %, {moving:+.1} % without weights; loaded {loaded} planned {static_bytes}",
             micro.tokens
         );
-        assert!(all.abs() < percent && moving.abs() < percent, "{planned:#?}");
+        if all.abs().max(moving.abs()) >= percent {
+            wrong.push(format!("{family}, {keep:?}: {all:+.1} %, {moving:+.1} %; {planned:#?}"));
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

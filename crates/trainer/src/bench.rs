@@ -124,6 +124,7 @@ pub fn train(subject: &Subject<'_>, training: &Training) -> Result<TrainingRepor
     let micro = Micro {
         tokens,
         learned,
+        longest: documents(&training.window).max().unwrap_or(0),
         accumulates: training.window.len() > 1,
         dropout: subject.lora.dropout > 0.0,
     };
@@ -299,20 +300,20 @@ pub fn tokens(seed: u64, count: usize, vocab: usize) -> Vec<u32> {
     (0..count as u64).map(draw).collect()
 }
 
+/// Their lengths.
+fn documents(window: &[Batch]) -> impl Iterator<Item = usize> {
+    let starts = window.iter().flat_map(|batch| batch.starts.windows(2));
+    starts.map(|s| s[1] - s[0])
+}
+
 fn lengths(window: &[Batch]) -> Lengths {
-    let segments = || {
-        window
-            .iter()
-            .flat_map(|batch| batch.starts.windows(2))
-            .map(|s| s[1] - s[0])
-    };
-    let tokens: usize = segments().sum();
+    let tokens: usize = documents(window).sum();
     let longest = window.iter().map(|batch| (batch.tokens.len(), batch.learned())).max();
     Lengths {
         tokens,
         learned: window.iter().map(Batch::learned).sum(),
         longest: longest.into_iter().collect(),
-        segment: segments().map(|length| length * length).sum::<usize>() as f64 / tokens.max(1) as f64,
+        segment: documents(window).map(|length| length * length).sum::<usize>() as f64 / tokens.max(1) as f64,
     }
 }
 

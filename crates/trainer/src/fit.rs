@@ -61,6 +61,7 @@ impl Room<'_> {
             let micro = Micro {
                 tokens,
                 learned: tokens,
+                longest: length,
                 ..like
             };
             self.fits(micro, self.least())
@@ -145,6 +146,7 @@ mod tests {
         Micro {
             tokens,
             learned: tokens,
+            longest: tokens,
             accumulates: false,
             dropout: false,
         }

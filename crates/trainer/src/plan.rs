@@ -248,6 +248,8 @@ fn memory_plan(sources: &Sources<'_>, lengths: &Lengths, warnings: &mut Vec<Stri
     let micro = |(tokens, learned): (usize, usize)| Micro {
         tokens,
         learned,
+        // No document is longer than the longest row.
+        longest: lengths.longest.first().map_or(0, |(row, _)| *row),
         accumulates: train.grad_accumulation > 1,
         dropout: settings.lora.dropout > 0.0,
     };

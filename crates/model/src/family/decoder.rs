@@ -87,7 +87,8 @@ impl Config {
             inner: self.intermediate_size,
             gated: true,
             fused: false,
-            extra_saved: 0,
+            joined: 0,
+            saved: 2 * self.hidden_size,
             rotary: heads.head_dim,
         }
     }

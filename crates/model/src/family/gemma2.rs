@@ -202,7 +202,8 @@ impl Gemma {
             inner: cfg.intermediate_size,
             gated: true,
             fused: false,
-            extra_saved: 2 * d + if newer { q_width + kv_width } else { 0 },
+            joined: 0,
+            saved: 4 * d + if newer { q_width + kv_width } else { 0 },
             rotary: if newer { 2 * cfg.head_dim } else { cfg.head_dim },
         };
         let at = weights.root().at("model");

@@ -103,7 +103,8 @@ impl Gpt2 {
             inner,
             gated: false,
             fused: false,
-            extra_saved: 0,
+            joined: 0,
+            saved: 2 * d,
             rotary: 0,
         };
         let at = weights.root().at("transformer");

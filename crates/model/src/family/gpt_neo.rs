@@ -108,7 +108,8 @@ impl GptNeo {
             inner,
             gated: false,
             fused: false,
-            extra_saved: 0,
+            joined: 0,
+            saved: 2 * d,
             rotary: 0,
         };
         let at = weights.root().at("transformer");

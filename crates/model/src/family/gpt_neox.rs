@@ -109,7 +109,11 @@ impl GptNeox {
             inner,
             gated: false,
             fused: false,
-            extra_saved: 0,
+            // Those of q, k and v, that of their product so far, one more part of it, and both added up; the MLP's gradient and the
+            // output's. Gone are q, k, v and attention's output.
+            joined: if cfg.use_parallel_residual { 8 * d + inner } else { 0 },
+            // Side by side, both norms are given the same.
+            saved: if cfg.use_parallel_residual { d } else { 2 * d },
             rotary,
         };
         let heads = Heads {

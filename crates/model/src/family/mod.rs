@@ -92,8 +92,11 @@ pub struct Shape {
     pub gated: bool,
     /// Whether gate and up are views of one product.
     pub fused: bool,
-    /// Columns that stay of a block beyond those of Llama's: what further norms are given, products of which views are used.
-    pub extra_saved: usize,
+    /// Columns that a block's backward pass holds beside what stays, while gradients of q, k and v become that of one product before
+    /// the MLP's are made; 0 where it is not so.
+    pub joined: usize,
+    /// Columns that stay of a block beside attention's and the MLP's: what norms are given, products of which views are used.
+    pub saved: usize,
     /// Dimensions of a head that rotate, once for each table of angles.
     pub rotary: usize,
 }

@@ -23,7 +23,7 @@ pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Decoder<Block>> {
         ..Form::of(&cfg)
     };
     let shape = Shape {
-        extra_saved: form.heads.q_width() + form.heads.kv_width() + 2 * cfg.hidden_size,
+        saved: form.heads.q_width() + form.heads.kv_width() + 4 * cfg.hidden_size,
         ..cfg.shape()
     };
     Decoder::load(("olmo2", base, weights), &cfg, shape, |at, layer| Block {

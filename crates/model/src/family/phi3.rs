@@ -37,7 +37,7 @@ pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Decoder<Block>> {
     let shape = Shape {
         fused: true,
         // v is a view of the product; q and k stay a second time, rotated.
-        extra_saved: heads.q_width() + heads.kv_width(),
+        saved: 2 * cfg.hidden_size + heads.q_width() + heads.kv_width(),
         rotary: (heads.head_dim as f64 * rotating_part(&base.config)) as usize,
         ..cfg.shape()
     };

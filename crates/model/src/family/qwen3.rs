@@ -15,7 +15,7 @@ pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Decoder<Block>> {
         ..Form::of(&cfg)
     };
     let shape = Shape {
-        extra_saved: form.heads.q_width() + form.heads.kv_width(),
+        saved: 2 * cfg.hidden_size + form.heads.q_width() + form.heads.kv_width(),
         ..cfg.shape()
     };
     Decoder::load(("qwen3", base, weights), &cfg, shape, |at, layer| {

@@ -58,6 +58,12 @@ impl Segment {
     }
 }
 
+/// Queries whose scores over `keys` keys exist together where ATen's products make them.
+pub fn block_queries(heads: usize, keys: usize) -> usize {
+    const SCORES: usize = 32 << 20;
+    (SCORES / (heads * keys).max(1)).clamp(1, 256)
+}
+
 #[derive(Debug, Clone)]
 pub struct AttentionCfg {
     pub heads: usize,

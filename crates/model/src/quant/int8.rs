@@ -1,6 +1,7 @@
 //! Rows scaled to 8 bits, bit for bit as bitsandbytes' `Int8Params` keeps a weight: rounded to f16, then `absmax / 127` a row.
 //!
 //! A product dequantizes the weight. LLM.int8's quantized activations and its outlier columns are not done.
+use super::Value;
 use half::f16;
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -33,16 +34,22 @@ impl Int8<'_> {
     }
 
     /// Into a buffer of exactly as many values, on all cores.
-    pub fn dequantize<T: Copy + Send>(&self, out: &mut [T], round: impl Fn(f32) -> T + Sync) {
+    pub fn dequantize<T: Value>(&self, out: &mut [T]) {
         let columns = (self.codes.len() / self.scales.len().max(1)).max(1);
-        out.par_chunks_mut(columns)
-            .zip(self.codes.par_chunks(columns))
-            .zip(&self.scales[..])
-            .for_each(|((out, codes), scale)| {
+        let rows = out.par_chunks_mut(columns).enumerate();
+        rows.for_each(|(row, out)| self.dequantize_row(row, out));
+    }
+
+    pub fn dequantize_row<T: Value>(&self, row: usize, out: &mut [T]) {
+        let (codes, scale) = (&self.codes[row * out.len()..], self.scales[row]);
+        pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
                 for (out, code) in out.iter_mut().zip(codes) {
-                    *out = round(f32::from(*code) * scale * STEP);
+                    *out = T::of(f32::from(*code) * scale * STEP);
                 }
-            });
+            },
+        );
     }
 }
 

@@ -1,10 +1,12 @@
 //! Frozen matrices in 4 and 8 bits, on the host: made while loading, read from bitsandbytes checkpoints, written back to f32.
 pub mod int8;
 pub mod nf4;
+mod value;
 
 use crate::precision::Stored;
 pub use int8::Int8;
 pub use nf4::Nf4;
+pub use value::Value;
 
 /// A matrix `[rows, columns]`, row-major.
 #[derive(Debug, Clone)]
@@ -31,15 +33,26 @@ impl Quantized<'_> {
     }
 
     /// Into a buffer of exactly the matrix's elements, on all cores.
-    pub fn dequantize(&self, out: &mut [f32]) {
-        self.dequantize_as(out, |value| value);
+    pub fn dequantize<T: Value>(&self, out: &mut [T]) {
+        match self {
+            Self::Nf4(matrix) => matrix.dequantize(out),
+            Self::Int8(matrix) => matrix.dequantize(out),
+        }
     }
 
-    /// As above, each value rounded to another type.
-    pub fn dequantize_as<T: Copy + Send>(&self, out: &mut [T], round: impl Fn(f32) -> T + Sync) {
+    /// Whether each row of `columns` begins with a block of its own, and can be written out alone.
+    pub fn has_rows(&self, columns: usize) -> bool {
         match self {
-            Self::Nf4(matrix) => matrix.dequantize(out, round),
-            Self::Int8(matrix) => matrix.dequantize(out, round),
+            Self::Nf4(_) => columns.is_multiple_of(nf4::BLOCK),
+            Self::Int8(_) => true,
+        }
+    }
+
+    /// Row `row` alone, where [`Self::has_rows`], the same to the bit.
+    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        match self {
+            Self::Nf4(matrix) => matrix.dequantize_row(row, out),
+            Self::Int8(matrix) => matrix.dequantize_row(row, out),
         }
     }
 }
@@ -193,6 +206,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_row_alone_is_that_of_the_whole_to_the_bit() {
+        let values: Vec<f32> = (0..5 * 192).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
+        for stored in [Stored::Nf4, Stored::Int8] {
+            let matrix = Quantized::new(&values, 5, stored).unwrap();
+            let (mut whole, mut row) = (vec![f32::NAN; values.len()], [f32::NAN; 192]);
+            matrix.dequantize(&mut whole);
+            assert!(matrix.has_rows(192));
+            for (i, wanted) in whole.chunks(192).enumerate() {
+                matrix.dequantize_row(i, &mut row);
+                assert_eq!(bits(&row), bits(wanted), "{stored:?}");
+            }
+        }
+    }
+
     const CASES: [&str; 4] = ["even", "odd", "nested", "zeros"];
 
     /// scripts/make_quant_goldens.py
@@ -216,7 +244,7 @@ mod tests {
             assert_eq!(bits(absmax), bits(&floats(format!("{case}.nested_absmax"))), "{case}");
             assert_eq!(bits(&[*offset]), bits(&floats(format!("{case}.offset"))), "{case}");
             let mut dense = vec![f32::NAN; weight.len()];
-            found.dequantize(&mut dense, |value| value);
+            found.dequantize(&mut dense);
             assert_eq!(bits(&dense), bits(&floats(format!("{case}.nf4_dense"))), "{case}");
             assert_eq!(
                 bits(&nf4::block_maxima(&weight)),
@@ -243,7 +271,7 @@ mod tests {
             assert!(*found.codes == *wanted, "{case}");
             assert_eq!(bits(&found.scales), bits(&floats(format!("{case}.scales"))), "{case}");
             let mut dense = vec![f32::NAN; weight.len()];
-            found.dequantize(&mut dense, |value| value);
+            found.dequantize(&mut dense);
             assert_eq!(bits(&dense), bits(&floats(format!("{case}.int8_dense"))), "{case}");
         }
     }

@@ -6,6 +6,7 @@
 //! On CUDA bitsandbytes scales a last, shorter block by the reciprocal of its maximum where the CPU divides, so that a code
 //! there may differ by one step. The offset is a mean, and torch's last bit of one depends on device and threads: ours is the
 //! mean taken in f64.
+use super::Value;
 use rayon::prelude::*;
 use std::borrow::Cow;
 
@@ -46,27 +47,21 @@ pub enum Absmax<'a> {
 }
 
 impl Absmax<'_> {
-    /// Those of the `chunk`-th 256 blocks.
-    fn of_chunk(&self, chunk: usize) -> [f32; NESTED] {
-        let mut out = [0.0; NESTED];
-        let from = chunk * NESTED;
+    /// Those of blocks from `first` on.
+    fn write(&self, first: usize, out: &mut [f32]) {
         match self {
-            Self::Plain(absmax) => {
-                let part = &absmax[from..absmax.len().min(from + NESTED)];
-                out[..part.len()].copy_from_slice(part);
-            }
+            Self::Plain(absmax) => out.copy_from_slice(&absmax[first..first + out.len()]),
             Self::Nested {
                 codes,
                 absmax,
                 map,
                 offset,
             } => {
-                for (out, code) in out.iter_mut().zip(&codes[from..]) {
-                    *out = map[usize::from(*code)] * absmax[chunk] + offset;
+                for (block, (out, code)) in (first..).zip(out.iter_mut().zip(&codes[first..])) {
+                    *out = map[usize::from(*code)] * absmax[block / NESTED] + offset;
                 }
             }
         }
-        out
     }
 }
 
@@ -91,17 +86,25 @@ impl Nf4<'_> {
     }
 
     /// Into a buffer of exactly as many values, on all cores.
-    pub fn dequantize<T: Copy + Send>(&self, out: &mut [T], round: impl Fn(f32) -> T + Sync) {
-        out.par_chunks_mut(CHUNK)
-            .zip(self.codes.par_chunks(CHUNK / 2))
-            .enumerate()
-            .for_each(|(chunk, (out, codes))| {
-                let absmax = self.absmax.of_chunk(chunk);
-                let blocks = out.chunks_mut(BLOCK).zip(codes.chunks(BLOCK / 2));
-                for ((out, codes), absmax) in blocks.zip(absmax) {
-                    dequantize_block(codes, CODE.map(|code| round(code * absmax)), out);
-                }
-            });
+    pub fn dequantize<T: Value>(&self, out: &mut [T]) {
+        let chunks = out.par_chunks_mut(CHUNK).enumerate();
+        chunks.for_each(|(chunk, out)| self.write(chunk * NESTED, out));
+    }
+
+    /// A row that begins with a block.
+    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        let first = row * out.len() / BLOCK;
+        for (chunk, out) in out.chunks_mut(CHUNK).enumerate() {
+            self.write(first + chunk * NESTED, out);
+        }
+    }
+
+    /// Values of blocks from `first` on, up to [`CHUNK`].
+    fn write<T: Value>(&self, first: usize, out: &mut [T]) {
+        let mut maxima = [0.0; NESTED];
+        let maxima = &mut maxima[..out.len().div_ceil(BLOCK)];
+        self.absmax.write(first, maxima);
+        T::decode(&self.codes[first * BLOCK / 2..][..out.len().div_ceil(2)], maxima, out);
     }
 }
 
@@ -146,16 +149,6 @@ fn nearest(value: f32) -> u8 {
         midpoints
     };
     MIDPOINTS.iter().map(|midpoint| u8::from(value > *midpoint)).sum()
-}
-
-fn dequantize_block<T: Copy>(codes: &[u8], values: [T; 16], out: &mut [T]) {
-    let (pairs, last) = out.as_chunks_mut::<2>();
-    for (pair, code) in pairs.iter_mut().zip(codes) {
-        *pair = [values[usize::from(code >> 4)], values[usize::from(code & 15)]];
-    }
-    if let ([last], Some(code)) = (last, codes.last()) {
-        *last = values[usize::from(code >> 4)];
-    }
 }
 
 /// The maxima less their mean, each quantized to 8 bits.
@@ -229,7 +222,7 @@ mod tests {
         let mut codes = [0; BLOCK / 2];
         let absmax = quantize_block(&values, &mut codes);
         let mut back = vec![0.0; BLOCK];
-        dequantize_block(&codes, CODE.map(|code| code * absmax), &mut back);
+        f32::decode(&codes, &[absmax], &mut back);
         assert_eq!(back, values);
     }
 
@@ -240,7 +233,7 @@ mod tests {
             let quantized = Nf4::quantize(&values);
             assert_eq!(quantized.codes.len(), n.div_ceil(2));
             let mut back = vec![f32::NAN; n];
-            quantized.dequantize(&mut back, |value| value);
+            quantized.dequantize(&mut back);
             let worst = values.iter().zip(&back).map(|(v, b)| (v - b).abs()).fold(0.0, f32::max);
             // Half the widest gap of the code book, and what the maxima lost.
             assert!(worst < 0.18, "{n}: {worst}");

@@ -1,6 +1,7 @@
 //! Strided f32 matrix products on slices, by the `gemm` crate.
 use gemm::Parallelism;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// `rows x columns` elements of `data`, element (i, j) at `i * row_stride + j * column_stride`.
 #[derive(Clone, Copy)]
@@ -54,17 +55,34 @@ pub fn times_transposed(out: &mut [f32], keep: f32, x: &[f32], weight: &[f32], i
         let (x, w) = (View::new(x, n, inputs), View::new(weight, outputs, inputs));
         return matmul(out, outputs, keep, x, w.t(), factor, parallel());
     }
+    few_rows(out, keep, x, inputs, factor, |rows, products| {
+        products.with(&weight[rows.start * inputs..rows.end * inputs]);
+    });
+}
+
+/// The same, of up to [`FEW_ROWS`] rows of `x`, with a weight that `give` gives some rows of at a time, in their order.
+pub fn few_rows(
+    out: &mut [f32],
+    keep: f32,
+    x: &[f32],
+    inputs: usize,
+    factor: f32,
+    give: impl Fn(Range<usize>, &mut Products<'_>) + Sync,
+) {
+    let n = x.len() / inputs;
+    let outputs = out.len().checked_div(n).unwrap_or(0);
     let step = (32_768 / inputs.max(1)).max(1);
-    let columns: Vec<Vec<f32>> = weight
-        .par_chunks(step * inputs)
-        .map(|weight| {
-            let mut dots = vec![0.0; weight.len() / inputs * n];
-            pulp::Arch::new().dispatch(FewRows {
+    let columns: Vec<Vec<f32>> = (0..outputs.div_ceil(step))
+        .into_par_iter()
+        .map(|task| {
+            let rows = task * step..outputs.min((task + 1) * step);
+            let mut dots = vec![0.0; rows.len() * n];
+            let products = &mut Products {
                 x,
-                weight,
                 inputs,
                 dots: &mut dots,
-            });
+            };
+            give(rows, products);
             dots
         })
         .collect();
@@ -73,6 +91,29 @@ pub fn times_transposed(out: &mut [f32], keep: f32, x: &[f32], weight: &[f32], i
             let out = &mut out[row * outputs + o];
             *out = if keep == 0.0 { 0.0 } else { keep * *out } + factor * dot;
         }
+    }
+}
+
+/// Takes rows of a weight, and makes their products with all rows of `x`.
+pub struct Products<'a> {
+    x: &'a [f32],
+    inputs: usize,
+    /// Those that are to come.
+    dots: &'a mut [f32],
+}
+
+impl Products<'_> {
+    pub fn with(&mut self, weight: &[f32]) {
+        let (x, inputs) = (self.x, self.inputs);
+        let made = weight.len() / inputs * (x.len() / inputs);
+        let (dots, to_come) = std::mem::take(&mut self.dots).split_at_mut(made);
+        self.dots = to_come;
+        pulp::Arch::new().dispatch(FewRows {
+            x,
+            weight,
+            inputs,
+            dots,
+        });
     }
 }
 

@@ -1,7 +1,7 @@
 //! Kernels for `flex`, Burn's pure-Rust CPU backend: f32, contiguous rows, all cores.
 pub(super) mod adamw;
 mod attention;
-mod dense;
+mod coded;
 mod frozen;
 mod geglu;
 mod gelu;
@@ -17,6 +17,10 @@ mod rope;
 pub(super) mod simd;
 mod swiglu;
 
+#[cfg(feature = "tch")]
+pub(super) use coded::few_coded_rows;
+#[cfg(feature = "tch")]
+pub(super) use matmul::FEW_ROWS;
 pub use packed::{PackedBf16, has_dpbf16};
 
 use burn::backend::flex::FlexTensor;

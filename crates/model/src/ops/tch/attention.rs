@@ -4,14 +4,10 @@
 //! Scores have the dtype of the activations, as in transformers' eager attention; softmax sums in f32. Probabilities are made
 //! again for the backward pass. (ATen's own attention on the CPU multiplies bf16 as f32, and takes twice the time.)
 use super::{cuda, new};
-use crate::ops::attention::{AttentionCfg, AttentionOp, Segment, Segments};
+use crate::ops::attention::{AttentionCfg, AttentionOp, Segment, Segments, block_queries};
 use burn::backend::{LibTorch, tensor::FloatTensor};
 use std::ops::Range;
 use tch::{Kind, Tensor};
-
-/// Queries a block at most, and the scores it may have.
-const QUERIES: usize = 256;
-const SCORES: usize = 32 << 20;
 
 /// Queries and the keys any of them sees, both as rows of the tensors.
 struct Block {
@@ -24,7 +20,7 @@ struct Block {
 /// Every segment's blocks, in the order of their queries.
 fn blocks<'a>(cfg: &'a AttentionCfg, segments: &'a [Segment], q: &'a Tensor) -> impl Iterator<Item = Block> + 'a {
     segments.iter().flat_map(move |segment| {
-        let step = (SCORES / (cfg.heads * segment.keys.len().max(1))).clamp(1, QUERIES);
+        let step = block_queries(cfg.heads, segment.keys.len());
         (0..segment.queries.len()).step_by(step).map(move |start| {
             let within = start..(start + step).min(segment.queries.len());
             block(cfg, segment, within, q)
@@ -191,14 +187,16 @@ impl AttentionOp for LibTorch {
             let scores = scores(&scaled, &k, cfg.softcap);
             let slope = cfg.softcap.map(|cap| (&scores / cap).square_().neg_() + 1.0);
             let p = probabilities(scores, &block);
+            let dv_part = p.transpose(1, 2).bmm(&dout);
+            let _ = rows(&dv, &block.keys).g_add_(&unstacked(&dv_part, &block.keys));
             let dp = dout.bmm(&v.transpose(1, 2));
             let mut ds = Tensor::internal_softmax_backward_data(&dp, &p, -1, p.kind());
+            drop((p, dp));
             if let Some(slope) = slope {
                 ds = ds.g_mul_(&slope);
             }
-            let (dk_part, dv_part) = (ds.transpose(1, 2).bmm(&scaled), p.transpose(1, 2).bmm(&dout));
+            let dk_part = ds.transpose(1, 2).bmm(&scaled);
             let _ = rows(&dk, &block.keys).g_add_(&unstacked(&dk_part, &block.keys));
-            let _ = rows(&dv, &block.keys).g_add_(&unstacked(&dv_part, &block.keys));
             let dq_part = ds.bmm(&k).g_mul_scalar_(cfg.scale);
             rows(&dq, &block.queries).copy_(&unstacked(&dq_part, &block.queries));
         }

@@ -1,12 +1,12 @@
 //! One product forward, one backward.
-use super::{dense, new};
+use super::{dense, new, times_transposed};
 use crate::frozen::Weight;
 use crate::ops::linear::LinearOp;
 use burn::backend::{LibTorch, tensor::FloatTensor};
 
 impl LinearOp for LibTorch {
     fn frozen_linear(x: FloatTensor<Self>, weight: Weight<Self>) -> FloatTensor<Self> {
-        new(x.tensor.mm(&dense(&weight, x.tensor.kind()).tr()))
+        new(times_transposed(&x.tensor, &weight))
     }
 
     fn frozen_linear_backward(dy: FloatTensor<Self>, weight: Weight<Self>) -> FloatTensor<Self> {

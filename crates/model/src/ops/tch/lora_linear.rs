@@ -1,5 +1,5 @@
 //! The base product, then the low-rank one accumulated into it by `addmm_`; A carries the scale, since tch's `addmm_` takes none.
-use super::{cuda, dense, new};
+use super::{cuda, dense, new, times_transposed};
 use crate::frozen::Weight;
 use crate::noise;
 use crate::ops::lora_linear::{LoraCfg, LoraLinearOp};
@@ -53,7 +53,7 @@ impl LoraLinearOp for LibTorch {
         let (x, kind) = (&x.tensor, x.tensor.kind());
         let into_a = mask(x, &cfg).map_or_else(|| x.shallow_clone(), |mask| x * mask);
         let u = into_a.mm(&scaled(&a.tensor, &cfg, kind).tr());
-        let mut y = x.mm(&dense(&weight, kind).tr());
+        let mut y = times_transposed(x, &weight);
         let _ = y.addmm_(&u, &b.tensor.to_kind(kind).tr());
         (new(y), new(u))
     }

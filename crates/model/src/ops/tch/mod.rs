@@ -42,6 +42,11 @@ fn dense(weight: &Weight<LibTorch>, kind: Kind) -> Tensor {
     }
 }
 
+/// `x · weightᵀ`
+fn times_transposed(x: &Tensor, weight: &Weight<LibTorch>) -> Tensor {
+    quantized::few_rows(x, weight).unwrap_or_else(|| x.mm(&dense(weight, x.kind()).tr()))
+}
+
 #[cfg(test)]
 mod testing {
     //! What kernels of this folder are compared on.

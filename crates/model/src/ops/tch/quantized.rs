@@ -1,7 +1,9 @@
 //! Quantized matrices written out into one buffer that a thread uses again and again: no other dense copy of one ever exists.
-//! On the CPU by the loops of [`crate::quant`], on CUDA by our kernels, elsewhere by ATen.
+//! On the CPU by the loops of [`crate::quant`], on CUDA by our kernels, elsewhere by ATen. Products of few rows on the CPU decode
+//! a row of the matrix at a time instead.
 use super::cuda::{self, CodedMax};
-use crate::frozen::{Absmax, Int8Weight, Nf4Weight};
+use crate::frozen::{Absmax, Int8Weight, Nf4Weight, Weight};
+use crate::ops::flex::{FEW_ROWS, few_coded_rows};
 use crate::quant::{Int8, Nf4, Quantized, int8 as rows, nf4 as blocks};
 use burn::backend::{LibTorch, libtorch::TchTensor};
 use half::bf16;
@@ -15,30 +17,11 @@ thread_local! {
 
 /// `[out, in]`, good until the thread's next call.
 pub(super) fn nf4(weight: &Nf4Weight<LibTorch>, kind: Kind) -> Tensor {
-    let codes = &weight.codes.tensor;
-    let host = || {
-        let absmax = match &weight.absmax {
-            Absmax::Plain(absmax) => blocks::Absmax::Plain(slice(absmax)),
-            Absmax::Nested {
-                codes,
-                absmax,
-                map,
-                offset,
-            } => blocks::Absmax::Nested {
-                codes: slice(codes),
-                absmax: slice(absmax),
-                map: slice(map),
-                offset: *offset,
-            },
-        };
-        let codes = slice(&weight.codes);
-        Quantized::Nf4(Nf4 { codes, absmax })
-    };
     write(
-        codes.device(),
+        weight.codes.tensor.device(),
         kind,
         weight.dims,
-        host,
+        || nf4_on_host(weight),
         |out| nf4_by_cuda(weight, out),
         || nf4_by_aten(weight),
     )
@@ -47,14 +30,54 @@ pub(super) fn nf4(weight: &Nf4Weight<LibTorch>, kind: Kind) -> Tensor {
 /// As [`nf4`].
 pub(super) fn int8(weight: &Int8Weight<LibTorch>, kind: Kind) -> Tensor {
     let codes = &weight.codes.tensor;
-    let host = || {
-        let (codes, scales) = (slice(&weight.codes), slice(&weight.scales));
-        Quantized::Int8(Int8 { codes, scales })
+    write(
+        codes.device(),
+        kind,
+        weight.dims,
+        || int8_on_host(weight),
+        |out| cuda::int8(codes, &weight.scales.tensor, rows::STEP, out),
+        || int8_by_aten(weight),
+    )
+}
+
+/// `x · weightᵀ` of few rows on the CPU, the matrix never written out.
+pub(super) fn few_rows(x: &Tensor, weight: &Weight<LibTorch>) -> Option<Tensor> {
+    let n = x.size()[0];
+    if x.device() != Device::Cpu || n > FEW_ROWS as i64 {
+        return None;
+    }
+    let (matrix, [outputs, inputs]) = match weight {
+        Weight::Nf4(weight) => (nf4_on_host(weight), weight.dims),
+        Weight::Int8(weight) => (int8_on_host(weight), weight.dims),
+        _ => return None,
     };
-    let by_cuda = |out: &Tensor| cuda::int8(codes, &weight.scales.tensor, rows::STEP, out);
-    write(codes.device(), kind, weight.dims, host, by_cuda, || {
-        int8_by_aten(weight)
-    })
+    let exact = TchTensor::new(x.to_kind(Kind::Float).contiguous());
+    let mut y = Tensor::empty([n, outputs as i64], (Kind::Float, Device::Cpu));
+    few_coded_rows(elements(&mut y), &slice(&exact), &matrix, inputs).then(|| y.to_kind(x.kind()))
+}
+
+fn nf4_on_host(weight: &Nf4Weight<LibTorch>) -> Quantized<'_> {
+    let absmax = match &weight.absmax {
+        Absmax::Plain(absmax) => blocks::Absmax::Plain(slice(absmax)),
+        Absmax::Nested {
+            codes,
+            absmax,
+            map,
+            offset,
+        } => blocks::Absmax::Nested {
+            codes: slice(codes),
+            absmax: slice(absmax),
+            map: slice(map),
+            offset: *offset,
+        },
+    };
+    let codes = slice(&weight.codes);
+    Quantized::Nf4(Nf4 { codes, absmax })
+}
+
+fn int8_on_host(weight: &Int8Weight<LibTorch>) -> Quantized<'_> {
+    let (codes, scales) = (slice(&weight.codes), slice(&weight.scales));
+    Quantized::Int8(Int8 { codes, scales })
 }
 
 fn write<'a>(
@@ -70,8 +93,8 @@ fn write<'a>(
         return out;
     }
     match (device, kind) {
-        (Device::Cpu, Kind::Float) => host().dequantize(elements(&mut out)),
-        (Device::Cpu, Kind::BFloat16) => host().dequantize_as(elements(&mut out), bf16::from_f32),
+        (Device::Cpu, Kind::Float) => host().dequantize(elements::<f32>(&mut out)),
+        (Device::Cpu, Kind::BFloat16) => host().dequantize(elements::<bf16>(&mut out)),
         _ => out.copy_(&aten()),
     }
     out

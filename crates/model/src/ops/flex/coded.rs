@@ -1,7 +1,8 @@
-//! A frozen weight as rows of f32. A quantized one is written out on all cores, into one buffer that a thread uses again and
-//! again: no other dense copy of it ever exists.
-use super::{Rows, unwritten};
-use crate::frozen::{Absmax, Weight};
+//! A quantized matrix: of few rows the product decodes a row of it at a time. Otherwise it is written out on all cores, into one
+//! buffer that a thread uses again and again: no other dense copy of it ever exists.
+use super::matmul::{FEW_ROWS, few_rows};
+use super::unwritten;
+use crate::frozen::{Absmax, Int8Weight, Nf4Weight};
 use crate::quant::{Int8, Nf4, Quantized, nf4};
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
@@ -12,18 +13,23 @@ thread_local! {
     static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
-pub(super) enum Dense {
-    Own(Rows),
-    /// The thread's buffer, given back when dropped, and `[rows, columns]` of what is in it.
-    Scratch(Vec<f32>, [usize; 2]),
+/// `[out, in]`
+pub(super) enum Coded {
+    Nf4(Nf4Weight<Flex>),
+    Int8(Int8Weight<Flex>),
 }
 
-impl Dense {
-    pub fn new(weight: Weight<Flex>) -> Self {
-        match weight {
-            Weight::Dense(weight) => Self::Own(Rows::new(weight)),
-            Weight::Packed(packed) => Self::Scratch(packed.dense(), packed.dims()),
-            Weight::Nf4(weight) => {
+impl Coded {
+    pub fn dims(&self) -> [usize; 2] {
+        match self {
+            Self::Nf4(weight) => weight.dims,
+            Self::Int8(weight) => weight.dims,
+        }
+    }
+
+    fn quantized(&self) -> Quantized<'_> {
+        match self {
+            Self::Nf4(weight) => {
                 let absmax = match &weight.absmax {
                     Absmax::Plain(absmax) => nf4::Absmax::Plain(slice(absmax)),
                     Absmax::Nested {
@@ -39,48 +45,50 @@ impl Dense {
                     },
                 };
                 let codes = slice(&weight.codes);
-                Self::write(&Quantized::Nf4(Nf4 { codes, absmax }), weight.dims)
+                Quantized::Nf4(Nf4 { codes, absmax })
             }
-            Weight::Int8(weight) => {
+            Self::Int8(weight) => {
                 let (codes, scales) = (slice(&weight.codes), slice(&weight.scales));
-                Self::write(&Quantized::Int8(Int8 { codes, scales }), weight.dims)
+                Quantized::Int8(Int8 { codes, scales })
             }
         }
     }
 
-    fn write(matrix: &Quantized<'_>, dims: [usize; 2]) -> Self {
+    /// Whether `y = x · Wᵀ` was made without writing the matrix out.
+    pub fn few_rows(&self, y: &mut [f32], x: &[f32]) -> bool {
+        let inputs = self.dims()[1];
+        x.len() <= FEW_ROWS * inputs && few_coded_rows(y, x, &self.quantized(), inputs)
+    }
+
+    /// What `run` makes of the matrix written out.
+    pub fn dense<T>(&self, run: impl FnOnce(&[f32]) -> T) -> T {
         let mut scratch = SCRATCH.take();
-        let n = dims[0] * dims[1];
+        let [outputs, inputs] = self.dims();
+        let n = outputs * inputs;
         if scratch.len() < n {
             drop(scratch);
             scratch = unwritten(n);
         }
-        matrix.dequantize(&mut scratch[..n]);
-        Self::Scratch(scratch, dims)
-    }
-
-    pub fn as_slice(&self) -> &[f32] {
-        match self {
-            Self::Own(rows) => rows.as_slice(),
-            Self::Scratch(scratch, [rows, columns]) => &scratch[..rows * columns],
-        }
-    }
-
-    /// `(rows, columns)`
-    pub fn dims(&self) -> (usize, usize) {
-        match self {
-            Self::Own(rows) => rows.dims(),
-            Self::Scratch(_, [rows, columns]) => (*rows, *columns),
-        }
+        self.quantized().dequantize(&mut scratch[..n]);
+        let made = run(&scratch[..n]);
+        SCRATCH.set(scratch);
+        made
     }
 }
 
-impl Drop for Dense {
-    fn drop(&mut self) {
-        if let Self::Scratch(scratch, _) = self {
-            SCRATCH.set(std::mem::take(scratch));
-        }
+/// `y = x · Wᵀ` for up to [`FEW_ROWS`] rows; `false` where rows of the matrix cannot be decoded one by one.
+pub fn few_coded_rows(y: &mut [f32], x: &[f32], matrix: &Quantized<'_>, inputs: usize) -> bool {
+    if !matrix.has_rows(inputs) {
+        return false;
     }
+    few_rows(y, 0.0, x, inputs, 1.0, |rows, products| {
+        let mut row = unwritten(inputs);
+        for o in rows {
+            matrix.dequantize_row(o, &mut row);
+            products.with(&row);
+        }
+    });
+    true
 }
 
 /// The elements of a tensor that was made contiguous.
@@ -99,12 +107,12 @@ mod tests {
     #[test]
     fn products_with_a_quantized_weight_are_those_with_what_it_dequantizes_to() {
         for stored in [Stored::Nf4, Stored::Int8] {
-            let weight = random::<2>(2, [21, 37]);
-            let dense: Frozen = Frozen::new(weight.clone(), stored).dense(DType::F32).into();
-            // Few rows, as while decoding, have a path of their own.
-            for rows in [1, 11, 40] {
+            // Few rows, as while decoding, have a path of their own, where rows of the matrix have blocks of their own.
+            for (rows, inputs) in [(1, 37), (1, 64), (11, 37), (11, 192), (40, 37), (40, 64)] {
+                let weight = random::<2>(2, [21, inputs]);
+                let dense: Frozen = Frozen::new(weight.clone(), stored).dense(DType::F32).into();
                 assert_parity(
-                    &[random(1, [rows, 37])],
+                    &[random(1, [rows, inputs])],
                     |p, i| linear(i[0].clone(), &Frozen::new(p.put(&weight), stored)),
                     |i| ops::linear::reference(i[0].clone(), &dense),
                     1e-5,
@@ -115,7 +123,7 @@ mod tests {
                     seed: 5,
                 };
                 assert_parity(
-                    &[random(1, [rows, 37]), random(3, [4, 37]), random(4, [21, 4])],
+                    &[random(1, [rows, inputs]), random(3, [4, inputs]), random(4, [21, 4])],
                     |p, i| {
                         lora_linear(
                             i[0].clone(),

@@ -14,6 +14,7 @@ thread_local! {
 }
 
 /// `[out, in]`
+#[allow(clippy::large_enum_variant)] // One a call.
 pub(super) enum Coded {
     Nf4(Nf4Weight<Flex>),
     Int8(Int8Weight<Flex>),

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 /// `[out, in]`
+#[allow(clippy::large_enum_variant)] // One a call.
 pub(super) enum Matrix {
     Dense(Rows),
     Packed(Arc<PackedBf16>),

@@ -162,7 +162,7 @@ embedder=$model
 
 set=(--set "model.base=$base" --set "rag.embedder=$embedder" --set "rag.path=$out/index" --set "eval.output=$out/eval"
     --set "eval.adapter=$out/tuned/adapter" --set "eval.hybrid_adapter=$out/hybrid/adapter")
-less=(--set train.max_steps=150) # The hybrid's rows are long: half of them, once.
+less=(--set train.max_steps=100) # The hybrid's rows are long: a third of them, once.
 if [[ $quick == yes ]]; then
     less=(--set train.max_steps=30 --set train.eval_every=0)
     # Every fourth question: all strata in their shares.

@@ -2,7 +2,7 @@
 # From a fresh clone to a verdict: which answers the questions of datasets/support best — the base model, the base with
 # retrieval (RAG), the fine-tuned model, or both together? configs/support/config.toml describes the whole comparison.
 #
-#   scripts/quickstart.sh                  about 20 minutes on 2 cores (estimated), and 8 to 15 for the first build
+#   scripts/quickstart.sh                  20 minutes on 2 cores, and 8 to 15 for the first build
 #   scripts/quickstart.sh --skip-python    without the check in PEFT and its virtual environment (torch: some GB)
 #   scripts/quickstart.sh --quick          5 minutes: little training, 58 questions, no export
 #

@@ -159,7 +159,7 @@ fn index_killed_at_any_moment_and_run_again_is_the_same_index() {
         );
     }
     println!("of {whole:?}: {running} killed, {partial} in the middle of their work");
-    assert!(running > 0, "none was still at work");
+    assert!(running > 5 && partial > 0, "{running} killed, {partial} in the middle");
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn eval_killed_at_any_moment_and_run_again_is_the_same_result() {
         assert_eq!(kept(), all);
     }
     println!("of {whole:?}: {running} killed, {partial} in the middle of their work");
-    assert!(running > 0, "none was still at work");
+    assert!(running > 5 && partial > 0, "{running} killed, {partial} in the middle");
 }
 
 #[test]

@@ -274,14 +274,17 @@ impl Measured<'_> {
         Some(self.results.arm(arm)?.scores.get(&metric)?.mean)
     }
 
-    /// Where no arm is shown to be better, the one that is ahead of what is kept.
+    /// Where no arm is shown to be better, the one that is ahead of what is kept; of equals the simplest.
     fn lead(&self) -> Option<Contrast> {
         let verdict = &self.results.verdict;
         let others = Arm::NAMED
             .into_iter()
             .filter_map(|arm| self.results.contrast(arm, verdict.ship));
         let ahead = others.filter(|contrast| verdict.outcome == Outcome::NotShown && contrast.difference.mean > 0.0);
-        ahead.max_by(|a, b| a.difference.mean.total_cmp(&b.difference.mean))
+        ahead.reduce(|best, next| match next.difference.mean > best.difference.mean {
+            true => next,
+            false => best,
+        })
     }
 
     /// How much the right passage in the prompt would bring.

@@ -78,9 +78,10 @@ impl Judging<'_> {
         Some(summary.scores.get(&self.settings.metric)?.mean)
     }
 
+    /// Of equals the first, which is the simplest.
     fn best_by_mean(&self, arms: impl Iterator<Item = Arm>) -> Option<Arm> {
-        let mean = |arm: &Arm| self.mean(*arm).unwrap_or(f64::MIN);
-        arms.max_by(|a, b| mean(a).total_cmp(&mean(b)))
+        let mean = |arm| self.mean(arm).unwrap_or(f64::MIN);
+        arms.reduce(|best, arm| if mean(arm) > mean(best) { arm } else { best })
     }
 
     /// The simplest arm that is shown better than base and that no other such arm is shown to beat.

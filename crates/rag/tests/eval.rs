@@ -465,6 +465,12 @@ fn too_few_questions_show_nothing() {
 }
 
 #[test]
+fn of_equal_arms_the_simplest_leads() {
+    let verdict = results(30, &[(Base, 1, 9), (Tuned, 1, 1), (Hybrid, 1, 9)], |_| {}).verdict;
+    assert!(verdict.line.starts_with("Not shown: rag,"), "{}", verdict.line);
+}
+
+#[test]
 fn a_small_difference_is_not_shown_and_says_what_would_show_it() {
     let verdict = results(120, &[(Base, 1, 1), (Tuned, 1, 1), (Hybrid, 1, 1)], |_| {}).verdict;
     assert_eq!(verdict.outcome, Outcome::NotShown, "{verdict:?}");

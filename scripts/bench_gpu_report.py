@@ -25,6 +25,10 @@ class Folder:
         path = self.path / f"{name}.json"
         return json.loads(path.read_text()) if path.is_file() else None
 
+    def names(self):
+        """Of our own parts."""
+        return [path.stem for path in sorted(self.path.glob("*.json")) if "program" in (self.whole(path.stem) or [])]
+
     def text(self, name):
         path = self.path / f"{name}.txt"
         return path.read_text().strip() if path.is_file() else ""
@@ -192,6 +196,8 @@ def main():
     text = ["# A trial of the script: no figure means anything" if trial else "# GPU results", "", "```", folder.text("machine"), folder.text("doctor"), "```", ""]
     text += ["| what | bound | found | |", "|---|---|---|---|"]
     text += [f"| {r['what']} | {r['bound']} | {r['found']} | {r['verdict']} |" for r in rows]
+    off = {tuple(reason) for name in folder.names() for reason in folder.whole(name).get("off") or []}
+    text += [""] + [f"Kernel {name} was off: {why}" for name, why in sorted(off)]
     text += ["", "## Beside the peers", ""]
     text += [table_in(folder.text(f"{name}-peers")) for name in ("8b", "1b", "135m", "decoding-1", "decoding-8")]
     text += [table_in(folder.text("generate"))]

@@ -407,14 +407,35 @@ fn what_cannot_be_done_is_said() {
     let dir = workplace();
     let dir = dir.path();
     let bench = |args: &[&str]| {
-        let tiny = ["bench", "--shape", "tiny", "--steps", "1", "--device", "cpu"];
+        let tiny = ["bench", "--shape", "tiny", "--device", "cpu"];
         told(dir, &[&tiny[..], args].concat())
+    };
+    let planned = |args: &[&str]| {
+        let big = [
+            "bench",
+            "--shape",
+            "llama-8b",
+            "--batch",
+            "2",
+            "--seq",
+            "4096",
+            "--dry-run",
+            "--for",
+            "cuda",
+        ];
+        told(dir, &[&big[..], args].concat())
     };
     let said = [
         bench(&["--seq", "1"]),
         bench(&["--seq", "99999999999999"]),
         bench(&["--lora", "99999999999999"]),
         bench(&["--keep-blocks", "99"]),
+        bench(&["--packed", "20-600"]),
+        bench(&["--generate", "--keep-blocks", "1"]),
+        planned(&["--memory", "16GiB"]),
+        planned(&["--memory", "12GiB", "--quantize", "nf4", "--keep-blocks", "32"]),
+        told(dir, &["bench", "config.toml", "--generate"]),
+        told(dir, &["bench", "config.toml", "--device", "nonsense"]),
         bench(&["--generate", "--new-tokens", "99999999999999"]),
         told(
             dir,
@@ -465,7 +486,17 @@ fn doctor_and_help() {
 fn what_is_measured_is_told_and_left_as_json() {
     let dir = workplace();
     let shape = &[
-        "bench", "--shape", "tiny", "--batch", "2", "--seq", "24", "--steps", "2", "--device", "cpu",
+        "bench",
+        "--shape",
+        "tiny",
+        "--batch",
+        "2",
+        "--seq",
+        "24",
+        "--device",
+        "cpu",
+        "--json",
+        "bench.json",
     ][..];
     let told = |args: &[&str]| -> (String, serde_json::Value) {
         let out = output(dir.path(), args);
@@ -476,7 +507,7 @@ fn what_is_measured_is_told_and_left_as_json() {
             serde_json::from_slice(&json).unwrap(),
         )
     };
-    let (text, json) = told(&[shape, &["--json", "bench.json"]].concat());
+    let (text, json) = told(&[shape, &["--steps", "2"]].concat());
     for part in ["speed", "floor", "planned", "by op", "linear with adapter, backward"] {
         assert!(text.contains(part), "{part}\n{text}");
     }
@@ -488,7 +519,7 @@ fn what_is_measured_is_told_and_left_as_json() {
     assert_eq!(report["step_seconds"].as_array().unwrap().len(), 2);
     assert!(report["tokens_per_second"]["median"].as_f64().unwrap() > 0.0);
 
-    let generate = ["--generate", "--new-tokens", "3", "--json", "bench.json"];
+    let generate = ["--generate", "--new-tokens", "3"];
     let (text, json) = told(&[shape, &generate].concat());
     assert!(
         text.contains("first token") && json["report"]["new_tokens"] == 3,
@@ -506,6 +537,55 @@ fn what_is_measured_is_told_and_left_as_json() {
     ]);
     assert!(text.contains("speed") && !text.contains("by op"), "{text}");
     assert_eq!(json["base"], "base");
+}
+
+/// Weights are neither there nor made.
+#[test]
+fn a_card_that_is_not_here_is_planned_for() {
+    let dir = workplace();
+    let planned = |args: &[&str]| -> serde_json::Value {
+        let big = [
+            "bench",
+            "--shape",
+            "llama-8b",
+            "--dry-run",
+            "--for",
+            "cuda",
+            "--json",
+            "plan.json",
+        ];
+        let out = output(dir.path(), &[&big[..], args].concat());
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let json = std::fs::read(dir.path().join("plan.json")).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&json).unwrap()["report"].take()
+    };
+    let whole = planned(&["--batch", "2", "--seq", "4096", "--memory", "80GiB"]);
+    assert_eq!((&whole["keep"]["blocks"], &whole["blocks"]), (&32.into(), &32.into()));
+    let small = planned(&["--seq", "2048", "--quantize", "nf4", "--memory", "10GiB"]);
+    assert!((1..32).contains(&small["keep"]["blocks"].as_u64().unwrap()), "{small}");
+    let long = planned(&["--seq", "78080", "--quantize", "nf4", "--memory", "24GiB"]);
+    assert!(long["keep"]["offloaded"].as_u64().unwrap() > 0 && long["host_bytes"].as_u64().unwrap() > 1 << 30);
+    assert!(long["longest"].as_u64().unwrap() >= 78_080, "{long}");
+
+    let out = output(
+        dir.path(),
+        &["train", "config.toml", "--dry-run", "--for", "cuda", "--memory", "2GiB"],
+    );
+    let text = String::from_utf8_lossy(&out.stdout).to_string();
+    assert!(
+        out.status.success() && text.contains("a GPU, LibTorch (planned for)"),
+        "{text}"
+    );
+    assert!(
+        text.contains("64 tokens fit, all that the model sees") || text.contains("tokens"),
+        "{text}"
+    );
+    let out = output(
+        dir.path(),
+        &["train", "config.toml", "--dry-run", "--set", "train.keep_blocks=1"],
+    );
+    let text = String::from_utf8_lossy(&out.stdout).to_string();
+    assert!(text.contains("1 of 2 blocks kept, 1 recomputed"), "{text}");
 }
 
 /// What the dynamic loader would say helps nobody who did not build the program.

@@ -1,6 +1,7 @@
 //! What can be typed. The doc comments are the help.
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use tune_model::DeviceKind;
 
 /// Said on every `--version`: PyTorch's torchtune installs a `tune` too.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (LoRA trainer in Rust; not torchtune)");
@@ -38,7 +39,18 @@ pub struct Talk {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
     Cuda,
+    Libtorch,
     Cpu,
+}
+
+impl From<Kind> for DeviceKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Cuda => Self::Cuda,
+            Kind::Libtorch => Self::LibTorch,
+            Kind::Cpu => Self::Flex,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -630,17 +642,22 @@ pub struct Bench {
     pub shape: Option<Shape>,
     #[command(flatten)]
     pub synthetic: Synthetic,
+    /// auto, or one that `tune doctor` lists (cpu, cuda:0); of a config, instead of its own
+    #[arg(long, env = "TUNE_DEVICE")]
+    pub device: Option<String>,
+    #[command(flatten)]
+    pub ops: Ops,
     /// Steps to measure
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 10, conflicts_with = "generate", value_parser = positive)]
     pub steps: usize,
     /// Steps before them
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 2, conflicts_with = "generate", value_parser = positive)]
     pub warm_up: usize,
     /// Steps after them that wait for every op and say what each takes; 0 leaves that out
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2, conflicts_with = "generate")]
     pub by_op: usize,
     /// Measure decoding: --batch prompts of --seq tokens together
-    #[arg(long, requires = "shape")]
+    #[arg(long, conflicts_with = "config")]
     pub generate: bool,
     /// Tokens of each answer
     #[arg(long, value_name = "N", default_value_t = 64, requires = "generate", value_parser = positive)]
@@ -660,7 +677,7 @@ pub struct Synthetic {
     #[arg(long, value_name = "TOKENS", default_value_t = 512, conflicts_with = "config", value_parser = positive)]
     pub seq: usize,
     /// Rank of the adapters, on all linears; alpha is twice that
-    #[arg(long, value_name = "R", default_value_t = 16, conflicts_with = "config", value_parser = positive)]
+    #[arg(long, value_name = "R", default_value_t = 16, conflicts_with_all = ["config", "generate"], value_parser = positive)]
     pub lora: usize,
     /// Of the base: auto, f32 or bf16
     #[arg(long, default_value = "auto", conflicts_with = "config")]
@@ -669,23 +686,26 @@ pub struct Synthetic {
     #[arg(long, value_name = "FORM", default_value = "none", conflicts_with = "config")]
     pub quantize: Quantize,
     /// Share of each document that is learned, its end
-    #[arg(long, value_name = "SHARE", default_value_t = 1.0, conflicts_with = "config", value_parser = share)]
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0, conflicts_with_all = ["config", "generate"], value_parser = share)]
     pub learned: f64,
     /// Fill the rows with documents of LOW to HIGH tokens, their logarithms spread evenly
-    #[arg(long, value_name = "LOW-HIGH", conflicts_with = "config", value_parser = lengths)]
+    #[arg(long, value_name = "LOW-HIGH", conflicts_with_all = ["config", "generate"], value_parser = lengths)]
     pub packed: Option<Lengths>,
     /// The same documents, each padded to HIGH tokens, in as many micro-batches as they take
-    #[arg(long, value_name = "LOW-HIGH", conflicts_with_all = ["config", "packed"], value_parser = lengths)]
+    #[arg(long, value_name = "LOW-HIGH", conflicts_with_all = ["config", "packed", "generate"], value_parser = lengths)]
     pub padded: Option<Lengths>,
     /// Plan for this much memory on the device instead of what is free there, e.g. 24GiB (or 24GB, powers of ten)
-    #[arg(long, value_name = "SIZE", conflicts_with = "config", value_parser = bytes)]
+    #[arg(long, value_name = "SIZE", conflicts_with_all = ["config", "generate"], value_parser = bytes)]
     pub memory: Option<u64>,
     /// Blocks that keep their activations; as many as fit unless given
-    #[arg(long, value_name = "N", conflicts_with = "config")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["config", "generate"])]
     pub keep_blocks: Option<usize>,
-    /// auto, or one that `tune doctor` lists (cpu, cuda:0)
-    #[arg(long, default_value = "auto", env = "TUNE_DEVICE")]
-    pub device: String,
+    /// Print the plan and stop
+    #[arg(long, conflicts_with_all = ["config", "generate"])]
+    pub dry_run: bool,
+    /// With --dry-run: plan for a kind of device that need not be here
+    #[arg(long = "for", value_name = "KIND", requires = "dry_run")]
+    pub planned_for: Option<Kind>,
 }
 
 /// Models whose sizes can be measured.

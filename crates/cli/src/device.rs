@@ -1,6 +1,7 @@
 //! Which backends this binary has and which one a name means. The only file that names one.
 use crate::errors::Failure;
-use crate::printer::plural;
+use crate::kernels;
+use crate::printer::{Printer, plural};
 use burn::tensor::Device;
 use tune_model::DeviceKind;
 
@@ -41,6 +42,13 @@ pub fn choose(name: &str) -> anyhow::Result<Chosen> {
         "flex" | "cpu" => Ok(flex("as asked")),
         other => libtorch(other),
     }
+}
+
+/// The same for a model's weights: on a GPU its kernels are checked first.
+pub fn checked(name: &str, printer: &Printer) -> anyhow::Result<Chosen> {
+    let chosen = choose(name)?;
+    kernels::check(&chosen.device, printer);
+    Ok(chosen)
 }
 
 /// For plans alone: what stands in for a device that need not be here, and how the plan names it.

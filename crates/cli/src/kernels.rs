@@ -56,6 +56,9 @@ mod with_libtorch {
         printer.data(&row(&printer.data_style, "CUDA", kernels))?;
         if on_libtorch {
             let lines: Vec<_> = selfcheck::run(device).iter().map(line).collect();
+            let off = switch::reasons();
+            let off = off.iter().map(|(name, why)| format!("{name}: off, {why}"));
+            let lines: Vec<_> = lines.into_iter().chain(off).collect();
             printer.data(&row(&printer.data_style, "kernels", &lines.join("\n")))?;
         }
         Ok(())

@@ -304,6 +304,8 @@ fn bare_value(text: &str, default: &Value) -> Value {
     let parsed = text.parse::<Value>().ok();
     match (default, parsed) {
         (_, Some(value @ (Value::String(_) | Value::Array(_)))) => value,
+        // A number may stand where `auto` does.
+        (Value::String(word), Some(value @ Value::Integer(_))) if word == "auto" => value,
         (Value::String(_), _) | (_, None) if !default.is_array() => Value::String(text.to_string()),
         (Value::Array(_), _) => text
             .split(',')

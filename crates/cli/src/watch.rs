@@ -2,6 +2,7 @@
 use crate::printer::{Printer, Style, bytes, count, duration, plural, row};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::time::{Duration, Instant};
+use tune_model::Keep;
 use tune_trainer::plan::Plan;
 use tune_trainer::watch::{EvalMetrics, Event, SampleAnswer, StepMetrics, Watch};
 
@@ -328,7 +329,7 @@ pub fn plan_table(style: &Style, plan: &Plan) -> String {
                 plan.usable_memory
                     .map(|usable| format!(" of {}", bytes(usable)))
                     .unwrap_or_default(),
-                blocks(plan),
+                blocks(plan.keep, plan.blocks, plan.host_memory, plan.recorded),
                 parts
                     .chunks(PARTS_A_LINE)
                     .map(|line| line.join(", "))
@@ -339,7 +340,10 @@ pub fn plan_table(style: &Style, plan: &Plan) -> String {
         (
             "length",
             plan.longest_that_fits
-                .map(|longest| format!("longest sequence that fits: {} tokens", grouped(longest)))
+                .map(|longest| match longest == plan.context {
+                    true => format!("{} tokens fit, all that the model sees", grouped(longest)),
+                    false => format!("longest sequence that fits: {} tokens", grouped(longest)),
+                })
                 .unwrap_or_default(),
         ),
         (
@@ -364,24 +368,24 @@ pub fn plan_table(style: &Style, plan: &Plan) -> String {
 }
 
 /// `10 of 32 blocks kept, 12 recomputed, 10 offloaded to 2.1 GB of host memory`
-fn blocks(plan: &Plan) -> String {
-    let (kept, offloaded) = (plan.keep.blocks, plan.keep.offloaded);
-    let recomputed = plan.blocks.saturating_sub(kept + offloaded);
-    let mut text = format!("{kept} of {} blocks kept", plan.blocks);
+pub fn blocks(keep: Keep, blocks: usize, host_memory: u64, recorded: Option<u64>) -> String {
+    let (kept, offloaded) = (keep.blocks, keep.offloaded);
+    let recomputed = blocks.saturating_sub(kept + offloaded);
+    let mut text = format!("{kept} of {blocks} blocks kept");
     if recomputed > 0 {
         text += &format!(", {recomputed} recomputed");
     }
     if offloaded > 0 {
-        text += &format!(", {offloaded} offloaded to {} of host memory", bytes(plan.host_memory));
+        text += &format!(", {offloaded} offloaded to {} of host memory", bytes(host_memory));
     }
-    if let Some(held) = plan.recorded {
+    if let Some(held) = recorded {
         text += &format!("; steps are recorded, in {} more", bytes(held));
     }
     text
 }
 
 /// `78,000`
-fn grouped(n: usize) -> String {
+pub fn grouped(n: usize) -> String {
     let digits = n.to_string();
     let groups: Vec<_> = digits
         .as_bytes()
@@ -418,7 +422,6 @@ fn shortened(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tune_model::Keep;
     use tune_model::memory::Part;
     use tune_trainer::plan::Speed;
 
@@ -461,6 +464,7 @@ mod tests {
             host_memory: 0,
             recorded: None,
             longest_that_fits: Some(78_123),
+            context: 131_072,
             floor_flops_per_token: 5.6e8,
             speed: Some(Speed {
                 peak_flops: 1.0e11,

@@ -128,6 +128,8 @@ static const std::map<std::string, void (*)(void **)> KERNELS = {
     ENTRY(rms_norm), ENTRY(rms_norm_backward), ENTRY(rope), ENTRY(swiglu), ENTRY(swiglu_backward),
     ENTRY(cross_entropy), ENTRY(dropout), ENTRY(nf4), ENTRY(int8),
     {"adamw_f32", [](void **args) { call(adamw_f32, args); }},
+    {"rms_norm_exact_bf16", [](void **args) { call(rms_norm_exact_bf16, args); }},
+    {"rms_norm_exact_backward_bf16", [](void **args) { call(rms_norm_exact_backward_bf16, args); }},
 };
 
 // What went wrong, or null. `args` as cuLaunchKernel has them.

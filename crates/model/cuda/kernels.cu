@@ -97,7 +97,7 @@ template <typename F> DEVICE float block_reduce(float x, F f, float *scratch) {
 }
 
 // x / sqrt(mean(x²) + eps) · weight. A block a row.
-template <typename T> DEVICE void rms_norm(const T *x, const T *weight, T *y, i64 cols, float eps) {
+template <typename T, typename W> DEVICE void rms_norm(const T *x, const W *weight, T *y, i64 cols, float eps) {
   SHARED float scratch[WARP];
   x += blockIdx.x * cols;
   y += blockIdx.x * cols;
@@ -118,7 +118,8 @@ template <typename T> DEVICE void rms_norm(const T *x, const T *weight, T *y, i6
 
 // With n = x / rms and g = dy · weight: dx = (g − n · mean(g · n)) / rms. A block a row; both sums come from one pass over the
 // row, so a saved 1 / rms would spare nothing.
-template <typename T> DEVICE void rms_norm_backward(const T *x, const T *weight, const T *dy, T *dx, i64 cols, float eps) {
+template <typename T, typename W>
+DEVICE void rms_norm_backward(const T *x, const W *weight, const T *dy, T *dx, i64 cols, float eps) {
   SHARED float scratch[WARP];
   x += blockIdx.x * cols;
   dy += blockIdx.x * cols;
@@ -357,3 +358,11 @@ KERNEL adamw_f32(float *p, const float *g, float *m, float *v, const Rates *rate
 
 FOR(float, f32)
 FOR(bf16, bf16)
+
+// Beside a weight in f32.
+KERNEL rms_norm_exact_bf16(const bf16 *x, const float *weight, bf16 *y, i64 cols, float eps) {
+  rms_norm(x, weight, y, cols, eps);
+}
+KERNEL rms_norm_exact_backward_bf16(const bf16 *x, const float *weight, const bf16 *dy, bf16 *dx, i64 cols, float eps) {
+  rms_norm_backward(x, weight, dy, dx, cols, eps);
+}

@@ -9,10 +9,11 @@
 #include <ATen/ops/_scaled_dot_product_cudnn_attention.h>
 #include <ATen/ops/_scaled_dot_product_cudnn_attention_backward.h>
 #include <ATen/ops/empty.h>
-#include <c10/core/Event.h>
+#include <c10/core/DeviceGuard.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include <atomic>
 #include <cstring>
 
 using at::Tensor;
@@ -44,6 +45,29 @@ Tensor flat(const Tensor &t) { return t.transpose(1, 2).flatten(0, 1); }
 
 // Seeds of a dropout that is 0.
 Tensor unused(const Tensor &like) { return at::empty({0}, like.options().dtype(at::kLong)); }
+
+c10::Device on_card(int device) { return c10::Device(at::kCUDA, static_cast<c10::DeviceIndex>(device)); }
+
+// Dimensions of the log-sum-exp that cuDNN's forward pass gives, and its backward pass wants: [batch, heads, length] or, since
+// 2025, one more. The result of each is the caller's, flat.
+std::atomic<int64_t> lse_dims{4};
+
+// A graph on its card, with the memory it may share.
+struct Recording {
+  c10::DeviceIndex device;
+  c10::MempoolId_t pool;
+  at::cuda::CUDAGraph graph;
+  Recording(c10::DeviceIndex device, c10::MempoolId_t pool) : device(device), pool(pool) {}
+  // Until LibTorch 2.12 a recording that fails leaves the allocator in it: its pool is never given back, nor is the cache.
+  void abandon() {
+    try {
+      c10::cuda::CUDACachingAllocator::endAllocateToPool(device, pool);
+      c10::cuda::CUDACachingAllocator::releasePool(device, pool);
+    } catch (...) {
+      // It had come out of it, and the graph gives the pool back.
+    }
+  }
+};
 }  // namespace
 
 extern "C" {
@@ -83,6 +107,7 @@ char *tune_cudnn_forward(Tensor *q, Tensor *k, Tensor *v, int64_t batch, double 
     auto r = at::_scaled_dot_product_cudnn_attention(batched(*q, batch), batched(*k, batch), batched(*v, batch), {}, true, 0.0,
                                                      true, false, optional<double>(scale));
     *out = owned(flat(std::get<0>(r)));
+    lse_dims = std::get<1>(r).dim();
     *lse = owned(std::get<1>(r).reshape({batch, q->size(1), -1}).transpose(0, 1).flatten(1));
   });
 }
@@ -91,7 +116,10 @@ char *tune_cudnn_backward(Tensor *dout, Tensor *q, Tensor *k, Tensor *v, Tensor 
                           Tensor **dq, Tensor **dk, Tensor **dv) {
   return guarded([&] {
     int64_t length = q->size(0) / batch;
-    Tensor cudnn_lse = lse->unflatten(1, {batch, length}).transpose(0, 1).contiguous();
+    Tensor cudnn_lse = lse->unflatten(1, {batch, length}).transpose(0, 1);
+    if (lse_dims == 4) cudnn_lse = cudnn_lse.unsqueeze(-1);
+    // A copy even where it lies as it should: of one sequence the strides would be others than the forward pass gave.
+    cudnn_lse = cudnn_lse.clone(at::MemoryFormat::Contiguous);
     auto r = at::_scaled_dot_product_cudnn_attention_backward(
         batched(*dout, batch), batched(*q, batch), batched(*k, batch), batched(*v, batch), batched(*out, batch), cudnn_lse,
         unused(*q), unused(*q), Tensor(), Tensor(), Tensor(), length, length, 0.0, true, optional<double>(scale));
@@ -113,21 +141,36 @@ char *tune_leave_default_stream(int device) {
 }
 
 // `beside`: null, or a graph recorded on the same stream, whose memory this one uses too.
-char *tune_graph_begin(at::cuda::CUDAGraph **graph, at::cuda::CUDAGraph *beside) {
+char *tune_graph_begin(int device, Recording **graph, Recording *beside) {
   return guarded([&] {
-    auto made = std::make_unique<at::cuda::CUDAGraph>();
-    beside ? made->capture_begin(beside->pool()) : made->capture_begin();
+    c10::DeviceGuard on(on_card(device));
+    auto pool = beside ? beside->pool : at::cuda::graph_pool_handle();
+    auto made = std::make_unique<Recording>(static_cast<c10::DeviceIndex>(device), pool);
+    try {
+      made->graph.capture_begin(pool);
+    } catch (...) {
+      made->abandon();
+      throw;
+    }
     *graph = made.release();
   });
 }
-char *tune_graph_end(at::cuda::CUDAGraph *graph) {
-  return guarded([&] { graph->capture_end(); });
+char *tune_graph_end(Recording *recording) {
+  return guarded([&] {
+    c10::DeviceGuard on(on_card(recording->device));
+    try {
+      recording->graph.capture_end();
+    } catch (...) {
+      recording->abandon();
+      throw;
+    }
+  });
 }
-char *tune_graph_replay(at::cuda::CUDAGraph *graph) {
-  return guarded([&] { graph->replay(); });
+char *tune_graph_replay(Recording *recording) {
+  return guarded([&] { recording->graph.replay(); });
 }
-char *tune_graph_free(at::cuda::CUDAGraph *graph) {
-  return guarded([&] { delete graph; });
+char *tune_graph_free(Recording *recording) {
+  return guarded([&] { delete recording; });
 }
 
 // Bytes in tensors, and their peak.
@@ -149,22 +192,9 @@ char *tune_empty_cache() {
   return guarded([&] { c10::cuda::CUDACachingAllocator::emptyCache(); });
 }
 
-// A moment in the work of the current stream.
-char *tune_event_record(int device, c10::Event **event) {
-  return guarded([&] {
-    auto made = std::make_unique<c10::Event>(at::kCUDA, c10::EventFlag::BACKEND_DEFAULT);
-    made->record(c10::cuda::getCurrentCUDAStream(device).unwrap());
-    *event = made.release();
-  });
-}
-// Waits for `end`.
-char *tune_event_elapsed(c10::Event *start, c10::Event *end, double *milliseconds) {
-  return guarded([&] {
-    end->synchronize();
-    *milliseconds = start->elapsedTime(*end);
-  });
-}
-char *tune_event_free(c10::Event *event) {
-  return guarded([&] { delete event; });
+// ATen's own attention leaves cuDNN alone: it would plan anew for each length of a cache, that is for every token. The calls
+// above do not ask this.
+char *tune_no_cudnn_in_aten() {
+  return guarded([&] { at::globalContext().setSDPUseCuDNN(false); });
 }
 }

@@ -125,8 +125,7 @@ impl Taped {
 
     /// The gradient of the input, given that of the output. Adds the adapters' to `gradients`.
     fn backward(self, dy: Tensor<2>, gradients: &mut Gradients) -> Option<Tensor<2>> {
-        // The root of a backward pass is seeded with ones, so this is the vector-Jacobian product with `dy`.
-        let mut grads = (self.output * dy.autodiff()).backward();
+        let mut grads = ops::root(self.output, dy).backward();
         for (path, leaves) in self.leaves {
             let Factors { a, b, m } = leaves.map(|leaf| leaf.grad_remove(&mut grads));
             if let (Some(a), Some(b)) = (a, b) {
@@ -271,7 +270,7 @@ fn head(
         Some(counted) => dhidden.map(|dh| dh * counted),
         None => dhidden,
     };
-    let dselected = dhidden.and_then(|dh| selected.grad_remove(&mut (normed * dh.autodiff()).backward()));
+    let dselected = dhidden.and_then(|dh| selected.grad_remove(&mut ops::root(normed, dh).backward()));
     let dx = x.zeros_like();
     let dx = match dselected {
         Some(d) => dx.select_assign(0, rows, d.inner(), IndexingUpdateOp::Add),

@@ -68,7 +68,7 @@ fn record<T>(
     tch::Cuda::synchronize(index as i64);
     // The graph keeps a pool of its own: what the warm-up left would lie there twice.
     shim::empty_cache()?;
-    let mut graph = shim::Graph::begin(beside)?;
+    let mut graph = shim::Graph::begin(device, beside)?;
     // The recording must be ended whatever happens.
     let made = caught(run);
     let ended = graph.end();
@@ -88,6 +88,9 @@ fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
 
 /// A recorded product, replayed with other inputs, against the same run at once. Off CUDA `run` itself is what is replayed.
 pub(crate) fn check(device: &Device) -> Vec<Check> {
+    if let (Some(_), Some(why)) = (libtorch::gpu_index(device), shim::absent()) {
+        switch::off("graph", why);
+    }
     if !switch::is_on("graph") {
         return Vec::new();
     }

@@ -3,18 +3,22 @@ use crate::ops::tch::cuda::{driver::Card, shim};
 use burn::tensor::Device;
 
 /// LibTorch computing on the CPU.
-///
-/// From the first call on, freed memory stays with the process: by default every large activation is returned to the system and
-/// its pages are zeroed again when the next one takes its place, an eighth of a training step.
 #[allow(deprecated)] // Burn means to replace this backend by CubeCL; until that can be built here, it is the way to a GPU.
 pub fn cpu() -> Device {
+    keep_freed_memory();
+    Device::libtorch()
+}
+
+/// From the first call on, freed memory stays with the process: by default every large activation, and every tensor on its way to
+/// a GPU, is returned to the system, and its pages are zeroed again when the next one takes its place, an eighth of a training
+/// step.
+fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: two settings of the allocator, which may change at any time.
     unsafe {
         libc::mallopt(libc::M_MMAP_MAX, 0);
         libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
     }
-    Device::libtorch()
 }
 
 /// Whether `device` is LibTorch on the CPU.
@@ -26,6 +30,8 @@ pub fn is_cpu(device: &Device) -> bool {
 /// LibTorch computing on a GPU.
 #[allow(deprecated)] // as above
 pub fn cuda(index: usize) -> Device {
+    keep_freed_memory();
+    let _ = shim::no_cudnn_in_aten(); // without CUDA there is none
     Device::libtorch_cuda(index)
 }
 
@@ -39,19 +45,20 @@ pub fn cuda_devices() -> usize {
 pub struct GpuMemory {
     pub free: u64,
     pub total: u64,
-    pub allocated: u64,
-    pub peak: u64,
+    /// `None` where this program was built without CUDA's headers.
+    pub allocated: Option<u64>,
+    pub peak: Option<u64>,
 }
 
-/// `None` without CUDA.
+/// `None` without a driver.
 pub fn gpu_memory(index: usize) -> Option<GpuMemory> {
     let (free, total) = Card::get(index).and_then(|card| card.memory()).ok()?;
-    let held = shim::allocated(i32::try_from(index).ok()?).ok()?;
+    let held = shim::allocated(i32::try_from(index).ok()?).ok();
     Some(GpuMemory {
         free,
         total,
-        allocated: held.now as u64,
-        peak: held.peak as u64,
+        allocated: held.map(|held| held.now as u64),
+        peak: held.map(|held| held.peak as u64),
     })
 }
 
@@ -84,23 +91,4 @@ pub fn gpu_name(index: usize) -> Result<(String, (i32, i32)), String> {
 /// Why this program has no kernels of its own for CUDA; `None` if it has.
 pub fn why_no_kernels() -> Option<&'static str> {
     shim::absent()
-}
-
-/// A moment in a GPU's work, to time what lies between two of them.
-pub struct GpuMoment(shim::Event);
-
-impl GpuMoment {
-    /// # Errors
-    /// In words: no CUDA.
-    pub fn now(index: usize) -> Result<Self, String> {
-        shim::Event::record(i32::try_from(index).map_err(|e| e.to_string())?).map(Self)
-    }
-
-    /// Milliseconds until `end`, which is waited for.
-    ///
-    /// # Errors
-    /// In LibTorch's words.
-    pub fn until(&self, end: &Self) -> Result<f64, String> {
-        self.0.until(&end.0)
-    }
 }

@@ -3,7 +3,11 @@
 //! Saved tensors are those of `ops/autodiff`; workspaces are the widest moment of each pass, op by op. `tests/memory.rs` holds
 //! the count to what is really allocated.
 use crate::causal_lm::{BlockAdapters, Keep, Sizes};
-use crate::ops::{attention::block_queries, linear_cross_entropy::chunk_rows, switch};
+use crate::ops::{
+    attention::{block_queries, flash_serves},
+    linear_cross_entropy::chunk_rows,
+    switch,
+};
 use crate::precision::{ADAPTER, DeviceKind, EXACT, Stored};
 use burn::tensor::DType;
 use serde::Serialize;
@@ -98,14 +102,10 @@ pub fn footprint(sizes: &Sizes, micro: Micro, keep: Keep, kind: DeviceKind) -> F
     let adapters = sizes.lora_params();
     // Row norms, or what PiSSA began with.
     let beside = 2 * sizes.adapters.iter().map(|block| block.scaled).sum::<usize>() + sizes.initial_params;
-    let copies = match sizes.precision.compute {
-        compute if compute == ADAPTER => 0,
-        compute => adapters * compute.size(),
-    };
     let parts = [
         ("blocks' weights", sizes.linear_bytes),
         ("embeddings, head, norms", sizes.other_bytes),
-        ("adapters", (adapters + beside) * ADAPTER.size() + copies),
+        ("adapters", (adapters + beside) * ADAPTER.size()),
         ("optimizer moments", 2 * adapters * ADAPTER.size()),
         ("gradients", peak.gradients),
         ("kept activations", peak.kept),
@@ -167,6 +167,17 @@ pub fn filled_rows(rows: usize) -> usize {
 
 fn filled(n: usize, parts: usize) -> usize {
     n.next_multiple_of((n.next_power_of_two() / parts).max(16))
+}
+
+/// Whether an error's message says that memory was wanting: the host's, a GPU's, or cuDNN's.
+pub fn is_wanting(message: &str) -> bool {
+    let signs = [
+        "out of memory",
+        "can't allocate memory",
+        "ALLOC_FAILED",
+        "ALLOCATION_FAILED",
+    ];
+    signs.iter().any(|sign| message.contains(sign))
 }
 
 impl DeviceKind {
@@ -234,7 +245,12 @@ impl Count<'_> {
         } * shape.inner;
         // Gradients of gate and up are put together to that of their product.
         let activation = activation + if shape.fused { 2 * shape.inner } else { 0 };
-        let down = if self.micro.dropout { 3 } else { 2 } * shape.inner;
+        let down = match (self.micro.dropout, self.kind) {
+            (false, _) => 2,
+            (true, DeviceKind::Flex) => 3,
+            // What is dropped out of the gradient is a copy, or there is a mask.
+            (true, DeviceKind::LibTorch | DeviceKind::Cuda) => 4,
+        } * shape.inner;
         let freed = if shape.gated { 2 } else { 1 } * shape.inner;
         // The output's gradient, then those of q, k and v: for each query head, then as they are.
         let attention = (5 * shape.q_width + 2 * shape.kv_width).saturating_sub(freed);
@@ -246,14 +262,21 @@ impl Count<'_> {
     /// Probabilities of a block of queries, their gradient, and that of the scores, where ATen makes them: elsewhere they exist for
     /// a few queries of a head at a time.
     fn scores(&self) -> usize {
-        let (heads, keys) = (self.sizes.shape.heads, self.micro.longest);
-        match self.kind {
-            DeviceKind::LibTorch => {
-                let queries = block_queries(heads, keys).min(keys);
-                3 * heads * queries * keys * self.sizes.precision.compute.size()
+        let (shape, keys) = (&self.sizes.shape, self.micro.longest);
+        let compute = self.sizes.precision.compute;
+        let aten = match self.kind {
+            DeviceKind::Flex => false,
+            DeviceKind::LibTorch => true,
+            DeviceKind::Cuda => {
+                let flash = ["attention", "attention.flash"].into_iter().all(switch::is_on);
+                !flash || compute != DType::BF16 || shape.capped || !flash_serves(shape.q_width / shape.heads.max(1))
             }
-            DeviceKind::Flex | DeviceKind::Cuda => 0,
+        };
+        if !aten {
+            return 0;
         }
+        let queries = block_queries(shape.heads, keys).min(keys);
+        3 * shape.heads * queries * keys * compute.size()
     }
 
     /// Last hidden states, the learned rows of them, normed, their gradient, and a chunk of logits.
@@ -262,7 +285,7 @@ impl Count<'_> {
         let compute = self.sizes.precision.compute.size();
         self.input()
             + learned * (3 * shape.hidden * compute + EXACT.size())
-            + chunk_rows(shape.vocab).min(learned) * shape.vocab * compute
+            + chunk_rows(shape.vocab, self.kind == DeviceKind::Cuda).min(learned) * shape.vocab * compute
     }
 
     /// Cosines and sines.

@@ -9,7 +9,8 @@ use crate::graph::Captured;
 use crate::lora::Factors;
 use crate::memory;
 use crate::nn::ByPath;
-use crate::ops::{self, Segments, clock, switch, tch::fixed};
+use crate::ops::tch::{cuda::CUDNN_STEP, fixed};
+use crate::ops::{self, Segments, attention, clock, switch};
 use crate::precision::{DeviceKind, Precision, Stored};
 use burn::tensor::{DType, Tensor, TensorData};
 use std::sync::Arc;
@@ -21,7 +22,7 @@ const MOST: usize = 8;
 const TOLERANCE: f32 = 0.03;
 
 /// Segments of one length that is a multiple of this are not filled up: cuDNN serves them.
-const EVEN: usize = 64;
+const EVEN: usize = CUDNN_STEP;
 
 /// What a recorded step serves: any micro-batch that can be filled up to these numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +87,8 @@ impl Shape {
 
     fn stage(&self, model: &CausalLm, input: &Input, noise: Noise) -> Staged {
         let (family, device, filled) = (model.family(), model.device(), self.fill(input));
+        // The angles first: they are made on the host, and looking up waits for a card.
+        let (angles, local_angles) = (family.angles(&filled), family.local_angles(&filled));
         let x = backprop::embedded(family, &filled, noise);
         let (mut rows, mut targets) = input.learned_rows();
         let counted = (0..self.learned).map(|row| if row < rows.len() { 1.0f32 } else { 0.0 });
@@ -96,8 +99,8 @@ impl Shape {
         let starts: Vec<i32> = filled.starts.iter().map(|start| *start as i32).collect();
         let starts = TensorData::new(starts, [self.segments + 1]);
         Staged {
-            angles: family.angles(&filled),
-            local_angles: family.local_angles(&filled),
+            angles,
+            local_angles,
             segments: Segments::OnDevice {
                 starts: Tensor::from_data(starts, (device, DType::I32)),
                 longest: self.longest,
@@ -308,7 +311,17 @@ impl Recorder {
             ..shape.stage(model, input, noise)
         };
         let beside = self.steps.first().map(|step| &step.captured);
-        let captured = Captured::new(model.device(), beside, || Made::by(model, staged.clone(), keep))?;
+        let read = attention::reads();
+        let captured = Captured::new(model.device(), beside, || {
+            let made = Made::by(model, staged.clone(), keep);
+            // It must not while it is recorded; this is found out before.
+            assert_eq!(
+                read,
+                attention::reads(),
+                "no kernel serves this attention without reading its segments back"
+            );
+            made
+        })?;
         self.steps.push(Step {
             shape,
             keep,

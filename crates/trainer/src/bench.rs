@@ -75,7 +75,7 @@ pub struct TrainingReport {
     pub planned_bytes: u64,
     /// Beside that, where steps are recorded.
     pub recorded_bytes: Option<u64>,
-    /// The process's on a CPU, made-up weights included twice.
+    /// Beyond what was held before the weights; the process's on a CPU.
     pub measured_bytes: u64,
     /// From the start of the program to the start of the first step, and that step.
     pub seconds_to_first_step: f64,
@@ -108,9 +108,31 @@ pub fn of_run(
     Ok((prepared.base, settings.lora_spec(), prepared.precision, training))
 }
 
-/// Steps on made-up or real weights; nothing is written.
-pub fn train(subject: &Subject<'_>, training: &Training) -> Result<TrainingReport> {
-    let device = subject.device;
+/// How steps will be made, and what they take.
+#[derive(Debug, Clone, Serialize)]
+pub struct Planned {
+    pub keep: Keep,
+    pub blocks: usize,
+    pub parts: Vec<Part>,
+    /// What waits on the host for the device.
+    pub host_bytes: u64,
+    /// On the device beside the parts, where steps are recorded.
+    pub recorded_bytes: Option<u64>,
+    /// Tokens one row may have, where it is known what memory there is; no more than the model sees.
+    pub longest: Option<usize>,
+}
+
+impl Planned {
+    pub fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.bytes).sum()
+    }
+}
+
+/// What [`train`] would do on a device of `kind`, which need not be here.
+///
+/// # Errors
+/// If it does not fit into the memory asked for, or a GPU's.
+pub fn plan(subject: &Subject<'_>, training: &Training, kind: DeviceKind) -> Result<Planned> {
     let sizes = sizes(subject.base, Some(subject.lora), subject.precision)?;
     let lengths = lengths(&training.window);
     if let Some(found) = training.keep.filter(|keep| *keep > sizes.shape.layers) {
@@ -128,23 +150,66 @@ pub fn train(subject: &Subject<'_>, training: &Training) -> Result<TrainingRepor
         accumulates: training.window.len() > 1,
         dropout: subject.lora.dropout > 0.0,
     };
+    let here = kind == DeviceKind::of(subject.device);
+    let asked = training.memory.map(|bytes| bytes.saturating_sub(kind.before_all()));
+    let usable = asked.or_else(|| memory::free(subject.device).filter(|_| here));
+    let room = Room {
+        sizes: &sizes,
+        kind,
+        bytes: usable.unwrap_or(u64::MAX),
+    };
+    let blocks = training.keep.map_or(0..=sizes.shape.layers, |blocks| blocks..=blocks);
+    let longest = usable.map(|_| room.longest(1, micro).min(sizes.shape.context));
+    let keep = match (room.keep(micro, blocks), usable) {
+        (Some(keep), _) => keep,
+        (None, Some(usable)) if asked.is_some() || kind == DeviceKind::Cuda => {
+            let least = match training.keep {
+                Some(blocks) => Keep { blocks, offloaded: 0 },
+                None => room.least(),
+            };
+            return Err(TrainError::TooLarge {
+                needed: room.footprint(micro, least).total(),
+                usable,
+                change: match longest {
+                    _ if training.keep.is_some() => "keep fewer blocks: without --keep-blocks, as many as fit".into(),
+                    Some(longest) if longest > 1 => format!("--batch 1 --seq {longest} fits"),
+                    _ => "not one token fits beside the weights, which --quantize nf4 makes smaller".into(),
+                },
+            });
+        }
+        // A CPU can swap.
+        (None, _) => Keep {
+            blocks: training.keep.unwrap_or(0),
+            offloaded: 0,
+        },
+    };
+    let footprint = room.footprint(micro, keep);
+    Ok(Planned {
+        keep,
+        blocks: sizes.shape.layers,
+        host_bytes: footprint.host,
+        parts: footprint.parts,
+        recorded_bytes: room.recorded(micro, keep),
+        longest,
+    })
+}
+
+/// Steps as `planned`, on made-up or real weights; nothing is written.
+pub fn train(subject: &Subject<'_>, training: &Training, planned: Planned) -> Result<TrainingReport> {
+    let device = subject.device;
+    let sizes = sizes(subject.base, Some(subject.lora), subject.precision)?;
+    let lengths = lengths(&training.window);
     let room = Room {
         sizes: &sizes,
         kind: DeviceKind::of(device),
-        bytes: training.memory.or_else(|| memory::free(device)).unwrap_or(u64::MAX),
+        bytes: u64::MAX,
     };
-    let blocks = training.keep.map_or(0..=sizes.shape.layers, |blocks| blocks..=blocks);
-    let least = || Keep {
-        blocks: training.keep.unwrap_or(0),
-        offloaded: 0,
-    };
-    let keep = room.keep(micro, blocks).unwrap_or_else(least);
-    let planned = room.footprint(micro, keep).parts;
-    let mut limits = Limits::new(keep, room.least(), device);
+    let mut limits = Limits::new(planned.keep, room.least(), device);
     let peak_flops = measure_peak(device, subject.precision);
-    let mut model = load(subject)?;
-    let recorded = room.recorded(micro, keep);
-    if recorded.is_some() {
+    memory::reset_peak(device);
+    let before = memory::used(device).unwrap_or(0);
+    let mut model = load(subject, Some(subject.lora))?;
+    if planned.recorded_bytes.is_some() {
         model.record_steps();
     }
     let mut adamw = AdamW::new(training.optimizer, &model.adapters());
@@ -171,7 +236,7 @@ pub fn train(subject: &Subject<'_>, training: &Training) -> Result<TrainingRepor
         timed()?;
     }
     let measured: Vec<_> = (0..steps.measured).map(|_| timed()).collect::<Result<_>>()?;
-    let measured_bytes = memory::peak_on(device).unwrap_or(0);
+    let measured_bytes = memory::peak_on(device).unwrap_or(0).saturating_sub(before);
     let (accounted, spent) = clock::account(device, || (0..steps.by_op).map(|_| timed()).collect::<Result<Vec<_>>>());
     let accounted: f64 = accounted?.iter().map(|(_, seconds)| seconds).sum();
 
@@ -183,16 +248,16 @@ pub fn train(subject: &Subject<'_>, training: &Training) -> Result<TrainingRepor
         device: device_name(device),
         tokens_per_step: lengths.tokens,
         learned_per_step: lengths.learned,
-        kept_blocks: keep.blocks,
-        blocks: sizes.shape.layers,
+        kept_blocks: planned.keep.blocks,
+        blocks: planned.blocks,
         learned_tokens_per_second: tokens_per_second.median * lengths.learned as f64 / tokens,
         floor_share: floor * tokens_per_second.median / peak_flops,
         tokens_per_second,
         floor_flops_per_token: floor,
         peak_flops,
-        planned_bytes: planned.iter().map(|part| part.bytes).sum(),
-        planned,
-        recorded_bytes: recorded,
+        planned_bytes: planned.bytes(),
+        recorded_bytes: planned.recorded_bytes,
+        planned: planned.parts,
         measured_bytes,
         seconds_to_first_step,
         first_step_seconds,
@@ -240,12 +305,12 @@ pub struct DecodingReport {
     pub measured_bytes: u64,
 }
 
-/// Greedy answers that stop at nothing.
+/// Greedy answers of the base alone that stop at nothing.
 pub fn decode(subject: &Subject<'_>, decoding: Decoding) -> Result<DecodingReport> {
     let Decoding {
         prompts, prompt, new, ..
     } = decoding;
-    let model = load(subject)?;
+    let model = load(subject, None)?;
     if prompt.saturating_add(new) > model.context() {
         return Err(TrainError::Model(ModelError::TooLong {
             tokens: prompt.saturating_add(new),
@@ -283,15 +348,14 @@ pub fn decode(subject: &Subject<'_>, decoding: Decoding) -> Result<DecodingRepor
     })
 }
 
-fn load(subject: &Subject<'_>) -> Result<CausalLm> {
+fn load(subject: &Subject<'_>, lora: Option<&LoraSpec>) -> Result<CausalLm> {
     let Subject {
         base,
-        lora,
         device,
         precision,
         ..
     } = subject;
-    Ok(CausalLm::load(base, Some(lora), device, *precision, &mut |_, _| ())?)
+    Ok(CausalLm::load(base, lora, device, *precision, &mut |_, _| ())?)
 }
 
 /// `count` token ids below `vocab`.
@@ -388,7 +452,8 @@ mod tests {
                 by_op: 2,
             },
         };
-        let report = train(&subject, &training).unwrap();
+        let planned = plan(&subject, &training, DeviceKind::Flex).unwrap();
+        let report = train(&subject, &training, planned).unwrap();
         assert_eq!((report.tokens_per_step, report.learned_per_step), (24, 12));
         assert_eq!(
             (report.kept_blocks, report.blocks, report.step_seconds.len()),

@@ -52,7 +52,7 @@ pub enum TrainError {
     #[error("keep_blocks = {found}, but {base} has {blocks} blocks")]
     TooManyKept { found: usize, blocks: usize, base: String },
 
-    #[error("this run needs {} of memory, {} can be used", gib(*.needed), gib(*.usable))]
+    #[error("this needs {} of memory, {} can be used", gb(*.needed), gb(*.usable))]
     TooLarge {
         needed: u64,
         usable: u64,
@@ -139,7 +139,7 @@ impl TrainError {
             Self::Settings { .. } => "change these keys in the config file, or with --set key=value".into(),
             Self::LongerThanContext { context, .. } => format!("set data.max_length = {context} or less"),
             Self::TokenizerMisfit { .. } => "use the tokenizer.json that belongs to this base".into(),
-            Self::TooManyKept { blocks, .. } => format!("set train.keep_blocks = \"auto\", or 0 to {blocks}"),
+            Self::TooManyKept { blocks, .. } => format!("0 to {blocks}, or `auto`: as many as fit"),
             Self::TooLarge { change, .. } => change.clone(),
             Self::OutOfMemory { .. } => {
                 "lower data.max_length, or free the device of other programs; `tune train --dry-run` says what fits"
@@ -193,8 +193,8 @@ fn write_hint(kind: io::ErrorKind) -> Option<&'static str> {
     }
 }
 
-fn gib(bytes: u64) -> String {
-    format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+fn gb(bytes: u64) -> String {
+    format!("{:.1} GB", bytes as f64 / 1e9)
 }
 
 /// A validation loss is of no rows in particular.

@@ -28,7 +28,8 @@ impl Probe {
     }
 }
 
-/// Never more at once than training has, so that evaluating does not raise the peak.
+/// Never more at once than training has, so that evaluating does not raise the peak; one prompt and its answer may have twice as
+/// many tokens, of which less is held than of training's.
 pub struct Evaluator {
     batches: Vec<Input>,
     probes: Vec<Probe>,
@@ -85,16 +86,27 @@ impl Evaluator {
         Ok(total)
     }
 
+    /// A prompt's, and those of its answer.
+    fn tokens_of(&self, probe: &Probe) -> usize {
+        probe.prompt.len() + self.options.max_new_tokens
+    }
+
+    fn fitting(&self, context: usize) -> Vec<&Probe> {
+        let most = context.min(2 * self.tokens_at_once);
+        self.probes
+            .iter()
+            .filter(|probe| self.tokens_of(probe) <= most)
+            .collect()
+    }
+
     /// Greedy answers to the same few prompts each time.
     pub fn answers(&self, model: &CausalLm, codec: &Codec, step: usize) -> Result<Vec<SampleAnswer>> {
         if self.probes.is_empty() {
             return Ok(Vec::new());
         }
-        let room = model.context().saturating_sub(self.options.max_new_tokens);
-        let fitting: Vec<_> = self.probes.iter().filter(|probe| probe.prompt.len() <= room).collect();
-        let tokens = |probe: &&Probe| probe.prompt.len() + self.options.max_new_tokens;
+        let fitting = self.fitting(model.context());
         let mut answers = Vec::with_capacity(fitting.len());
-        for probes in chunks(&fitting, tokens, self.tokens_at_once) {
+        for probes in chunks(&fitting, |probe| self.tokens_of(probe), self.tokens_at_once) {
             let prompts: Vec<_> = probes.iter().map(|probe| probe.prompt.clone()).collect();
             answers.extend(generate(model, &prompts, &self.options, &mut |_, _| true)?);
         }
@@ -188,6 +200,28 @@ mod tests {
         let sums: Vec<usize> = chunks(&lengths, |n| *n, 7).iter().map(|c| c.iter().sum()).collect();
         assert_eq!(sums, [6, 4, 9, 6, 6]);
         assert!(chunks(&[0usize; 0], |n| *n, 7).is_empty());
+    }
+
+    /// A prompt far longer than anything trained on would take more memory than training does.
+    #[test]
+    fn a_prompt_that_would_raise_the_peak_is_left_out() {
+        let evaluator = |tokens_at_once| Evaluator {
+            batches: Vec::new(),
+            probes: [30, 90]
+                .map(|tokens| Probe {
+                    prompt: vec![1; tokens],
+                    reference: vec![2],
+                })
+                .into(),
+            options: GenerateOptions::greedy(10),
+            tokens_at_once,
+        };
+        let asked = |tokens_at_once, context| evaluator(tokens_at_once).fitting(context).len();
+        assert_eq!(
+            (asked(50, 1000), asked(49, 1000), asked(20, 1000), asked(19, 1000)),
+            (2, 1, 1, 0)
+        );
+        assert_eq!((asked(500, 100), asked(500, 99)), (2, 1));
     }
 
     #[test]

@@ -48,10 +48,10 @@ mod gpu {
         Some(of(device)?.free)
     }
     pub fn used(device: &Device) -> Option<u64> {
-        Some(of(device)?.allocated)
+        of(device)?.allocated
     }
     pub fn peak(device: &Device) -> Option<u64> {
-        Some(of(device)?.peak)
+        of(device)?.peak
     }
     pub fn reset_peak(device: &Device) {
         if let Some(index) = libtorch::gpu_index(device) {

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Once;
 use tune_data::Batch;
 use tune_model::lora::Factors;
+use tune_model::memory::is_wanting;
 use tune_model::{Keep, Losses, backprop};
 
 /// What micro-batches are held to after the device ran out of memory, for the rest of the run.
@@ -141,7 +142,5 @@ fn out_of_memory(payload: &(dyn Any + Send)) -> Option<String> {
         .downcast_ref::<String>()
         .map(String::as_str)
         .or(payload.downcast_ref::<&str>().copied())?;
-    let signs = ["out of memory", "can't allocate memory", "ALLOC_FAILED"];
-    let told = signs.iter().any(|sign| text.contains(sign));
-    told.then(|| text.replace("\\n", "\n").lines().next().unwrap_or_default().to_string())
+    is_wanting(text).then(|| text.replace("\\n", "\n").lines().next().unwrap_or_default().to_string())
 }

@@ -6,9 +6,10 @@ use burn::tensor::{Device, Tensor};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 use tune_data::{Corpus, Packed, Row};
-use tune_model::causal_lm::Sizes;
+use tune_model::causal_lm::{Sizes, sizes};
 use tune_model::memory::{Footprint, Micro, Part};
 use tune_model::ops::linear;
+use tune_model::precision::Quantize;
 use tune_model::{Checkpoint, DeviceKind, Frozen, Keep, Precision};
 
 #[derive(Debug, Clone, Serialize)]
@@ -44,8 +45,10 @@ pub struct Plan {
     pub host_memory: u64,
     /// What recorded steps hold on the device beside that; `None`: their operations are launched one by one.
     pub recorded: Option<u64>,
-    /// Tokens a row may have at this batch size, with everything recomputed (or offloaded) that can be.
+    /// Tokens a row may have at this batch size, with everything recomputed (or offloaded) that can be; no more than the model sees.
     pub longest_that_fits: Option<usize>,
+    /// Tokens the model sees at most.
+    pub context: usize,
     /// What one trained token must cost at least: `4 P_frozen + 6 P_lora + 6 L d T`, the head for learned tokens alone.
     pub floor_flops_per_token: f64,
     /// `None` where the plan is for a device that is not here.
@@ -159,6 +162,7 @@ pub fn plan(sources: Sources<'_>) -> Result<Plan> {
         host_memory: memory.footprint.host,
         recorded: memory.recorded,
         longest_that_fits: memory.longest,
+        context: sizes.shape.context,
         floor_flops_per_token: floor,
         speed,
         warnings,
@@ -272,7 +276,7 @@ fn memory_plan(sources: &Sources<'_>, lengths: &Lengths, warnings: &mut Vec<Stri
             return Err(TrainError::TooLarge {
                 needed: room.footprint(longest, room.least()).total(),
                 usable,
-                change: smallest_change(&room, lengths, train.batch_size, micro),
+                change: smallest_change(sources, &room, lengths, micro),
             });
         }
         (None, _) => {
@@ -280,11 +284,11 @@ fn memory_plan(sources: &Sources<'_>, lengths: &Lengths, warnings: &mut Vec<Stri
                 blocks: *blocks.start(),
                 offloaded: 0,
             };
-            let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
             warnings.push(format!(
-                "this run needs about {:.1} GiB of memory and {:.1} GiB can be used: lower data.max_length or train.batch_size",
-                gib(room.footprint(longest, keep).total()),
-                gib(room.bytes)
+                "this run needs about {:.1} GB of memory and {:.1} GB can be used: {}",
+                room.footprint(longest, keep).total() as f64 / 1e9,
+                room.bytes as f64 / 1e9,
+                smallest_change(sources, &room, lengths, micro)
             ));
             keep
         }
@@ -294,17 +298,18 @@ fn memory_plan(sources: &Sources<'_>, lengths: &Lengths, warnings: &mut Vec<Stri
         footprint: room.footprint(longest, keep),
         recorded: room.recorded(longest, keep),
         usable,
-        longest: usable.map(|_| room.longest(train.batch_size, longest)),
+        longest: usable.map(|_| room.longest(train.batch_size, longest).min(sizes.shape.context)),
     })
 }
 
-/// What would make the run fit: fewer rows at a time, else shorter ones, else a smaller base.
+/// What would make the run fit: fewer rows at a time, else 4 bits a weight, else shorter rows, else a smaller base.
 fn smallest_change(
+    sources: &Sources<'_>,
     room: &Room<'_>,
     lengths: &Lengths,
-    batch_size: usize,
     micro: impl Fn((usize, usize)) -> Micro,
 ) -> String {
+    let (settings, batch_size) = (sources.settings, sources.settings.train.batch_size);
     let fewer = (1..batch_size)
         .rev()
         .filter_map(|rows| Some((rows, *lengths.longest.get(rows - 1)?)))
@@ -312,9 +317,27 @@ fn smallest_change(
     if let Some((rows, _)) = fewer {
         return format!("set train.batch_size = {rows}, and train.grad_accumulation higher by as much");
     }
+    let one = lengths.longest.first().copied().unwrap_or_default();
+    let of_4_bits = || {
+        let precision = Precision::resolve_for(settings.model.dtype, Quantize::Nf4, sources.kind).ok()?;
+        let sizes = sizes(sources.base, Some(&settings.lora_spec()), precision).ok()?;
+        let room = Room { sizes: &sizes, ..*room };
+        room.keep(micro(one), 0..=0)
+    };
+    if settings.model.quantize == Quantize::None && of_4_bits().is_some() {
+        return format!("set model.quantize = \"nf4\"{}", alone(batch_size));
+    }
     match room.longest(1, micro((1, 1))) {
         0 | 1 => "not even one token fits beside the weights: a smaller base, or more memory".into(),
-        length => format!("set train.batch_size = 1 and data.max_length = {length}"),
+        length => format!("set data.max_length = {length}{}", alone(batch_size)),
+    }
+}
+
+fn alone(batch_size: usize) -> &'static str {
+    if batch_size > 1 {
+        " and train.batch_size = 1"
+    } else {
+        ""
     }
 }
 

@@ -313,13 +313,21 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Step 0: gradients of the longest micro-batch, made and forgotten.
+    /// Step 0: gradients of the longest micro-batch, made and forgotten. What it took is held against the plan.
     fn probe(&self, trained: &mut Trained, watch: &mut dyn Watch) -> Result<()> {
         let (packed, corpus) = (&self.prepared.packed, &self.prepared.corpus);
         let rows = longest_micro_batch(packed, self.settings.train.batch_size);
         let window = [Batch::new(&rows, &corpus.train)?];
         accumulate(&trained.model, &window, &self.options(0.0), &mut trained.limits)?;
         tell(&mut trained.limits, watch);
+        let MemoryUse { planned, measured } = self.memory_use();
+        if let Some(measured) = measured.filter(|measured| *measured as f64 > planned as f64 * (1.0 + PLAN_TOLERANCE)) {
+            watch.on(Event::Note(&format!(
+                "the longest micro-batch took {:.2} GB where {:.2} were planned: should memory run out, set train.keep_blocks",
+                measured as f64 / 1e9,
+                planned as f64 / 1e9
+            )));
+        }
         Ok(())
     }
 
@@ -328,11 +336,11 @@ impl<'a> Run<'a> {
         let total_steps = self.prepared.plan.total_steps;
         let rate = LearningRate::new(train, total_steps);
         let evaluates = train.eval_every > 0 && !self.prepared.evaluator.is_empty();
-        if evaluates && self.progress.first_eval.is_none() {
-            self.evaluate(trained, watch)?;
-        }
         if DeviceKind::of(&self.start.device) == DeviceKind::Cuda {
             self.probe(trained, watch)?;
+        }
+        if evaluates && self.progress.first_eval.is_none() {
+            self.evaluate(trained, watch)?;
         }
         self.announce(watch)?;
         let (first_step, begun) = (self.progress.step, Instant::now());
@@ -606,6 +614,9 @@ fn tell(limits: &mut Limits, watch: &mut dyn Watch) {
         watch.on(Event::Note(&note));
     }
 }
+
+/// How far step 0 may take more than was planned before that is said.
+const PLAN_TOLERANCE: f64 = 0.07;
 
 fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());

@@ -23,7 +23,7 @@ pub struct Answering {
 impl Answering {
     pub fn load(args: &Model, printer: &Printer) -> anyhow::Result<Self> {
         let began = Instant::now();
-        let chosen = device::choose(&args.device)?;
+        let chosen = device::checked(&args.device, printer)?;
         let precision = Precision::resolve(args.dtype.into(), args.quantize.into(), &chosen.device)?;
         let adapter = args.adapter.as_deref().map(read_adapter).transpose()?;
         let base = base_of(args, adapter.as_ref())?;

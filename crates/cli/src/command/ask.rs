@@ -24,7 +24,7 @@ pub fn run(args: &Ask, printer: &Printer) -> anyhow::Result<End> {
             "wanted base, rag, tuned or hybrid",
         )
     })?;
-    let device = device::choose(&settings.device)?.device;
+    let device = device::checked(&settings.device, printer)?.device;
     let opened = match arm.context {
         Context::Retrieved => Some(Opened::open(&resolved.rag, &device, false, printer)?),
         _ => None,

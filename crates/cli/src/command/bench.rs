@@ -2,8 +2,8 @@
 use crate::args::{Bench, Lengths, Shape, Synthetic};
 use crate::device::Chosen;
 use crate::errors::Failure;
-use crate::printer::{Printer, Style, count, duration, plural, row};
-use crate::watch::Console;
+use crate::printer::{Printer, Style, bytes, count, duration, plural, row};
+use crate::watch::{Console, blocks, grouped};
 use crate::{End, device, environment, interrupt, resolve, shapes};
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -11,8 +11,9 @@ use std::path::Path;
 use std::time::Instant;
 use tune_data::Batch;
 use tune_model::lora::{LoraSpec, Targets};
-use tune_model::{Checkpoint, Precision, noise, staging};
-use tune_trainer::bench::{self, Decoding, DecodingReport, Spread, Steps, Subject, Training, TrainingReport};
+use tune_model::ops::switch;
+use tune_model::{Checkpoint, DeviceKind, Precision, noise, staging};
+use tune_trainer::bench::{self, Decoding, DecodingReport, Planned, Spread, Steps, Subject, Training, TrainingReport};
 use tune_trainer::optim::Options;
 use tune_trainer::train::Start;
 
@@ -27,7 +28,12 @@ pub fn run(args: &Bench, printer: &Printer, started: Instant) -> anyhow::Result<
         // clap asks for one of the two.
         (None, None) => return Ok(End::Done),
     };
+    let off = switch::reasons();
+    for (name, why) in &off {
+        printer.talk(&format!("kernel {name} is off: {why}"));
+    }
     if let Some(path) = &args.json {
+        told["off"] = json!(off);
         told["program"] = env!("CARGO_PKG_VERSION").into();
         staging::write_file(path, format!("{told:#}\n").as_bytes())?;
     }
@@ -37,7 +43,7 @@ pub fn run(args: &Bench, printer: &Printer, started: Instant) -> anyhow::Result<
 fn of_config(args: &Bench, config: &Path, printer: &Printer, started: Instant) -> anyhow::Result<Value> {
     let resolved = resolve::resolve(config, &args.set.set)?;
     let settings = &resolved.settings;
-    let chosen = device::choose(&settings.device)?;
+    let chosen = device::checked(args.device.as_deref().unwrap_or(&settings.device), printer)?;
     let start = Start {
         settings,
         resume: None,
@@ -62,29 +68,38 @@ fn of_config(args: &Bench, config: &Path, printer: &Printer, started: Instant) -
         precision,
         started,
     };
-    let report = bench::train(&subject, &training)?;
-    tell_training(&report, &base.name, &chosen, precision, printer)?;
+    let report = measured(&subject, &training, &chosen, printer)?;
     Ok(json!({ "what": "train", "base": base.name, "precision": precision, "report": report }))
+}
+
+/// The plan before the steps, and what they were after them.
+fn measured(
+    subject: &Subject<'_>,
+    training: &Training,
+    chosen: &Chosen,
+    printer: &Printer,
+) -> anyhow::Result<TrainingReport> {
+    let planned = bench::plan(subject, training, DeviceKind::of(subject.device))?;
+    tell_plan(&planned, subject, chosen, printer)?;
+    let report = bench::train(subject, training, planned)?;
+    tell_training(&report, printer)?;
+    Ok(report)
 }
 
 fn of_shape(args: &Bench, shape: Shape, printer: &Printer, started: Instant) -> anyhow::Result<Value> {
     let with = &args.synthetic;
-    let tokens = with.batch.checked_mul(with.seq).filter(|tokens| *tokens <= MOST_TOKENS);
-    if tokens.is_none() || with.lora > MOST_RANK || (with.seq < 2 && !args.generate) {
-        return Err(Failure::error(
-            format!(
-                "a step of {} rows of {} tokens, rank {}: wanted 2 tokens a row or more, {MOST_TOKENS} in all and rank \
-                 {MOST_RANK} at most",
-                with.batch, with.seq, with.lora
-            ),
-            "change --batch, --seq or --lora",
-        ));
-    }
+    check(with, args.generate)?;
     let name = shape
         .to_possible_value()
         .map_or_else(String::new, |value| value.get_name().to_string());
-    let chosen = device::choose(&with.device)?;
-    let precision = Precision::resolve(with.dtype.into(), with.quantize.into(), &chosen.device)?;
+    let kind = with.planned_for.map(Into::into);
+    let chosen = match kind {
+        Some(kind) => device::absent(kind),
+        None => device::checked(args.device.as_deref().unwrap_or("auto"), printer)?,
+    };
+    let kind = kind.unwrap_or_else(|| DeviceKind::of(&chosen.device));
+    let precision = Precision::resolve_for(with.dtype.into(), with.quantize.into(), kind)
+        .map_err(|error| Failure::caused("no such precision here", "use --dtype auto", error))?;
     let config = shapes::config(shape);
     let base = Checkpoint::outline(&name, config.clone())?;
     let lora = lora(with.lora);
@@ -106,8 +121,11 @@ fn of_shape(args: &Bench, shape: Shape, printer: &Printer, started: Instant) -> 
             new: args.new_tokens,
             rounds: 3,
         };
+        for line in head(&subject, &chosen, &printer.data_style) {
+            printer.data(&line)?;
+        }
         let report = bench::decode(&subject, decoding)?;
-        tell_decoding(&report, &name, &chosen, precision, printer)?;
+        tell_decoding(&report, printer)?;
         ("generate", json!(report))
     } else {
         let vocab = config["vocab_size"].as_u64().unwrap_or(1) as usize;
@@ -118,15 +136,47 @@ fn of_shape(args: &Bench, shape: Shape, printer: &Printer, started: Instant) -> 
             memory: with.memory,
             steps: steps(args),
         };
-        let report = bench::train(&subject, &training)?;
-        tell_training(&report, &name, &chosen, precision, printer)?;
-        ("train", json!(report))
+        if with.dry_run {
+            let planned = bench::plan(&subject, &training, kind)?;
+            tell_plan(&planned, &subject, &chosen, printer)?;
+            ("plan", json!(planned))
+        } else {
+            ("train", json!(measured(&subject, &training, &chosen, printer)?))
+        }
     };
     let mut told = json!({ "what": what, "report": report });
     if let (Some(told), Value::Object(asked)) = (told.as_object_mut(), asked) {
         told.extend(asked);
     }
     Ok(told)
+}
+
+/// Sizes that can be run.
+fn check(with: &Synthetic, generates: bool) -> anyhow::Result<()> {
+    let least = if generates { 1 } else { 2 };
+    let longest = with.packed.or(with.padded).map_or(0, |lengths| lengths.high);
+    let wrong = if with.seq < least {
+        format!("--seq {}: wanted {least} or more", with.seq)
+    } else if with.lora > MOST_RANK {
+        format!("--lora {}: wanted {MOST_RANK} at most", with.lora)
+    } else if longest > with.seq {
+        format!(
+            "documents of up to {longest} tokens in rows of {}: wanted --seq {longest} or more",
+            with.seq
+        )
+    } else if with
+        .batch
+        .checked_mul(with.seq)
+        .is_none_or(|tokens| tokens > MOST_TOKENS)
+    {
+        format!(
+            "--batch {} --seq {}: wanted {MOST_TOKENS} tokens in all at most",
+            with.batch, with.seq
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Failure::error(wrong, "`tune bench --help` has examples"))
 }
 
 fn steps(args: &Bench) -> Steps {
@@ -216,12 +266,6 @@ fn batch(documents: Vec<(u64, usize)>, padded: Option<usize>, learned: f64, voca
     batch
 }
 
-const GIB: f64 = (1u64 << 30) as f64;
-
-fn gib(bytes: u64) -> String {
-    format!("{:.2} GiB", bytes as f64 / GIB)
-}
-
 fn rate(rate: &Spread) -> String {
     format!(
         "{} tokens/s (quartiles {} to {})",
@@ -231,31 +275,38 @@ fn rate(rate: &Spread) -> String {
     )
 }
 
-fn head(name: &str, chosen: &Chosen, precision: Precision, style: &Style) -> [String; 2] {
+fn head(subject: &Subject<'_>, chosen: &Chosen, style: &Style) -> [String; 2] {
+    let precision = subject.precision;
     [
-        style.bold(name),
+        style.bold(&subject.base.name),
         row(style, "device", &format!("{}, {:?}", chosen.why, precision.compute)),
     ]
 }
 
-fn tell_training(
-    report: &TrainingReport,
-    name: &str,
-    chosen: &Chosen,
-    precision: Precision,
-    printer: &Printer,
-) -> anyhow::Result<()> {
+fn tell_plan(planned: &Planned, subject: &Subject<'_>, chosen: &Chosen, printer: &Printer) -> anyhow::Result<()> {
     let style = &printer.data_style;
-    for line in head(name, chosen, precision, style) {
+    for line in head(subject, chosen, style) {
         printer.data(&line)?;
     }
     let show = |name: &str, value: String| printer.data(&row(style, name, &value));
+    let kept = blocks(planned.keep, planned.blocks, planned.host_bytes, planned.recorded_bytes);
+    show("planned", format!("{}; {kept}", bytes(planned.bytes())))?;
+    for part in planned.parts.iter().filter(|part| part.bytes > 0) {
+        show("", format!("{:>10}  {}", bytes(part.bytes), part.name))?;
+    }
+    if let Some(longest) = planned.longest {
+        show("length", format!("a row of {} tokens fits", grouped(longest)))?;
+    }
+    Ok(())
+}
+
+fn tell_training(report: &TrainingReport, printer: &Printer) -> anyhow::Result<()> {
+    let style = &printer.data_style;
+    let show = |name: &str, value: String| printer.data(&row(style, name, &value));
     let step = format!(
-        "{}, {} learned; {} of {} blocks kept",
+        "{}, {} learned",
         plural(report.tokens_per_step, "token"),
-        count(report.learned_per_step as f64),
-        report.kept_blocks,
-        report.blocks
+        count(report.learned_per_step as f64)
     );
     show("step", step)?;
     show("speed", rate(&report.tokens_per_second))?;
@@ -272,17 +323,10 @@ fn tell_training(
     show("floor", floor)?;
     let of_plan = 100.0 * report.measured_bytes as f64 / report.planned_bytes.max(1) as f64;
     let memory = format!(
-        "{} at most, {} planned ({of_plan:.0} %)",
-        gib(report.measured_bytes),
-        gib(report.planned_bytes)
+        "{} at most, {of_plan:.0} % of what was planned",
+        bytes(report.measured_bytes)
     );
     show("memory", memory)?;
-    if let Some(held) = report.recorded_bytes {
-        show("", format!("steps are recorded, in {} more", gib(held)))?;
-    }
-    for part in &report.planned {
-        show("", format!("{:>10}  {}", gib(part.bytes), part.name))?;
-    }
     let start = format!(
         "{} to the first step, which took {}",
         duration(report.seconds_to_first_step),
@@ -320,17 +364,8 @@ fn milliseconds(seconds: f64) -> String {
     format!("{:.1} ms", 1e3 * seconds)
 }
 
-fn tell_decoding(
-    report: &DecodingReport,
-    name: &str,
-    chosen: &Chosen,
-    precision: Precision,
-    printer: &Printer,
-) -> anyhow::Result<()> {
+fn tell_decoding(report: &DecodingReport, printer: &Printer) -> anyhow::Result<()> {
     let style = &printer.data_style;
-    for line in head(name, chosen, precision, style) {
-        printer.data(&line)?;
-    }
     let show = |name: &str, value: String| printer.data(&row(style, name, &value));
     let (prompts, prompt, new) = (report.prompts, report.prompt_tokens, report.new_tokens);
     show(
@@ -345,7 +380,7 @@ fn tell_decoding(
         format!("after {}", milliseconds(report.seconds_to_first_token.median)),
     )?;
     show("speed", rate(&report.new_tokens_per_second))?;
-    show("memory", format!("{} at most", gib(report.measured_bytes)))?;
+    show("memory", format!("{} at most", bytes(report.measured_bytes)))?;
     Ok(())
 }
 
@@ -367,7 +402,8 @@ mod tests {
             padded,
             memory: None,
             keep_blocks: None,
-            device: "cpu".into(),
+            dry_run: false,
+            planned_for: None,
         };
         let (packed, padded) = (window(&with(lengths, None), 100), window(&with(None, lengths), 100));
         let learned = |window: &[Batch]| window.iter().map(Batch::learned).sum::<usize>();

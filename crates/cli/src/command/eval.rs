@@ -28,7 +28,7 @@ pub fn run(args: &Args, printer: &Printer) -> anyhow::Result<End> {
     eval.validate()?;
     let questions = read_questions(&eval.questions)?;
     interrupt::ends(printer)?;
-    let chosen = device::choose(&settings.device)?;
+    let chosen = device::checked(&settings.device, printer)?;
     let needs_index = eval.chosen().iter().any(|arm| arm.context != Context::None);
     let opened = (needs_index && !resolved.rag.documents.is_empty())
         .then(|| Opened::open(&resolved.rag, &chosen.device, false, printer))

@@ -26,7 +26,7 @@ pub fn run(args: &Export, printer: &Printer) -> anyhow::Result<End> {
             "add --gguf FILE or --gguf-lora FILE",
         ));
     }
-    let chosen = device::choose(&args.device)?;
+    let chosen = device::checked(&args.device, printer)?;
     let request = ExportRequest {
         from: &args.from,
         base: args.base.as_deref(),

@@ -28,7 +28,7 @@ pub fn run(args: &Index, printer: &Printer) -> anyhow::Result<End> {
 }
 
 fn make(rag: &Rag, device: &str, printer: &Printer) -> anyhow::Result<End> {
-    let mut opened = Opened::open(rag, &device::choose(device)?.device, true, printer)?;
+    let mut opened = Opened::open(rag, &device::checked(device, printer)?.device, true, printer)?;
     interrupt::ends(printer)?;
     let costs_file = rag.path.join(COSTS);
     if opened.store.manifest()? != Some(Manifest::of(rag, &opened.embedder)) {

@@ -16,7 +16,7 @@ use tune_trainer::watch::{Event, Watch};
 pub fn run(args: &RaftArgs, printer: &Printer) -> anyhow::Result<End> {
     let resolved = resolve::resolve(&args.config.config, &args.config.set.set)?;
     let questions = read_questions(&args.questions)?;
-    let device = device::choose(&resolved.settings.device)?.device;
+    let device = device::checked(&resolved.settings.device, printer)?.device;
     let opened = Opened::open(&resolved.rag, &device, false, printer)?;
     let precision = Precision::resolve(resolved.settings.model.dtype, resolved.settings.model.quantize, &device)?;
     let wanted = Wanted::of(&resolved.settings, &resolved.eval, Weights::Base);

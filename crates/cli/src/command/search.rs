@@ -25,7 +25,7 @@ pub fn run(args: &Search, printer: &Printer) -> anyhow::Result<End> {
     };
     let opened = Opened::open(
         &resolved.rag,
-        &device::choose(&resolved.settings.device)?.device,
+        &device::checked(&resolved.settings.device, printer)?.device,
         false,
         printer,
     )?;

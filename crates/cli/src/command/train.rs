@@ -5,7 +5,6 @@ use crate::printer::{Printer, bytes, duration, shell_word};
 use crate::watch::{Console, plan_table};
 use crate::{End, device, environment, interrupt, kernels, resolve};
 use std::time::Instant;
-use tune_model::DeviceKind;
 use tune_trainer::settings::Settings;
 use tune_trainer::train::{Ended, Outcome, Start};
 
@@ -17,10 +16,7 @@ pub fn run(args: &Train, printer: &Printer, started: Instant) -> anyhow::Result<
         return Ok(End::Done);
     }
     let settings = &resolved.settings;
-    let planned_for = args.planned_for.or(asked_kind(settings, args)).map(|kind| match kind {
-        Kind::Cuda => DeviceKind::Cuda,
-        Kind::Cpu => DeviceKind::Flex,
-    });
+    let planned_for = args.planned_for.or(asked_kind(settings, args)).map(Into::into);
     let chosen = match planned_for {
         Some(kind) => device::absent(kind),
         None => device::choose(&settings.device)?,

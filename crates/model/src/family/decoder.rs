@@ -90,6 +90,7 @@ impl Config {
             joined: 0,
             saved: 2 * self.hidden_size,
             rotary: heads.head_dim,
+            capped: false,
         }
     }
 

@@ -205,6 +205,7 @@ impl Gemma {
             joined: 0,
             saved: 4 * d + if newer { q_width + kv_width } else { 0 },
             rotary: if newer { 2 * cfg.head_dim } else { cfg.head_dim },
+            capped: cfg.attn_logit_softcapping.is_some(),
         };
         let at = weights.root().at("model");
         let block = |(layer, local): (usize, &bool)| {

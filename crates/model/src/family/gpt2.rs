@@ -106,6 +106,7 @@ impl Gpt2 {
             joined: 0,
             saved: 2 * d,
             rotary: 0,
+            capped: false,
         };
         let at = weights.root().at("transformer");
         let block = |layer: usize| {

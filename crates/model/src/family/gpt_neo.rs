@@ -111,6 +111,7 @@ impl GptNeo {
             joined: 0,
             saved: 2 * d,
             rotary: 0,
+            capped: false,
         };
         let at = weights.root().at("transformer");
         let block = |(layer, kind): (usize, &&str)| {

@@ -115,6 +115,7 @@ impl GptNeox {
             // Side by side, both norms are given the same.
             saved: if cfg.use_parallel_residual { d } else { 2 * d },
             rotary,
+            capped: false,
         };
         let heads = Heads {
             heads,

@@ -99,6 +99,8 @@ pub struct Shape {
     pub saved: usize,
     /// Dimensions of a head that rotate, once for each table of angles.
     pub rotary: usize,
+    /// Whether attention's scores are capped.
+    pub capped: bool,
 }
 
 /// Builds the family `config.json` names; with `weights` that do not read, only its account of tensors.

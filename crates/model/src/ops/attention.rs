@@ -3,6 +3,7 @@ use super::{clock, has_kernels};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{DType, Int, Tensor, TensorData, activation};
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -28,12 +29,22 @@ pub enum Segments {
     },
 }
 
+thread_local! {
+    static READS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// How often this thread read segments from a device.
+pub fn reads() -> usize {
+    READS.get()
+}
+
 impl Segments {
     /// Those on the device are read.
     pub fn list(&self) -> Arc<[Segment]> {
         match self {
             Self::Listed(list) => list.clone(),
             Self::OnDevice { starts, .. } => {
+                READS.set(READS.get() + 1);
                 let starts: Vec<i64> = starts.clone().into_data().iter().collect();
                 let within = starts.windows(2).map(|s| s[0] as usize..s[1] as usize);
                 within.map(Segment::within).collect()
@@ -56,6 +67,11 @@ impl Segment {
             keys: rows,
         }
     }
+}
+
+/// Head dimensions that flash attention has on a GPU.
+pub fn flash_serves(head_dim: usize) -> bool {
+    head_dim.is_multiple_of(8) && head_dim <= 256
 }
 
 /// Queries whose scores over `keys` keys exist together where ATen's products make them.

@@ -10,6 +10,7 @@
 //! | [`attention`] | yes | yes | yes |
 //! | [`linear_cross_entropy`] | yes | its gradient comes with its value | yes |
 //! | [`adamw`] | yes | none | yes |
+//! | [`root`] | none | a beginning is all it is | none |
 //!
 //! Kernels serve f32 on flex, f32 and bf16 on LibTorch; anything else runs the reference, which is made of Burn's own
 //! differentiable operations. A new backend adds a folder here and its name to the `#[backend_extension]` lists.
@@ -27,6 +28,7 @@ pub mod linear_cross_entropy;
 pub mod lora_linear;
 pub mod offload;
 pub mod rms_norm;
+pub mod root;
 pub mod rope;
 pub mod swiglu;
 
@@ -48,6 +50,7 @@ pub use linear_cross_entropy::linear_cross_entropy;
 pub use lora_linear::{LoraCfg, lora_linear};
 pub use offload::{from_host, to_host};
 pub use rms_norm::rms_norm;
+pub use root::root;
 pub use rope::rope;
 pub use swiglu::swiglu;
 
@@ -95,10 +98,15 @@ pub(crate) mod testing {
         pub fn all() -> Vec<Self> {
             let mut all = vec![Self::flex()];
             #[cfg(feature = "tch")]
-            all.extend([DType::F32, DType::BF16].map(|dtype| Self {
-                device: crate::libtorch::cpu(),
-                dtype,
-            }));
+            {
+                let card = (crate::libtorch::cuda_devices() > 0).then(|| crate::libtorch::cuda(0));
+                for device in [crate::libtorch::cpu()].into_iter().chain(card) {
+                    all.extend([DType::F32, DType::BF16].map(|dtype| Self {
+                        device: device.clone(),
+                        dtype,
+                    }));
+                }
+            }
             all
         }
 

@@ -6,6 +6,7 @@ mod layer_norm;
 mod linear;
 mod lora_linear;
 mod rms_norm;
+mod root;
 mod rope;
 mod swiglu;
 

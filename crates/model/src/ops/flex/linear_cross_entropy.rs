@@ -19,7 +19,7 @@ fn run(
 ) -> Vec<f32> {
     let ((rows, d), (vocab, _)) = (hidden.dims(), weight.dims());
     let h = hidden.as_slice();
-    let chunk = chunk_rows(vocab).min(rows.max(1));
+    let chunk = chunk_rows(vocab, false).min(rows.max(1));
     let mut logits = unwritten(chunk * vocab);
     let mut losses = Vec::with_capacity(rows);
     for start in (0..rows).step_by(chunk) {

@@ -11,7 +11,7 @@ fn run(hidden: &Tensor, weight: &Tensor, targets: &Tensor, softcap: Option<f64>,
     let (rows, vocab) = (hidden.size()[0], weight.size()[0]);
     let losses = Tensor::empty([rows], (Kind::Float, hidden.device()));
     // The slope of a soft cap lies beside the logits, in their share of memory.
-    let step = chunk_rows(vocab as usize) / if softcap.is_some() { 2 } else { 1 };
+    let step = chunk_rows(vocab as usize, hidden.device().is_cuda()) / if softcap.is_some() { 2 } else { 1 };
     let scratch = Tensor::empty([rows.min(step as i64), vocab], (hidden.kind(), hidden.device()));
     for start in (0..rows).step_by(step) {
         let n = (rows - start).min(step as i64);

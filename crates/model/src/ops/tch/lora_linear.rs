@@ -5,26 +5,33 @@ use crate::noise;
 use crate::ops::lora_linear::{LoraCfg, LoraLinearOp};
 use burn::backend::{LibTorch, tensor::FloatTensor};
 use rayon::prelude::*;
+use std::cell::OnceCell;
 use tch::{Kind, Tensor};
 
-/// The dropout mask for `like`, `None` without dropout.
-fn mask(like: &Tensor, cfg: &LoraCfg) -> Option<Tensor> {
-    if cfg.dropout == 0.0 {
-        return None;
+/// What `x` and its gradient are multiplied by; made once, where no kernel does without it.
+#[derive(Default)]
+struct Mask(OnceCell<Tensor>);
+
+impl Mask {
+    fn of(&self, like: &Tensor, cfg: &LoraCfg) -> &Tensor {
+        self.0.get_or_init(|| {
+            let factors: Vec<f32> = (0..like.numel() as u64)
+                .into_par_iter()
+                .map(|i| noise::keep(cfg.seed, i, cfg.dropout))
+                .collect();
+            Tensor::from_slice(&factors)
+                .view_as(like)
+                .to_device(like.device())
+                .to_kind(like.kind())
+        })
     }
-    if let Some(mask) = cuda::dropout(&like.ones_like(), cfg.dropout, cfg.seed) {
-        return Some(mask);
+
+    fn dropped(&self, x: &Tensor, cfg: &LoraCfg) -> Tensor {
+        if cfg.dropout == 0.0 {
+            return x.shallow_clone();
+        }
+        cuda::dropout(x, cfg.dropout, cfg.seed).unwrap_or_else(|| x * self.of(x, cfg))
     }
-    let factors: Vec<f32> = (0..like.numel() as u64)
-        .into_par_iter()
-        .map(|i| noise::keep(cfg.seed, i, cfg.dropout))
-        .collect();
-    Some(
-        Tensor::from_slice(&factors)
-            .view_as(like)
-            .to_device(like.device())
-            .to_kind(like.kind()),
-    )
 }
 
 /// `scale · a` in the dtype of the activations.
@@ -51,8 +58,7 @@ impl LoraLinearOp for LibTorch {
         cfg: LoraCfg,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let (x, kind) = (&x.tensor, x.tensor.kind());
-        let into_a = mask(x, &cfg).map_or_else(|| x.shallow_clone(), |mask| x * mask);
-        let u = into_a.mm(&scaled(&a.tensor, &cfg, kind).tr());
+        let u = Mask::default().dropped(x, &cfg).mm(&scaled(&a.tensor, &cfg, kind).tr());
         let mut y = times_transposed(x, &weight);
         let _ = y.addmm_(&u, &b.tensor.to_kind(kind).tr());
         (new(y), new(u))
@@ -69,16 +75,22 @@ impl LoraLinearOp for LibTorch {
         cfg: LoraCfg,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let (dy, x, kind) = (&dy.tensor, &x.tensor, x.tensor.kind());
-        let mask = mask(x, &cfg);
+        let mask = Mask::default();
         let v = dy.mm(&b.tensor.to_kind(kind));
         let db = dy.tr().mm(&u.tensor).to_kind(Kind::Float);
-        let into_a = mask.as_ref().map_or_else(|| x.shallow_clone(), |mask| x * mask);
-        let da = v.tr().mm(&into_a).to_kind(Kind::Float).g_mul_scalar_(cfg.scale);
+        let da = v
+            .tr()
+            .mm(&mask.dropped(x, &cfg))
+            .to_kind(Kind::Float)
+            .g_mul_scalar_(cfg.scale);
         let mut dx = dy.mm(&dense(&weight, kind));
         let a = scaled(&a.tensor, &cfg, kind);
-        let _ = match mask {
-            None => dx.addmm_(&v, &a),
-            Some(mask) => dx.g_add_(&v.mm(&a).g_mul_(&mask)),
+        let _ = if cfg.dropout == 0.0 {
+            dx.addmm_(&v, &a)
+        } else {
+            let mut update = v.mm(&a);
+            let dropped = cuda::dropout(&update, cfg.dropout, cfg.seed);
+            dx.g_add_(&dropped.unwrap_or_else(|| update.g_mul_(mask.of(x, &cfg))))
         };
         (new(dx), new(da), new(db))
     }

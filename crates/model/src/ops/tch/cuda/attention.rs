@@ -1,17 +1,18 @@
 //! Packed attention by flash attention's varlen form, or by cuDNN where all segments have one length, which is twice as fast on
 //! an H100. Both give and take the log-sum-exp as `[heads, tokens]`.
+use super::served_by;
 use super::shim::{self, Lengths};
-use crate::ops::attention::{AttentionCfg, Segments};
+use crate::ops::attention::{AttentionCfg, Segments, flash_serves};
 use crate::ops::switch;
 use burn::backend::LibTorch;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use tch::{Device, Kind, Tensor};
 
-/// cuDNN builds a plan for each shape it meets: only such lengths are given to it as are likely to come again.
-const CUDNN_STEP: usize = 64;
+/// cuDNN builds a plan for each shape it meets: only such lengths are given to it as are likely to come again. Before 9.15.1 its
+/// backward pass goes wrong in others.
+pub const CUDNN_STEP: usize = 128;
 const CUDNN_HEAD_DIM: usize = 128;
-const FLASH_HEAD_DIM: usize = 256;
 
 /// `(out, lse)`, of `q` `[tokens, heads * head_dim]`.
 pub fn attention_forward(q: &Tensor, k: &Tensor, v: &Tensor, cfg: &AttentionCfg) -> Option<(Tensor, Tensor)> {
@@ -87,7 +88,7 @@ enum Borders {
 
 impl Packed {
     fn new(cfg: &AttentionCfg, tokens: i64, key_rows: i64) -> Option<Self> {
-        if !cfg.head_dim.is_multiple_of(8) || cfg.head_dim > FLASH_HEAD_DIM {
+        if !flash_serves(cfg.head_dim) {
             return None;
         }
         let (borders, keys_used, longest, length) = match &cfg.segments {
@@ -95,7 +96,7 @@ impl Packed {
                 let queries = starts(list.iter().map(|s| &s.queries))?;
                 let keys = starts(list.iter().map(|s| &s.keys))?;
                 let (used, length) = (i64::from(*keys.last()?), keys[1]);
-                let alike = queries == keys && keys.windows(2).all(|w| w[1] - w[0] == length);
+                let alike = used == key_rows && queries == keys && keys.windows(2).all(|w| w[1] - w[0] == length);
                 let covered = i64::from(*queries.last()?) == tokens && used <= key_rows;
                 let longest = list.iter().map(|s| s.keys.len()).max().filter(|_| covered)?;
                 (
@@ -169,12 +170,11 @@ fn lengths(starts: &[i32], device: Device) -> Lengths {
     Lengths { starts, longest }
 }
 
-/// Switches `kernel` off if it fails.
 fn attempt<T>(kernel: &'static str, call: impl FnOnce() -> Result<T, String>) -> Option<T> {
     if !cfg!(tune_cuda) || !switch::is_on(kernel) {
         return None;
     }
-    call().map_err(|why| switch::off(kernel, why)).ok()
+    served_by(kernel, call())
 }
 
 /// The beginnings and the end of ranges that follow one another from 0 on.

@@ -176,8 +176,8 @@ impl Card {
         let result = f(driver);
         let mut popped = null_mut();
         // SAFETY: pushed above.
-        driver.check(unsafe { (driver.pop_context)(&mut popped) })?;
-        result
+        let ended = driver.check(unsafe { (driver.pop_context)(&mut popped) });
+        result.and_then(|made| ended.map(|()| made))
     }
 
     fn compile(&self) -> Result<Mutex<Functions>, String> {

@@ -12,8 +12,9 @@ pub(crate) mod shim;
 #[cfg(test)]
 mod tests;
 
-pub use attention::{attention_backward, attention_forward};
+pub use attention::{CUDNN_STEP, attention_backward, attention_forward};
 
+use crate::memory;
 use crate::ops::adamw::AdamWCfg;
 use crate::ops::switch;
 use launch::{Arg, Grid, Launcher, launch};
@@ -32,17 +33,23 @@ fn run<T>(kernel: &'static str, tensors: &[&Tensor], f: impl FnOnce(&dyn Launche
     attempt(kernel, first.device(), |launcher| f(launcher))
 }
 
-/// Switches `kernel` off if it fails.
 fn attempt<T>(kernel: &'static str, device: Device, f: impl FnOnce(&dyn Launcher) -> Result<T, String>) -> Option<T> {
     if !switch::is_on(kernel) {
         return None;
     }
-    match launcher(device)?.and_then(|launcher| f(&*launcher)) {
-        Ok(made) => Some(made),
+    served_by(kernel, launcher(device)?.and_then(|launcher| f(&*launcher)))
+}
+
+/// Switches `kernel` off where it failed. For want of memory it did not: that goes on as a panic, as LibTorch's own operations
+/// tell of it, and the micro-batch is halved.
+fn served_by<T>(kernel: &'static str, made: Result<T, String>) -> Option<T> {
+    match made {
+        Err(why) if memory::is_wanting(&why) => std::panic::panic_any(why),
         Err(why) => {
             switch::off(kernel, why);
             None
         }
+        Ok(made) => Some(made),
     }
 }
 
@@ -61,9 +68,22 @@ fn rows_and_cols(x: &Tensor) -> (i64, i64) {
     (x.numel() as i64 / cols.max(1), cols)
 }
 
+/// The kernel for a weight of the rows' dtype, or in f32 beside bf16 rows (Gemma).
+fn by_weight(x: &Tensor, weight: &Tensor, [same, exact]: [&'static str; 2]) -> Option<&'static str> {
+    if weight.device() != x.device() {
+        return None;
+    }
+    match (x.kind(), weight.kind()) {
+        (x, weight) if x == weight => Some(same),
+        (Kind::BFloat16, Kind::Float) => Some(exact),
+        _ => None,
+    }
+}
+
 /// As [`crate::ops::rms_norm`].
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Option<Tensor> {
-    run("rms_norm.cuda", &[x, weight], |on| {
+    let kernel = by_weight(x, weight, ["rms_norm", "rms_norm_exact"])?;
+    run("rms_norm.cuda", &[x], |on| {
         let (x, weight) = (x.contiguous(), weight.contiguous());
         let (rows, cols) = rows_and_cols(&x);
         let y = x.empty_like();
@@ -75,14 +95,15 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Option<Tensor> {
             (eps as f32).into(),
         ];
         // SAFETY: the shapes above; this holds for every launch below.
-        unsafe { launch(on, "rms_norm", x.kind(), Grid::of_rows(rows, cols)?, args) }?;
+        unsafe { launch(on, kernel, x.kind(), Grid::of_rows(rows, cols)?, args) }?;
         Ok(y)
     })
 }
 
 /// The gradient of `x`.
 pub fn rms_norm_backward(x: &Tensor, weight: &Tensor, dy: &Tensor, eps: f64) -> Option<Tensor> {
-    run("rms_norm.cuda", &[x, weight, dy], |on| {
+    let kernel = by_weight(x, weight, ["rms_norm_backward", "rms_norm_exact_backward"])?;
+    run("rms_norm.cuda", &[x, dy], |on| {
         let (x, weight, dy) = (x.contiguous(), weight.contiguous(), dy.contiguous());
         let (rows, cols) = rows_and_cols(&x);
         let dx = x.empty_like();
@@ -94,7 +115,7 @@ pub fn rms_norm_backward(x: &Tensor, weight: &Tensor, dy: &Tensor, eps: f64) -> 
             cols.into(),
             (eps as f32).into(),
         ];
-        unsafe { launch(on, "rms_norm_backward", x.kind(), Grid::of_rows(rows, cols)?, args) }?;
+        unsafe { launch(on, kernel, x.kind(), Grid::of_rows(rows, cols)?, args) }?;
         Ok(dx)
     })
 }

@@ -84,16 +84,14 @@ mod with {
             dv: *mut New,
         ) -> Message;
         fn tune_leave_default_stream(device: c_int) -> Message;
-        fn tune_graph_begin(graph: *mut Handle, beside: Handle) -> Message;
+        fn tune_graph_begin(device: c_int, graph: *mut Handle, beside: Handle) -> Message;
         fn tune_graph_end(graph: Handle) -> Message;
         fn tune_graph_replay(graph: Handle) -> Message;
         fn tune_graph_free(graph: Handle) -> Message;
         fn tune_allocated(device: c_int, now: *mut i64, peak: *mut i64) -> Message;
         fn tune_reset_peak(device: c_int) -> Message;
         fn tune_empty_cache() -> Message;
-        fn tune_event_record(device: c_int, event: *mut Handle) -> Message;
-        fn tune_event_elapsed(start: Handle, end: Handle, milliseconds: *mut f64) -> Message;
-        fn tune_event_free(event: Handle) -> Message;
+        fn tune_no_cudnn_in_aten() -> Message;
     }
 
     fn check(message: Message) -> Result<(), String> {
@@ -208,6 +206,11 @@ mod with {
         check(unsafe { tune_empty_cache() })
     }
 
+    /// ATen's own attention, as while decoding, leaves cuDNN alone from here on.
+    pub fn no_cudnn_in_aten() -> Result<(), String> {
+        check(unsafe { tune_no_cudnn_in_aten() })
+    }
+
     /// What was launched between its beginning and its end, to be launched again at once.
     pub struct Graph(Handle);
 
@@ -215,11 +218,11 @@ mod with {
     unsafe impl Send for Graph {}
 
     impl Graph {
-        /// Work of this thread's stream is recorded instead of run, until [`Self::end`]; with the memory of another one, `beside`.
-        pub fn begin(beside: Option<&Self>) -> Result<Self, String> {
+        /// Work of this thread's stream on a card is recorded instead of run, until [`Self::end`]; with the memory of another one, `beside`.
+        pub fn begin(device: i32, beside: Option<&Self>) -> Result<Self, String> {
             let mut graph = null_mut();
             let beside = beside.map_or(null_mut(), |graph| graph.0);
-            check(unsafe { tune_graph_begin(&mut graph, beside) })?;
+            check(unsafe { tune_graph_begin(device, &mut graph, beside) })?;
             Ok(Self(graph))
         }
         pub fn end(&mut self) -> Result<(), String> {
@@ -233,29 +236,6 @@ mod with {
         fn drop(&mut self) {
             // Nobody is left to tell of a failure.
             let _ = check(unsafe { tune_graph_free(self.0) });
-        }
-    }
-
-    /// A moment in the work of a card's current stream.
-    pub struct Event(Handle);
-
-    impl Event {
-        pub fn record(device: i32) -> Result<Self, String> {
-            let mut event = null_mut();
-            check(unsafe { tune_event_record(device, &mut event) })?;
-            Ok(Self(event))
-        }
-        /// Waits for `end`; milliseconds between the two.
-        pub fn until(&self, end: &Self) -> Result<f64, String> {
-            let mut milliseconds = 0.0;
-            check(unsafe { tune_event_elapsed(self.0, end.0, &mut milliseconds) })?;
-            Ok(milliseconds)
-        }
-    }
-    impl Drop for Event {
-        fn drop(&mut self) {
-            // As above.
-            let _ = check(unsafe { tune_event_free(self.0) });
         }
     }
 }
@@ -299,28 +279,20 @@ mod without {
     pub fn empty_cache() -> Result<(), String> {
         none()
     }
+    pub fn no_cudnn_in_aten() -> Result<(), String> {
+        none()
+    }
 
     /// Never made.
     pub enum Graph {}
     impl Graph {
-        pub fn begin(_: Option<&Self>) -> Result<Self, String> {
+        pub fn begin(_: i32, _: Option<&Self>) -> Result<Self, String> {
             none()
         }
         pub fn end(&mut self) -> Result<(), String> {
             match *self {}
         }
         pub fn replay(&mut self) -> Result<(), String> {
-            match *self {}
-        }
-    }
-
-    /// Never made.
-    pub enum Event {}
-    impl Event {
-        pub fn record(_: i32) -> Result<Self, String> {
-            none()
-        }
-        pub fn until(&self, _: &Self) -> Result<f64, String> {
             match *self {}
         }
     }

@@ -36,6 +36,24 @@ fn rms_norm_equals_the_reference() {
     }
 }
 
+/// As Gemma has it.
+#[test]
+fn rms_norm_beside_a_weight_in_f32_equals_the_reference() {
+    for shape in [[3, 1], [11, 37], [2, 8200]] {
+        let weight = random::<1>(2, [shape[1]]);
+        let ran = host::with(|| {
+            assert_parity(
+                &[random(1, shape)],
+                |p, i| rms_norm(i[0].clone(), &p.exact(&weight), 1e-5),
+                |i| rms_norm::reference(i[0].clone(), &weight, 1e-5),
+                1e-4,
+            );
+        });
+        let bf16 = ["rms_norm_exact_backward_bf16", "rms_norm_exact_bf16"];
+        assert!(bf16.iter().all(|kernel| ran.contains(&kernel.to_string())), "{ran:?}");
+    }
+}
+
 #[test]
 fn rope_equals_the_reference() {
     for (half, dim) in [(4, 8), (3, 8), (32, 64), (5, 21)] {
@@ -400,8 +418,7 @@ fn without_a_card_every_call_says_why() {
         shim::leave_default_stream(0).err(),
         shim::allocated(0).err(),
         shim::reset_peak(0).err(),
-        shim::Graph::begin(None).err(),
-        shim::Event::record(0).err(),
+        shim::Graph::begin(0, None).err(),
     ];
     for (i, message) in messages.iter().enumerate() {
         let message = message.as_ref().unwrap_or_else(|| panic!("call {i} succeeded"));

@@ -84,19 +84,7 @@ fn everywhere<'a>(cases: &'a [&str]) -> impl Iterator<Item = (&'a str, Device)> 
 }
 
 pub fn all_linear(r: usize) -> LoraSpec {
-    LoraSpec {
-        r,
-        alpha: 2.0 * r as f64,
-        dropout: 0.0,
-        rslora: false,
-        dora: false,
-        init: Default::default(),
-        targets: Targets::AllLinear,
-        layers: None,
-        rank_pattern: Vec::new(),
-        alpha_pattern: Vec::new(),
-        seed: 1,
-    }
+    LoraSpec::all_linears(r)
 }
 
 /// Sequences and learn-masks end to end in one batch.

@@ -3,7 +3,7 @@ use anyhow::{Context, ensure};
 use burn::tensor::Device;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use tune_model::lora::{LoraSpec, Targets};
+use tune_model::lora::LoraSpec;
 use tune_model::{CausalLm, Checkpoint, Input, Keep, Noise, OpenOptions, Precision};
 
 const HIDDEN: usize = 16;
@@ -33,7 +33,13 @@ pub fn run(device: &Device, precision: Precision) -> anyhow::Result<Outcome> {
             ..Default::default()
         },
     )?;
-    let mut model = CausalLm::load(&base, Some(&lora()), device, precision, &mut |_, _| {})?;
+    let mut model = CausalLm::load(
+        &base,
+        Some(&LoraSpec::all_linears(4)),
+        device,
+        precision,
+        &mut |_, _| {},
+    )?;
     let input = input();
     let keep = Keep {
         blocks: LAYERS,
@@ -60,22 +66,6 @@ pub fn run(device: &Device, precision: Precision) -> anyhow::Result<Outcome> {
         before: mean(loss.sum),
         after: mean(after.sum),
     })
-}
-
-fn lora() -> LoraSpec {
-    LoraSpec {
-        r: 4,
-        alpha: 8.0,
-        dropout: 0.0,
-        rslora: false,
-        dora: false,
-        init: Default::default(),
-        targets: Targets::AllLinear,
-        layers: None,
-        rank_pattern: Vec::new(),
-        alpha_pattern: Vec::new(),
-        seed: 1,
-    }
 }
 
 fn input() -> Input {

@@ -42,6 +42,25 @@ pub struct LoraSpec {
     pub seed: u64,
 }
 
+impl LoraSpec {
+    /// Plain LoRA of rank `r` on all linears, alpha twice that.
+    pub fn all_linears(r: usize) -> Self {
+        Self {
+            r,
+            alpha: 2.0 * r as f64,
+            dropout: 0.0,
+            rslora: false,
+            dora: false,
+            init: Init::default(),
+            targets: Targets::AllLinear,
+            layers: None,
+            rank_pattern: Vec::new(),
+            alpha_pattern: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
 /// What is trained of one linear, or a gradient or moments of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Factors<T = Tensor<2>> {

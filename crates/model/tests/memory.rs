@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use tune_model::causal_lm::sizes;
-use tune_model::lora::{LoraSpec, Targets};
+use tune_model::lora::LoraSpec;
 use tune_model::memory::{Micro, footprint};
 use tune_model::{CausalLm, Checkpoint, DeviceKind, Input, Keep, Noise, OpenOptions, Precision};
 
@@ -73,17 +73,9 @@ fn write_model(config: &Value) -> tempfile::TempDir {
 
 fn lora(dropout: f64, layers: Option<Vec<usize>>) -> LoraSpec {
     LoraSpec {
-        r: 8,
-        alpha: 16.0,
         dropout,
-        rslora: false,
-        dora: false,
-        init: Default::default(),
-        targets: Targets::AllLinear,
         layers,
-        rank_pattern: Vec::new(),
-        alpha_pattern: Vec::new(),
-        seed: 1,
+        ..LoraSpec::all_linears(8)
     }
 }
 

@@ -402,7 +402,6 @@ fn spread(mut values: Vec<f64>) -> Spread {
 mod tests {
     use super::*;
     use serde_json::json;
-    use tune_model::lora::Targets;
 
     #[test]
     fn a_step_of_a_made_up_model_is_measured_whole() {
@@ -414,19 +413,7 @@ mod tests {
             }),
         )
         .unwrap();
-        let lora = LoraSpec {
-            r: 4,
-            alpha: 8.0,
-            dropout: 0.0,
-            rslora: false,
-            dora: false,
-            init: Default::default(),
-            targets: Targets::AllLinear,
-            layers: None,
-            rank_pattern: Vec::new(),
-            alpha_pattern: Vec::new(),
-            seed: 1,
-        };
+        let lora = LoraSpec::all_linears(4);
         let subject = Subject {
             base: &base,
             lora: &lora,

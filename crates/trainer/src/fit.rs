@@ -92,25 +92,13 @@ mod tests {
     use serde_json::json;
     use tune_model::Precision;
     use tune_model::causal_lm::sizes_of_shape;
-    use tune_model::lora::{LoraSpec, Targets};
+    use tune_model::lora::LoraSpec;
     use tune_model::precision::{Dtype, Quantize};
 
     const GIB: u64 = 1 << 30;
 
     fn sizes(config: serde_json::Value, precision: Precision) -> Sizes {
-        let lora = LoraSpec {
-            r: 16,
-            alpha: 32.0,
-            dropout: 0.0,
-            rslora: false,
-            dora: false,
-            init: Default::default(),
-            targets: Targets::AllLinear,
-            layers: None,
-            rank_pattern: Vec::new(),
-            alpha_pattern: Vec::new(),
-            seed: 1,
-        };
+        let lora = LoraSpec::all_linears(16);
         sizes_of_shape(config, Some(&lora), precision).unwrap()
     }
 

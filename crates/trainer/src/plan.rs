@@ -293,9 +293,18 @@ fn memory_plan(sources: &Sources<'_>, lengths: &Lengths, warnings: &mut Vec<Stri
             keep
         }
     };
+    let footprint = room.footprint(longest, keep);
+    let on_host = memory::available().filter(|_| *kind == DeviceKind::of(sources.device));
+    if let Some(available) = on_host.filter(|available| footprint.host > *available) {
+        warnings.push(format!(
+            "{:.1} GB of host memory are to take what does not fit on the device, and {:.1} GB are free",
+            footprint.host as f64 / 1e9,
+            available as f64 / 1e9
+        ));
+    }
     Ok(MemoryPlan {
         keep,
-        footprint: room.footprint(longest, keep),
+        footprint,
         recorded: room.recorded(longest, keep),
         usable,
         longest: usable.map(|_| room.longest(train.batch_size, longest).min(sizes.shape.context)),

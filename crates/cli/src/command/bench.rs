@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Instant;
 use tune_data::Batch;
-use tune_model::lora::{LoraSpec, Targets};
+use tune_model::lora::LoraSpec;
 use tune_model::ops::switch;
 use tune_model::{Checkpoint, DeviceKind, Precision, noise, staging};
 use tune_trainer::bench::{self, Decoding, DecodingReport, Planned, Spread, Steps, Subject, Training, TrainingReport};
@@ -102,7 +102,7 @@ fn of_shape(args: &Bench, shape: Shape, printer: &Printer, started: Instant) -> 
         .map_err(|error| Failure::caused("no such precision here", "use --dtype auto", error))?;
     let config = shapes::config(shape);
     let base = Checkpoint::outline(&name, config.clone())?;
-    let lora = lora(with.lora);
+    let lora = LoraSpec::all_linears(with.lora);
     let subject = Subject {
         base: &base,
         lora: &lora,
@@ -184,22 +184,6 @@ fn steps(args: &Bench) -> Steps {
         warm_up: args.warm_up,
         measured: args.steps,
         by_op: args.by_op,
-    }
-}
-
-fn lora(r: usize) -> LoraSpec {
-    LoraSpec {
-        r,
-        alpha: 2.0 * r as f64,
-        dropout: 0.0,
-        rslora: false,
-        dora: false,
-        init: Default::default(),
-        targets: Targets::AllLinear,
-        layers: None,
-        rank_pattern: Vec::new(),
-        alpha_pattern: Vec::new(),
-        seed: 0,
     }
 }
 

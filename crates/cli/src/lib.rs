@@ -79,7 +79,24 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The config that a command runs by.
+fn config(command: &Command) -> Option<&args::Config> {
+    match command {
+        Command::Train(args) => Some(&args.config),
+        Command::Data(args::Data::Raft(args)) => Some(&args.config),
+        Command::Index(args) => Some(&args.config),
+        Command::Search(args) => Some(&args.config),
+        Command::Ask(args) => Some(&args.config),
+        Command::Eval(args) => args.config.as_ref(),
+        _ => None,
+    }
+}
+
 fn run(command: Command, printer: &Printer, started: std::time::Instant) -> anyhow::Result<End> {
+    if let Some(config) = config(&command).filter(|config| config.show_settings) {
+        printer.stream(&resolve::resolve(&config.config, &config.set.set)?.show())?;
+        return Ok(End::Done);
+    }
     match command {
         Command::Train(args) => command::train::run(&args, printer, started),
         Command::Data(args) => command::data::run(&args, printer),

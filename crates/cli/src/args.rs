@@ -242,15 +242,16 @@ Examples:
 
 Exit codes: 0 shown better, 3 not shown, 4 worse, 2 fault. Stopped at any moment, the same command goes on.")]
 pub struct Eval {
+    /// The config (TOML); paths in it are relative to the folder you start in
+    #[arg(required_unless_present = "report")]
+    pub config: Option<PathBuf>,
     #[command(flatten)]
-    pub config: Option<Config>,
+    pub set: Set,
+    /// Print every setting with where it came from, as TOML that can be run, and stop
+    #[arg(long)]
+    pub show_settings: bool,
     /// Write report.md and report.html again from the results.json in this folder, instead of evaluating
-    #[arg(
-        long,
-        value_name = "DIR",
-        required_unless_present = "config",
-        conflicts_with = "config"
-    )]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "set", "show_settings"])]
     pub report: Option<PathBuf>,
 }
 

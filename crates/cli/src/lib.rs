@@ -27,6 +27,7 @@ mod watch;
 use args::{Cli, Command};
 use clap::Parser;
 use printer::Printer;
+use std::path::Path;
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -79,22 +80,23 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The config that a command runs by.
-fn config(command: &Command) -> Option<&args::Config> {
-    match command {
-        Command::Train(args) => Some(&args.config),
-        Command::Data(args::Data::Raft(args)) => Some(&args.config),
-        Command::Index(args) => Some(&args.config),
-        Command::Search(args) => Some(&args.config),
-        Command::Ask(args) => Some(&args.config),
-        Command::Eval(args) => args.config.as_ref(),
-        _ => None,
-    }
+/// The config whose settings are asked for in place of a run by them.
+fn shown(command: &Command) -> Option<(&Path, &args::Set)> {
+    let config = match command {
+        Command::Train(args) => &args.config,
+        Command::Data(args::Data::Raft(args)) => &args.config,
+        Command::Index(args) => &args.config,
+        Command::Search(args) => &args.config,
+        Command::Ask(args) => &args.config,
+        Command::Eval(args) if args.show_settings => return Some((args.config.as_deref()?, &args.set)),
+        _ => return None,
+    };
+    config.show_settings.then_some((&config.config, &config.set))
 }
 
 fn run(command: Command, printer: &Printer, started: std::time::Instant) -> anyhow::Result<End> {
-    if let Some(config) = config(&command).filter(|config| config.show_settings) {
-        printer.stream(&resolve::resolve(&config.config, &config.set.set)?.show())?;
+    if let Some((config, set)) = shown(&command) {
+        printer.stream(&resolve::resolve(config, &set.set)?.show())?;
         return Ok(End::Done);
     }
     match command {

@@ -874,7 +874,10 @@ fn advice_looks_at_what_was_used() {
         said.contains("hybrid finds 98 % of the gold passages among the first 5"),
         "{said}"
     );
-    assert!(said.contains("the form is missing: Regex 12 for base"), "{said}");
+    assert!(
+        said.contains("the form is missing: Regex adherence 12 for base"),
+        "{said}"
+    );
     assert!(said.contains("1,000 answers of rag cost"), "{said}");
     assert_eq!(advice.cautions, Vec::<String>::new());
     results.facts.retriever = "bm25".into();

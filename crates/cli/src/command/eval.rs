@@ -1,8 +1,9 @@
 //! `tune eval`: the arms of a config on its questions, and a verdict with an exit code.
 use crate::answerer::{Models, Wanted};
-use crate::args::{Config, Eval as Args};
+use crate::args::Eval as Args;
 use crate::command::doctor::machine;
 use crate::command::index::costs;
+use crate::errors::Failure;
 use crate::library::Opened;
 use crate::printer::{Printer, duration, row};
 use crate::resolve::Resolved;
@@ -26,9 +27,9 @@ use tune_trainer::watch::{Event, Watch};
 
 pub fn run(args: &Args, printer: &Printer) -> anyhow::Result<End> {
     match (&args.config, &args.report) {
-        (Some(config), _) => measure(config, printer),
-        (None, Some(folder)) => render(folder, printer),
-        (None, None) => Ok(End::Done),
+        (_, Some(folder)) => render(folder, printer),
+        (Some(config), None) => measure(config, &args.set.set, printer),
+        (None, None) => Err(Failure::error("no config", "name one, or give --report DIR")),
     }
 }
 
@@ -39,8 +40,8 @@ fn render(folder: &Path, printer: &Printer) -> anyhow::Result<End> {
     told(&results, folder, printer)
 }
 
-fn measure(args: &Config, printer: &Printer) -> anyhow::Result<End> {
-    let resolved = resolve::resolve(&args.config, &args.set.set)?;
+fn measure(config: &Path, set: &[String], printer: &Printer) -> anyhow::Result<End> {
+    let resolved = resolve::resolve(config, set)?;
     let (settings, eval) = (&resolved.settings, &resolved.eval);
     eval.validate()?;
     let questions = read_questions(&eval.questions)?;
@@ -71,7 +72,7 @@ fn measure(args: &Config, printer: &Printer) -> anyhow::Result<End> {
             training: &training,
             judge: judge.as_mut().map(|judge| judge as &mut dyn Ask),
             facts: Facts {
-                config: args.config.clone(),
+                config: config.to_path_buf(),
                 retriever: library.as_ref().and_then(used).unwrap_or_default(),
                 ..facts(
                     &resolved,

@@ -256,6 +256,23 @@ fn an_adapter_of_another_base_is_told() {
     );
 }
 
+#[test]
+fn settings_are_shown_by_each_command_that_runs_by_a_config() {
+    let dir = workplace(4, 2);
+    let shown = |args: &[&str]| {
+        finished(
+            dir.path(),
+            &[args, &["--show-settings", "--set", "rag.top_k=3"]].concat(),
+        )
+        .0
+    };
+    let ask = ["ask", "config.toml", "item 3?"];
+    for args in [INDEX, EVAL, SEARCH, &ask] {
+        let settings: toml::Table = shown(args).parse().unwrap();
+        assert_eq!(settings["rag"]["top_k"].as_integer(), Some(3), "{args:?}");
+    }
+}
+
 /// What the guide names for each of its use cases.
 #[test]
 fn advice_for_the_five_use_cases() {

@@ -175,15 +175,13 @@ mod tests {
     fn the_part_around_the_first_mark_is_shown_with_its_marks() {
         let text = format!("{} the refund ü takes {}", "padding ".repeat(200), "more ".repeat(300));
         let at = text.find("refund").unwrap();
-        let plain = marked(&text, &[at..at + 6], &Style { on: false });
+        let shown = |text, mark, on| marked(text, std::slice::from_ref(&mark), &Style { on });
+        let plain = shown(&text, at..at + 6, false);
         assert!(plain.starts_with("    … padding") && plain.ends_with(" …"), "{plain}");
         assert!(plain.contains("the ⟦refund⟧ ü takes more"), "{plain}");
         assert!(plain.chars().count() < SHOWN + 20);
-        assert!(marked(&text, &[at..at + 6], &Style { on: true }).contains("\u{1b}[1;33mrefund"));
-        assert_eq!(
-            marked("a\nrefund", &[2..8], &Style { on: false }),
-            "    a\n    ⟦refund⟧"
-        );
+        assert!(shown(&text, at..at + 6, true).contains("\u{1b}[1;33mrefund"));
+        assert_eq!(shown("a\nrefund", 2..8, false), "    a\n    ⟦refund⟧");
         assert_eq!(marked("nothing", &[], &Style { on: false }), "    nothing");
     }
 

@@ -475,7 +475,8 @@ fn doctor_and_help() {
         "{text}"
     );
     for command in [
-        "", "train", "data", "generate", "chat", "export", "bench", "doctor", "init",
+        "", "train", "data", "index", "search", "ask", "eval", "advise", "log", "generate", "chat", "export", "bench",
+        "doctor", "init",
     ] {
         let args: Vec<&str> = [command, "--help"].into_iter().filter(|a| !a.is_empty()).collect();
         assert!(output(dir.path(), &args).status.success(), "{command}");

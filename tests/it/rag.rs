@@ -4,6 +4,7 @@
 use crate::cli::{output, told, tune};
 use crate::golden::folder;
 use serde_json::{Value, json};
+use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -256,6 +257,132 @@ fn an_adapter_of_another_base_is_told() {
 }
 
 #[test]
+fn settings_are_shown_by_each_command_that_runs_by_a_config() {
+    let dir = workplace(4, 2);
+    let shown = |args: &[&str]| {
+        finished(
+            dir.path(),
+            &[args, &["--show-settings", "--set", "rag.top_k=3"]].concat(),
+        )
+        .0
+    };
+    let ask = ["ask", "config.toml", "item 3?"];
+    for args in [INDEX, EVAL, SEARCH, &ask] {
+        let settings: toml::Table = shown(args).parse().unwrap();
+        assert_eq!(settings["rag"]["top_k"].as_integer(), Some(3), "{args:?}");
+    }
+}
+
+/// What the guide names for each of its use cases.
+#[test]
+fn advice_for_the_five_use_cases() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    for (case, wanted) in [
+        ("support", "hybrid"),
+        ("legal", "rag"),
+        ("reviews", "fine-tuning"),
+        ("finance", "hybrid"),
+        ("knowledge", "rag"),
+    ] {
+        let config = format!("configs/{case}/config.toml");
+        let (data, _, _) = finished(&root, &["advise", &config, "--json"]);
+        let advice: Value = serde_json::from_str(&data).unwrap();
+        assert_eq!(advice["approach"], wanted, "{case}");
+        for command in advice["next"].as_array().unwrap() {
+            assert!(command.as_str().unwrap().contains(&config), "{command}");
+        }
+    }
+}
+
+/// Its end is an answer too: what was offered.
+#[test]
+fn advice_asks_again_what_it_did_not_understand() {
+    let dir = workplace(4, 2);
+    let mut child = tune(dir.path(), &["advise", "config.toml", "--ask"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"maybe\nno\nY\n").unwrap();
+    drop(stdin);
+    let out = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{said}");
+    insta::assert_snapshot!("advice_asked", said);
+}
+
+/// From what was measured: the config is known by its name, and limits of it are kept.
+#[test]
+fn advice_on_a_report_names_its_config() {
+    let dir = workplace(20, 4);
+    let dir = dir.path();
+    let config = std::fs::read_to_string(dir.join("config.toml")).unwrap();
+    let limits = "[advise]\nbudget_per_1000 = 0.5\n[log]\npath = \"asked.jsonl\"\n";
+    std::fs::write(dir.join("config.toml"), config + limits).unwrap();
+    finished(dir, INDEX);
+    finished(dir, EVAL);
+    let (data, _, _) = finished(dir, &["advise", "eval"]);
+    assert!(
+        data.contains("tune index config.toml") || data.contains("tune log export asked.jsonl"),
+        "{data}"
+    );
+    assert!(data.contains("prices are not measured: set eval.rates"), "{data}");
+    let (data, _, _) = finished(dir, &["advise", "eval/results.json", "--budget", "0"]);
+    assert!(!data.contains("prices"), "{data}");
+    std::fs::create_dir(dir.join("empty")).unwrap();
+    let said = [
+        told(dir, &["advise", "eval/report.html"]),
+        told(dir, &["advise", "empty"]),
+        told(dir, &["advise", "eval", "--ask"]),
+        told(dir, &["advise", "eval", "--set", "advise.budget_per_1000=1"]),
+    ];
+    insta::assert_snapshot!("advice_on_a_report", said.join("\n"));
+
+    // The pages come from the numbers.
+    let page = || std::fs::read_to_string(dir.join("eval/report.md")).unwrap();
+    let before = page();
+    std::fs::remove_file(dir.join("eval/report.md")).unwrap();
+    finished(dir, &["eval", "--report", "eval"]);
+    assert_eq!(page(), before);
+}
+
+/// Kept by the config, redacted by it, and never in clear beside.
+#[test]
+fn a_log_is_kept_as_the_config_says() {
+    let dir = workplace(20, 4);
+    let dir = dir.path();
+    let config = std::fs::read_to_string(dir.join("config.toml")).unwrap();
+    let log = "[log]\npath = \"log.jsonl\"\nredact = true\n";
+    std::fs::write(dir.join("config.toml"), config + log).unwrap();
+    finished(dir, INDEX);
+    let (_, talk, _) = finished(dir, &["ask", "config.toml", "item 3?"]);
+    let id = talk.split("logged as ").nth(1).unwrap().split(' ').next().unwrap();
+    let (_, talk, _) = finished(dir, &["ask", "config.toml", "item 3?", "--set", "log.path="]);
+    assert!(!talk.contains("logged"), "{talk}");
+    finished(dir, &["ask", "config.toml", "item 2?", "--log", "other.jsonl"]);
+    let kept = std::fs::read_to_string(dir.join("log.jsonl")).unwrap();
+    assert!(kept.lines().count() == 1 && !kept.contains("item 3?"), "{kept}");
+    let secret = ["log", "feedback", "log.jsonl", id, "bad", "--correction", "My secret"];
+    let said = [
+        told(dir, &secret),
+        told(dir, &["log", "feedback", "log.jsonl", id, "good"]),
+        told(dir, &["log", "export", "log.jsonl"]),
+        told(
+            dir,
+            &["ask", "config.toml", "item 3?", "--redact", "--set", "log.path="],
+        ),
+    ];
+    insta::assert_snapshot!("log_redacted", said.join("\n").replace(id, "ID"));
+    assert!(
+        !std::fs::read_to_string(dir.join("log.jsonl"))
+            .unwrap()
+            .contains("secret")
+    );
+}
+
+#[test]
 fn what_is_wrong_is_said() {
     let dir = workplace(4, 2);
     let dir = dir.path();
@@ -303,6 +430,8 @@ fn what_is_wrong_is_said() {
         told(dir, &["advise", "config.toml", "--set", "advise.latency_seconds=-1"]),
         told(dir, &["log", "stats", "nowhere.jsonl"]),
         told(dir, &["log", "feedback", "log.jsonl", "id", "good"]),
+        told(dir, &["log", "stats", "log.jsonl"]),
+        told(dir, &["log", "stats", "config.toml"]),
     ]);
     insta::assert_snapshot!("rag_what_is_wrong", said.join("\n"));
     // A folder that is not there is made for what is written.

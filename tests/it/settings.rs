@@ -39,6 +39,7 @@ fn every_key_is_read_by_some_code() {
             "raft": tune_rag::raft::Raft::default(),
             "eval": tune_rag::eval::settings::Eval::default(),
             "advise": tune_rag::advise::Task::default(),
+            "log": tune_rag::log::Logging::default(),
         })),
     ];
     let sections = sections.map(|section| section.unwrap());

@@ -6,8 +6,8 @@ use tune_model::DeviceKind;
 /// Said on every `--version`: PyTorch's torchtune installs a `tune` too.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (LoRA trainer in Rust; not torchtune)");
 
-/// Fine-tunes language models with LoRA on prompt/response data, and exports what PEFT, transformers, llama.cpp
-/// and mistral.rs load.
+/// Fine-tunes language models with LoRA and exports what PEFT, transformers, llama.cpp and mistral.rs load; answers
+/// questions from your documents; and measures which of base, RAG, fine-tuned and both together answers best.
 #[derive(Debug, Parser)]
 #[command(name = "tune", version = VERSION, max_term_width = 100, propagate_version = true)]
 #[command(after_help = "\
@@ -16,6 +16,11 @@ A first run:
   tune data check my.toml
   tune train my.toml
   tune chat --adapter runs/my
+
+Answers from documents, and a comparison, with the config of an invented support desk:
+  tune index configs/support/config.toml
+  tune ask configs/support/config.toml \"How long do refunds take?\"
+  tune eval configs/support/config.toml
 
 Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 error, 2 faults found or wrong usage, 130 interrupted.")]
 pub struct Cli {
@@ -64,7 +69,7 @@ pub enum When {
 pub enum Command {
     /// Train an adapter as a config says
     Train(Train),
-    /// Look at data before training on it
+    /// Look at training data, or make it (raft)
     #[command(subcommand)]
     Data(Data),
     /// Read documents into an index to retrieve from; touches only what changed
@@ -116,6 +121,9 @@ pub struct Config {
     pub config: PathBuf,
     #[command(flatten)]
     pub set: Set,
+    /// Print every setting with where it came from, as TOML that can be run, and stop
+    #[arg(long)]
+    pub show_settings: bool,
 }
 
 #[derive(Debug, Args)]
@@ -143,7 +151,7 @@ pub struct Train {
     #[command(flatten)]
     pub config: Config,
     /// Go on from the last checkpoint of this run folder, or from this checkpoint
-    #[arg(long, value_name = "RUN")]
+    #[arg(long, value_name = "RUN", conflicts_with = "show_settings")]
     pub resume: Option<PathBuf>,
     /// Start in a run folder that exists, or resume although data or settings changed
     #[arg(long)]
@@ -154,11 +162,8 @@ pub struct Train {
     /// With --dry-run: plan for a kind of device that need not be here
     #[arg(long = "for", value_name = "KIND", requires = "dry_run")]
     pub planned_for: Option<Kind>,
-    /// Print every setting with where it came from, as TOML that can be run, and stop
-    #[arg(long, conflicts_with_all = ["resume", "dry_run"])]
-    pub show_settings: bool,
     /// Print the plan and stop; reads the data and the base's headers, no weights
-    #[arg(long)]
+    #[arg(long, conflicts_with = "show_settings")]
     pub dry_run: bool,
     #[command(flatten)]
     pub ops: Ops,
@@ -229,11 +234,11 @@ pub struct Ask {
     /// Who answers: base, rag, tuned or hybrid
     #[arg(long, default_value = "rag")]
     pub arm: String,
-    /// Add question, passages, answer and timings to this interaction log
+    /// Add question, passages, answer and timings to this interaction log, instead of log.path
     #[arg(long, value_name = "FILE.jsonl")]
     pub log: Option<PathBuf>,
-    /// Log hashes in place of texts
-    #[arg(long, requires = "log")]
+    /// Log hashes in place of texts, as log.redact does
+    #[arg(long)]
     pub redact: bool,
     /// The whole interaction as one JSON object
     #[arg(long)]
@@ -245,11 +250,21 @@ pub struct Ask {
 Examples:
   tune eval configs/support/config.toml
   tune eval configs/support/config.toml --set eval.arms=base,rag --set eval.output=runs/rag
+  tune eval --report runs/support-eval               report.md and report.html again, without a model
 
 Exit codes: 0 shown better, 3 not shown, 4 worse, 2 fault. Stopped at any moment, the same command goes on.")]
 pub struct Eval {
+    /// The config (TOML); paths in it are relative to the folder you start in
+    #[arg(required_unless_present = "report")]
+    pub config: Option<PathBuf>,
     #[command(flatten)]
-    pub config: Config,
+    pub set: Set,
+    /// Print every setting with where it came from, as TOML that can be run, and stop
+    #[arg(long)]
+    pub show_settings: bool,
+    /// Write report.md and report.html again from the results.json in this folder, instead of evaluating
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "set", "show_settings"])]
+    pub report: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -257,7 +272,7 @@ pub struct Eval {
 Examples:
   tune advise configs/support/config.toml            from [advise] and what can be counted
   tune advise configs/support/config.toml --ask      questions in the terminal
-  tune advise runs/support-eval                      from what was measured")]
+  tune advise runs/support-eval                      from what was measured; limits of [advise] or --latency, --budget")]
 pub struct Advise {
     /// A config, or the results of an evaluation (folder or results.json)
     pub config_or_report: PathBuf,
@@ -269,6 +284,9 @@ pub struct Advise {
     /// Longest wait for an answer, in seconds; 0 = any
     #[arg(long, value_name = "SECONDS", value_parser = at_least_zero)]
     pub latency: Option<f64>,
+    /// Most that 1,000 answers may cost, in the currency of eval.rates; 0 = any
+    #[arg(long, value_name = "PRICE", value_parser = at_least_zero)]
+    pub budget: Option<f64>,
     /// The advice as JSON
     #[arg(long)]
     pub json: bool,

@@ -27,6 +27,7 @@ mod watch;
 use args::{Cli, Command};
 use clap::Parser;
 use printer::Printer;
+use std::path::Path;
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -79,7 +80,25 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The config whose settings are asked for in place of a run by them.
+fn shown(command: &Command) -> Option<(&Path, &args::Set)> {
+    let config = match command {
+        Command::Train(args) => &args.config,
+        Command::Data(args::Data::Raft(args)) => &args.config,
+        Command::Index(args) => &args.config,
+        Command::Search(args) => &args.config,
+        Command::Ask(args) => &args.config,
+        Command::Eval(args) if args.show_settings => return Some((args.config.as_deref()?, &args.set)),
+        _ => return None,
+    };
+    config.show_settings.then_some((&config.config, &config.set))
+}
+
 fn run(command: Command, printer: &Printer, started: std::time::Instant) -> anyhow::Result<End> {
+    if let Some((config, set)) = shown(&command) {
+        printer.stream(&resolve::resolve(config, &set.set)?.show())?;
+        return Ok(End::Done);
+    }
     match command {
         Command::Train(args) => command::train::run(&args, printer, started),
         Command::Data(args) => command::data::run(&args, printer),

@@ -11,6 +11,7 @@ use std::path::Path;
 use toml::Value;
 use tune_rag::advise::Task;
 use tune_rag::eval::settings::Eval;
+use tune_rag::log::Logging;
 use tune_rag::raft::Raft;
 use tune_rag::settings::Rag;
 use tune_trainer::settings::Settings;
@@ -24,6 +25,7 @@ pub struct Resolved {
     pub raft: Raft,
     pub eval: Eval,
     pub advise: Task,
+    pub log: Logging,
     /// Every setting in declared order: path, value, origin.
     values: Vec<(String, Value, String)>,
 }
@@ -93,6 +95,7 @@ fn resolve_layers(file: TomlFile, variables: &[(String, String)], set: &[String]
         raft: config.raft,
         eval: config.eval,
         advise: config.advise,
+        log: config.log,
         values,
     })
 }
@@ -121,10 +124,15 @@ fn refused(problems: &[Problem]) -> anyhow::Error {
         1 => list,
         many => format!("{many} problems in the settings\n{list}"),
     };
-    Failure::error(
-        message,
-        "a config is TOML; `tune init` writes one that explains every key",
-    )
+    let of_rag = |problem: &Problem| {
+        let sections = ["`rag.", "`raft.", "`eval.", "`advise.", "`log."];
+        sections.iter().any(|section| problem.text.contains(section))
+    };
+    let hint = match problems.iter().all(of_rag) {
+        true => "configs/rag.toml explains every key of [rag], [raft], [eval], [advise] and [log]",
+        false => "a config is TOML; `tune init` writes one that explains every key",
+    };
+    Failure::error(message, hint)
 }
 
 fn cannot_read(config: &Path, error: std::io::Error) -> anyhow::Error {
@@ -199,5 +207,13 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.starts_with("3 problems"), "{error}");
+    }
+
+    #[test]
+    fn a_key_of_retrieval_is_explained_elsewhere_than_one_of_training() {
+        let hint = |set| layers("", &[], &[set]).unwrap_err().downcast::<Failure>().unwrap().hint;
+        assert!(hint("rag.topk=3").starts_with("configs/rag.toml"));
+        assert!(hint("eval.batch_size=x").starts_with("configs/rag.toml"));
+        assert!(hint("train.sede=3").contains("tune init"));
     }
 }

@@ -1,10 +1,14 @@
 //! Prompting, RAG, fine-tuning or both: the decision tree, from facts about the task or from what was measured.
 use crate::Weights;
 use crate::eval::arm::{Arm, Context};
+use crate::eval::settings::Rates;
 use crate::metrics::Metric;
+use crate::report::money;
 use crate::results::{Contrast, Finding, Results};
 use crate::verdict::{MOST_QUESTIONS, Outcome, needed, rounded};
 use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// Fewer rows rarely teach a form that a prompt with a few examples does not.
 pub const FEW_EXAMPLES: usize = 100;
@@ -12,6 +16,8 @@ pub const FEW_EXAMPLES: usize = 100;
 pub const GOOD_RECALL: f64 = 0.8;
 /// A difference in adherence worth a training run.
 const FORM_GAP: f64 = 0.1;
+/// A form kept less often than this is missing.
+const GOOD_FORM: f64 = 0.9;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -37,6 +43,8 @@ impl Approach {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Change {
+    /// Not told: by the dates of the documents, where these tell.
+    Auto,
     Never,
     Yearly,
     Monthly,
@@ -45,8 +53,28 @@ pub enum Change {
 }
 
 impl Change {
-    /// From how many days lie between two changes of a document, on average.
-    pub fn from_days(days: f64) -> Change {
+    pub const KNOWN: [Change; 5] = [
+        Change::Never,
+        Change::Yearly,
+        Change::Monthly,
+        Change::Weekly,
+        Change::Daily,
+    ];
+
+    /// As written in a config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Change::Auto => "auto",
+            Change::Never => "never",
+            Change::Yearly => "yearly",
+            Change::Monthly => "monthly",
+            Change::Weekly => "weekly",
+            Change::Daily => "daily",
+        }
+    }
+
+    /// From how many days ago something changed last: where changes come at random, the best guess of the days between two.
+    fn from_days(days: f64) -> Change {
         match days {
             days if days <= 2.0 => Change::Daily,
             days if days <= 14.0 => Change::Weekly,
@@ -58,12 +86,46 @@ impl Change {
 
     fn label(self) -> &'static str {
         match self {
+            Change::Auto => "now and then",
             Change::Never => "never",
             Change::Yearly => "about once a year",
             Change::Monthly => "every few weeks",
             Change::Weekly => "every week",
             Change::Daily => "every day",
         }
+    }
+}
+
+/// When documents changed, by the dates of their files.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dates {
+    pub documents: usize,
+    /// Since the newest of them changed.
+    pub days: f64,
+}
+
+impl Dates {
+    /// `None` where they tell nothing: all within a minute, as a checkout or an archive leaves them.
+    pub fn of(changed: &[SystemTime], now: SystemTime) -> Option<Dates> {
+        let (oldest, newest) = (changed.iter().min()?, changed.iter().max()?);
+        let spread = newest.duration_since(*oldest).unwrap_or_default();
+        (spread.as_secs() > 60).then(|| Dates {
+            documents: changed.len(),
+            days: now.duration_since(*newest).unwrap_or_default().as_secs_f64() / 86_400.0,
+        })
+    }
+
+    pub fn change(&self) -> Change {
+        Change::from_days(self.days)
+    }
+
+    fn label(&self) -> String {
+        let ago = match self.days.round() {
+            days if days < 1.0 => "today".into(),
+            1.0 => "1 day ago".into(),
+            days => format!("{days:.0} days ago"),
+        };
+        format!("the newest of {} documents changed {ago}", self.documents)
     }
 }
 
@@ -83,6 +145,8 @@ pub struct Task {
     pub documents: usize,
     /// Longest wait for an answer that is acceptable, in seconds; 0 = any.
     pub latency_seconds: f64,
+    /// Most that 1,000 answers may cost, in the currency of `eval.rates`; 0 = any.
+    pub budget_per_1000: f64,
     /// Whether training on a GPU, or for hours on a CPU, can be paid for.
     pub can_train: bool,
 }
@@ -91,12 +155,13 @@ impl Default for Task {
     fn default() -> Self {
         Self {
             own_facts: true,
-            change: Change::Monthly,
+            change: Change::Auto,
             must_cite: false,
             own_form: false,
             examples: 0,
             documents: 0,
             latency_seconds: 0.0,
+            budget_per_1000: 0.0,
             can_train: true,
         }
     }
@@ -111,15 +176,42 @@ pub struct Advice {
     pub reasons: Vec<String>,
     /// What to mend or to watch.
     pub cautions: Vec<String>,
-    /// In order; `CONFIG` stands for the config file.
+    /// Commands, in order; what only the user knows stands in `<>`.
     pub next: Vec<String>,
 }
 
+/// What commands name, each as a shell takes it.
+#[derive(Debug, Clone)]
+pub struct Names {
+    pub config: String,
+    /// The run folder of the hybrid adapter, where the config names one.
+    pub hybrid_run: Option<String>,
+    pub log: String,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            config: "<your config>".into(),
+            hybrid_run: None,
+            log: "<your log>".into(),
+        }
+    }
+}
+
+/// The run folder that leaves its adapter at `adapter`.
+pub fn run_of(adapter: &Path) -> PathBuf {
+    match (adapter.file_name(), adapter.parent()) {
+        (Some(name), Some(run)) if name == "adapter" => run.to_path_buf(),
+        _ => adapter.to_path_buf(),
+    }
+}
+
 /// From what is known of the task.
-pub fn advise(task: &Task) -> Advice {
+pub fn advise(task: &Task, dates: Option<Dates>, rates: &Rates, names: &Names) -> Advice {
     let mut reasons = Vec::new();
     let mut cautions = Vec::new();
-    let facts = needs_retrieval(task, &mut reasons, &mut cautions);
+    let facts = needs_retrieval(task, dates, &mut reasons, &mut cautions);
     let form = needs_training(task, &mut reasons, &mut cautions);
     let approach = match (facts, form) {
         (true, true) => Approach::Hybrid,
@@ -133,6 +225,18 @@ pub fn advise(task: &Task) -> Advice {
             "passages make prompts longer: check the total time of rag against {seconds} s in the report"
         ));
     }
+    if task.budget_per_1000 > 0.0 {
+        let Task { budget_per_1000, .. } = task;
+        cautions.push(match rates.given() {
+            true => format!(
+                "check the price of 1,000 answers against {budget_per_1000} {} in the report",
+                rates.currency
+            ),
+            false => {
+                "a budget is given, but no prices: set eval.rates, and tune eval tells what 1,000 answers cost".into()
+            }
+        });
+    }
     if reasons.is_empty() {
         reasons.push("no fact and no form is missing that a prompt could not bring".into());
     }
@@ -141,21 +245,27 @@ pub fn advise(task: &Task) -> Advice {
         headline: approach.label().into(),
         reasons,
         cautions,
-        next: next_commands(approach),
+        next: next_commands(approach, names),
     }
 }
 
-fn needs_retrieval(task: &Task, reasons: &mut Vec<String>, cautions: &mut Vec<String>) -> bool {
+fn needs_retrieval(task: &Task, dates: Option<Dates>, reasons: &mut Vec<String>, cautions: &mut Vec<String>) -> bool {
     if task.must_cite {
         reasons.push("answers must name their sources: only passages in the prompt can be cited".into());
     }
     if task.own_facts {
         reasons.push("answers need facts the base does not have; passages bring them better than training does".into());
-        if task.change >= Change::Monthly {
-            let often = task.change.label();
+        let (change, seen) = match (task.change, dates) {
+            (Change::Auto, Some(dates)) => (dates.change(), format!(" ({})", dates.label())),
+            (told, _) => (told, String::new()),
+        };
+        if change >= Change::Monthly {
+            let often = change.label();
             reasons.push(format!(
-                "facts change {often}: an index follows in seconds, weights need another training run"
+                "facts change {often}{seen}: an index follows in seconds, weights need another training run"
             ));
+        } else if !seen.is_empty() {
+            reasons.push(format!("facts change {}{seen}", change.label()));
         }
     }
     let needed = task.must_cite || task.own_facts;
@@ -188,50 +298,65 @@ fn needs_training(task: &Task, reasons: &mut Vec<String>, cautions: &mut Vec<Str
     true
 }
 
-fn next_commands(approach: Approach) -> Vec<String> {
-    let commands: &[&str] = match approach {
-        Approach::Prompting => &["tune chat --base BASE", "tune eval CONFIG --set 'eval.arms=[\"base\"]'"],
-        Approach::Rag => &[
-            "tune index CONFIG",
-            "tune eval CONFIG --set 'eval.arms=[\"base\", \"rag\"]'",
-        ],
-        Approach::FineTuning => &[
-            "tune train CONFIG",
-            "tune eval CONFIG --set 'eval.arms=[\"base\", \"tuned\"]'",
-        ],
-        Approach::Hybrid => &[
-            "tune index CONFIG",
-            "tune data raft CONFIG --questions QUESTIONS.jsonl --out ROWS.jsonl",
-            "tune train CONFIG --set data.train=ROWS.jsonl",
-            "tune eval CONFIG",
-        ],
-    };
-    commands.iter().map(|command| command.to_string()).collect()
+fn next_commands(approach: Approach, names: &Names) -> Vec<String> {
+    let config = &names.config;
+    let arms = |arms: &str| format!("tune eval {config} --set eval.arms={arms}");
+    match approach {
+        // Whether one prompt is better than another, no arm of tune eval tells.
+        Approach::Prompting => vec![format!(
+            "tune ask {config} --arm base \"…\" --set rag.system=\"…\" --set rag.plain_template=\"… {{question}}\""
+        )],
+        Approach::Rag => vec![format!("tune index {config}"), arms("base,rag")],
+        Approach::FineTuning => vec![format!("tune train {config}"), arms("base,tuned")],
+        Approach::Hybrid => {
+            let run = names.hybrid_run.as_deref().unwrap_or("runs/hybrid");
+            let told = match names.hybrid_run {
+                Some(_) => String::new(),
+                None => format!(" --set eval.hybrid_adapter={run}/adapter"),
+            };
+            vec![
+                format!("tune index {config}"),
+                format!("tune data raft {config} --questions <questions to train on> --out {run}-rows.jsonl"),
+                format!("tune train {config} --set data.train={run}-rows.jsonl --set output.dir={run}"),
+                format!("tune eval {config}{told}"),
+            ]
+        }
+    }
 }
 
-/// From an evaluation: the same tree with numbers for facts. `latency_seconds` 0 = any.
-pub fn advise_from(results: &Results, latency_seconds: f64) -> Advice {
+/// What an answer may take and cost; 0 = any.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Limits {
+    pub latency_seconds: f64,
+    /// Of 1,000 answers, in the currency of the results.
+    pub budget_per_1000: f64,
+}
+
+/// From an evaluation: the same tree with numbers for facts.
+pub fn advise_from(results: &Results, limits: &Limits, names: &Names) -> Advice {
     let measured = Measured { results };
     let (mut reasons, mut cautions) = (vec![results.verdict.line.clone()], Vec::new());
     measured.knowledge(&mut reasons);
     measured.form(&mut reasons);
-    measured.retrieval(&mut cautions);
+    measured.retrieval(&mut reasons, &mut cautions);
     measured.hybrid(&mut reasons);
-    measured.latency(latency_seconds, &mut cautions);
+    measured.latency(limits.latency_seconds, &mut cautions);
+    measured.price(limits.budget_per_1000, &mut reasons, &mut cautions);
     let lead = measured.lead();
     let approach = approach_of(lead.as_ref().map_or(results.verdict.ship, |lead| lead.first));
     let headline = match &lead {
         Some(lead) => not_shown_yet(lead, results.settings.min_questions),
         None => approach.label().into(),
     };
+    let Names { config, log, .. } = names;
     let next = match results.verdict.outcome {
-        Outcome::ShownBetter => vec![format!("tune ask CONFIG --arm {} \"…\"", results.verdict.ship)],
+        Outcome::ShownBetter => vec![format!("tune ask {config} --arm {} \"…\"", results.verdict.ship)],
         _ if !cautions.is_empty() => vec![
-            "tune search CONFIG \"…\"".into(),
-            "tune index CONFIG".into(),
-            "tune eval CONFIG".into(),
+            format!("tune search {config} \"…\""),
+            format!("tune index {config}"),
+            format!("tune eval {config}"),
         ],
-        _ => vec!["tune log export LOG.jsonl".into(), "tune eval CONFIG".into()],
+        _ => vec![format!("tune log export {log}"), format!("tune eval {config}")],
     };
     Advice {
         approach,
@@ -305,36 +430,47 @@ impl Measured<'_> {
 
     fn form(&self, reasons: &mut Vec<String>) {
         for metric in [Metric::Regex, Metric::Json] {
-            if let (Some(base), Some(tuned)) = (self.mean(Arm::BASE, metric), self.mean(Arm::TUNED, metric)) {
-                let finds = if tuned - base > FORM_GAP {
-                    "training brings the form"
-                } else {
-                    "training changes the form little"
-                };
-                let label = metric.label();
-                reasons.push(format!(
-                    "{finds}: {label} {:.0} for base, {:.0} for tuned",
-                    100.0 * base,
-                    100.0 * tuned
-                ));
-            }
+            let Some(base) = self.mean(Arm::BASE, metric) else {
+                continue;
+            };
+            let (label, percent) = (metric.label(), 100.0 * base);
+            reasons.push(match self.mean(Arm::TUNED, metric) {
+                None if base < GOOD_FORM => {
+                    format!("the form is missing: {label} {percent:.0} for base; training may bring it")
+                }
+                None => format!("base keeps the form: {label} {percent:.0}"),
+                Some(tuned) => {
+                    let finds = if tuned - base > FORM_GAP {
+                        "training brings the form"
+                    } else {
+                        "training changes the form little"
+                    };
+                    format!("{finds}: {label} {percent:.0} for base, {:.0} for tuned", 100.0 * tuned)
+                }
+            });
         }
     }
 
-    fn retrieval(&self, cautions: &mut Vec<String>) {
-        for summary in &self.results.retrieval {
-            let Some((k, scores)) = summary.by_k.range(..=5).next_back() else {
-                continue;
-            };
-            if scores.recall < GOOD_RECALL {
-                cautions.push(format!(
-                    "{} finds {:.0} % of the gold passages among the first {k} (wanted {:.0} %): mend retrieval first — \
-                     chunk size, weights of the retrievers, a reranker",
-                    summary.retriever,
-                    100.0 * scores.recall,
-                    100.0 * GOOD_RECALL
-                ));
-            }
+    /// Of the retriever whose passages stood in the prompts.
+    fn retrieval(&self, reasons: &mut Vec<String>, cautions: &mut Vec<String>) {
+        let used = &self.results.facts.retriever;
+        let Some(summary) = self.results.retrieval.iter().find(|known| known.retriever == *used) else {
+            return;
+        };
+        let Some((k, scores)) = summary.by_k.range(..=5).next_back() else {
+            return;
+        };
+        let finds = format!(
+            "{used} finds {:.0} % of the gold passages among the first {k}",
+            100.0 * scores.recall
+        );
+        if scores.recall < GOOD_RECALL {
+            cautions.push(format!(
+                "{finds} (wanted {:.0} %): mend retrieval first — chunk size, weights of the retrievers, a reranker",
+                100.0 * GOOD_RECALL
+            ));
+        } else {
+            reasons.push(finds);
         }
     }
 
@@ -353,12 +489,43 @@ impl Measured<'_> {
 
     fn latency(&self, limit: f64, cautions: &mut Vec<String>) {
         let ship = self.results.verdict.ship;
-        let total = self.results.arm(ship).and_then(|summary| summary.cost.total);
-        if let Some(total) = total.filter(|total| limit > 0.0 && total.p95 > limit) {
+        let Some(summary) = self.results.arm(ship) else { return };
+        let total = summary.cost.total.filter(|total| limit > 0.0 && total.p95 > limit);
+        if let Some(total) = total {
+            let (alone, together) = match self.results.settings.batch_size.min(summary.answered) {
+                0 | 1 => ("", String::new()),
+                many => (
+                    "eval.batch_size = 1 to see what one takes, ",
+                    format!(" for {many} answers at once"),
+                ),
+            };
             cautions.push(format!(
-                "{ship} takes {:.1} s at the 95th percentile, wanted {limit} s: fewer passages (rag.top_k) or fewer new tokens",
+                "{ship} takes {:.1} s{together} at the 95th percentile, wanted {limit} s: {alone}fewer passages (rag.top_k) \
+                 or fewer new tokens",
                 total.p95
             ));
+        }
+    }
+
+    fn price(&self, budget: f64, reasons: &mut Vec<String>, cautions: &mut Vec<String>) {
+        let ship = self.results.verdict.ship;
+        let currency = &self.results.settings.rates.currency;
+        match self.results.arm(ship).and_then(|summary| summary.cost.price_per_1000) {
+            None if budget > 0.0 => {
+                cautions.push("prices are not measured: set eval.rates, then run tune eval again".into());
+            }
+            None => {}
+            Some(price) => {
+                let costs = format!("1,000 answers of {ship} cost {}", money(price, currency));
+                if budget > 0.0 && price > budget {
+                    let wanted = money(budget, currency);
+                    cautions.push(format!(
+                        "{costs}, wanted {wanted} at most: fewer passages (rag.top_k), or the cheapest arm that will do"
+                    ));
+                } else {
+                    reasons.push(costs);
+                }
+            }
         }
     }
 }
@@ -366,6 +533,7 @@ impl Measured<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn task(change: impl Fn(&mut Task)) -> Advice {
         let mut task = Task {
@@ -376,7 +544,7 @@ mod tests {
             ..Task::default()
         };
         change(&mut task);
-        advise(&task)
+        advise(&task, None, &Rates::default(), &Names::default())
     }
 
     #[test]
@@ -402,8 +570,65 @@ mod tests {
     }
 
     #[test]
-    fn days_between_changes() {
-        assert_eq!(Change::from_days(1.0), Change::Daily);
-        assert_eq!(Change::from_days(f64::INFINITY), Change::Never);
+    fn dates_of_files_tell_how_often_they_change_unless_a_checkout_made_them() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);
+        let ago = |days: u64| now - Duration::from_secs(86_400 * days);
+        let dates = Dates::of(&[ago(3), ago(400), ago(30)], now).unwrap();
+        assert_eq!((dates.documents, dates.change()), (3, Change::Weekly));
+        assert_eq!(Dates::of(&[ago(3), ago(3) - Duration::from_secs(50)], now), None);
+        assert_eq!(Dates::of(&[], now), None);
+        assert_eq!(Dates::of(&[ago(0), ago(2)], now).unwrap().change(), Change::Daily);
+        assert_eq!(Dates::of(&[ago(2000), ago(3000)], now).unwrap().change(), Change::Never);
+
+        let said = |change, dates| {
+            let task = Task {
+                change,
+                documents: 3,
+                ..Task::default()
+            };
+            let advice = advise(&task, dates, &Rates::default(), &Names::default());
+            advice.reasons.join("\n")
+        };
+        let by_dates = said(Change::Auto, Some(dates));
+        assert!(
+            by_dates.contains("every week (the newest of 3 documents changed 3 days ago)"),
+            "{by_dates}"
+        );
+        assert!(!said(Change::Auto, None).contains("change"));
+        assert!(said(Change::Daily, Some(dates)).contains("facts change every day: "));
+    }
+
+    #[test]
+    fn a_budget_needs_prices() {
+        let budget = |task: &mut Task| task.budget_per_1000 = 2.0;
+        assert!(task(budget).cautions[0].contains("set eval.rates"));
+    }
+
+    /// Trained into the folder where the hybrid arm's adapter is looked for, never into that of the tuned arm.
+    #[test]
+    fn the_hybrid_adapter_is_trained_where_it_is_looked_for() {
+        assert_eq!(run_of(Path::new("runs/h/adapter")), Path::new("runs/h"));
+        assert_eq!(run_of(Path::new("runs/h")), Path::new("runs/h"));
+        let names = Names {
+            config: "c.toml".into(),
+            hybrid_run: Some("runs/h".into()),
+            ..Names::default()
+        };
+        let next = next_commands(Approach::Hybrid, &names);
+        assert_eq!(
+            next[2],
+            "tune train c.toml --set data.train=runs/h-rows.jsonl --set output.dir=runs/h"
+        );
+        assert_eq!(next[3], "tune eval c.toml");
+        let unnamed = next_commands(Approach::Hybrid, &Names::default());
+        assert!(
+            unnamed[3].ends_with("--set eval.hybrid_adapter=runs/hybrid/adapter"),
+            "{unnamed:?}"
+        );
+        let prompt = next_commands(Approach::Prompting, &names);
+        assert!(
+            prompt.iter().all(|command| !command.contains("tune eval")),
+            "{prompt:?}"
+        );
     }
 }

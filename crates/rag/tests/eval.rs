@@ -10,6 +10,7 @@ use tune_rag::eval::settings::{Eval, Judge, Rates};
 use tune_rag::eval::{Inputs, Library, Prompts, TrainingText, evaluate};
 use tune_rag::index::Reindex;
 use tune_rag::judge::Ask;
+use tune_rag::metrics::Metric;
 use tune_rag::question::{Gold, Question, Stratum};
 use tune_rag::results::{Results, Stage};
 use tune_rag::retrieve::Timings;
@@ -338,6 +339,8 @@ fn facts() -> Facts {
         training_rows: BTreeMap::from([(Weights::Tuned, 340)]),
         training_seconds: BTreeMap::from([(Weights::Tuned, 600.0), (Weights::Hybrid, 900.0)]),
         adapter_bytes: BTreeMap::new(),
+        retriever: "hybrid".into(),
+        ..Facts::default()
     }
 }
 
@@ -808,12 +811,21 @@ fn raft_rows_are_the_prompts_that_are_asked() {
 
 #[test]
 fn advice_follows_the_numbers() {
-    use tune_rag::advise::{Approach, advise_from};
+    use tune_rag::advise::{Approach, Limits, Names, advise_from};
     let folder = tempfile::tempdir().unwrap();
     let mut world = World::new(120, &[(Base, 1, 9), (Tuned, 2, 5), (Hybrid, 1, 4)]);
     world.shelf.finds = |item| item % 10 < 7;
-    let advice = advise_from(&world.run(&settings(folder.path())).unwrap(), 0.1);
+    let limits = Limits {
+        latency_seconds: 0.1,
+        budget_per_1000: 0.01,
+    };
+    let results = world.run(&settings(folder.path())).unwrap();
+    let advice = advise_from(&results, &limits, &Names::default());
     assert_eq!(advice.approach, Approach::Rag);
+    assert_eq!(advice.next, ["tune ask <your config> --arm rag \"…\""]);
+    let minded = |words: &str| advice.cautions.iter().any(|caution| caution.contains(words));
+    assert!(minded("s for 4 answers at once at the 95th percentile"), "{advice:?}");
+    assert!(minded("1,000 answers of rag cost"), "{advice:?}");
     assert!(
         advice
             .cautions
@@ -837,23 +849,105 @@ fn advice_follows_the_numbers() {
     );
 }
 
+/// The retriever of the prompts is judged, whatever the others find; and base alone by its form.
+#[test]
+fn advice_looks_at_what_was_used() {
+    use tune_rag::advise::{Limits, Names, advise_from};
+    let mut results = results(60, &[(Base, 1, 9)], |settings| {
+        settings.arms = vec!["base".into(), "rag".into()];
+    });
+    for summary in &mut results.retrieval {
+        let recall = if summary.retriever == "bm25" { 0.5 } else { 0.975 };
+        summary.by_k.values_mut().for_each(|scores| scores.recall = recall);
+    }
+    let base = results
+        .arms
+        .iter_mut()
+        .find(|summary| summary.arm == Arm::BASE)
+        .unwrap();
+    let mut form = base.scores[&Metric::Right];
+    form.mean = 0.12;
+    base.scores.insert(Metric::Regex, form);
+    let advice = advise_from(&results, &Limits::default(), &Names::default());
+    let said = advice.reasons.join("\n");
+    assert!(
+        said.contains("hybrid finds 98 % of the gold passages among the first 5"),
+        "{said}"
+    );
+    assert!(
+        said.contains("the form is missing: Regex adherence 12 for base"),
+        "{said}"
+    );
+    assert!(said.contains("1,000 answers of rag cost"), "{said}");
+    assert_eq!(advice.cautions, Vec::<String>::new());
+    results.facts.retriever = "bm25".into();
+    let advice = advise_from(&results, &Limits::default(), &Names::default());
+    assert!(advice.cautions[0].starts_with("bm25 finds 50 %"), "{advice:?}");
+}
+
 #[test]
 fn advice_names_the_arm_that_is_ahead_and_what_would_show_it() {
-    use tune_rag::advise::{Approach, advise_from};
+    use tune_rag::advise::{Approach, Limits, Names, advise_from};
     let few = results(30, &[(Base, 1, 2), (Tuned, 2, 5), (Hybrid, 1, 9)], |_| {});
     assert_eq!(few.verdict.ship, Arm::BASE);
-    let advice = advise_from(&few, 0.0);
+    let advice = advise_from(&few, &Limits::default(), &Names::default());
     assert_eq!(advice.approach, Approach::Hybrid, "{advice:?}");
     assert_eq!(
         advice.headline,
         "hybrid leads base by 72.7 points, not shown yet: about 50 questions would tell"
     );
     let level = results(120, &[(Base, 1, 1), (Tuned, 1, 1), (Hybrid, 1, 1)], |_| {});
-    let advice = advise_from(&level, 0.0);
+    let advice = advise_from(&level, &Limits::default(), &Names::default());
     assert_eq!(
         (advice.approach, advice.headline.as_str()),
         (Approach::Prompting, "a better prompt")
     );
+}
+
+#[test]
+fn a_report_says_what_was_not_measured_and_is_written_again_from_the_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let results = results(60, &[(Base, 2, 8), (Tuned, 5, 5)], |settings| {
+        settings.perplexity = false;
+        settings.rates = Rates::default();
+    });
+    tune_rag::report::write(&results, folder.path()).unwrap();
+    let page = |name: &str| fs_err::read_to_string(folder.path().join(name)).unwrap();
+    let pages = ["report.md", "report.html"].map(page);
+    let cells = |row: &str| {
+        let line = pages[0].lines().find(|line| line.starts_with(&format!("| {row} |")));
+        line.unwrap_or_default()
+            .split(" | ")
+            .skip(1)
+            .map(|cell| cell.trim_end_matches(" |").to_string())
+            .collect()
+    };
+    let missing = vec!["not measured"; 3];
+    for row in [
+        "Perplexity of the reference",
+        "Perplexity of a general text",
+        "Cost: per 1,000 answers",
+    ] {
+        let found: Vec<String> = cells(row);
+        assert_eq!(found, missing, "{row}");
+    }
+    let found: Vec<String> = cells("Latency: of it embedding, p50 / p95");
+    assert_eq!(found, ["none", "none", "4 ms / 4 ms"]);
+    let found: Vec<String> = cells("Latency: of it reranking, p50 / p95");
+    assert_eq!(found, ["none", "none", "none"]);
+    for page in &pages {
+        assert!(page.contains("Break-even number of answers: not measured, eval.rates.machine_hour"));
+    }
+    assert!(pages[0].contains("without overlaps"));
+    // Of each kind of question as well.
+    assert!(pages[0].contains("## Differences by stratum") && pages[1].contains("Within each kind of question"));
+
+    for name in ["report.md", "report.html"] {
+        fs_err::remove_file(folder.path().join(name)).unwrap();
+    }
+    let read = Results::read(&folder.path().join("results.json")).unwrap();
+    tune_rag::report::render(&read, folder.path()).unwrap();
+    assert_eq!(["report.md", "report.html"].map(page), pages);
 }
 
 #[test]

@@ -24,6 +24,14 @@ pub fn run(args: &Ask, printer: &Printer) -> anyhow::Result<End> {
             "wanted base, rag, tuned or hybrid",
         )
     })?;
+    let kept = Some(&resolved.log.path).filter(|path| !path.as_os_str().is_empty());
+    let log = args.log.as_ref().or(kept);
+    if args.redact && log.is_none() {
+        return Err(Failure::error(
+            "--redact has nothing to redact: no log is kept",
+            "give --log FILE, or set log.path",
+        ));
+    }
     let device = device::checked(&settings.device, printer)?.device;
     let opened = match arm.context {
         Context::Retrieved => Some(Opened::open(&resolved.rag, &device, false, printer)?),
@@ -83,8 +91,8 @@ pub fn run(args: &Ask, printer: &Printer) -> anyhow::Result<End> {
     } else {
         show(&interaction, &prompt, printer)?;
     }
-    if let Some(log) = &args.log {
-        if args.redact {
+    if let Some(log) = log {
+        if args.redact || resolved.log.redact {
             interaction.redact();
         }
         append(log, &interaction)?;

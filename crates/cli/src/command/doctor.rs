@@ -95,11 +95,22 @@ fn libtorch() -> String {
     format!("{version}{folder}")
 }
 
-fn cpu() -> String {
+/// Processor, memory and what computes there, for reports.
+pub fn machine(device: &str) -> String {
+    let memory = tune_trainer::memory::total().map(|total| format!("{} of memory", bytes(total)));
+    let all = [Some(cpu_name()), memory, Some(device.to_string())];
+    all.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn cpu_name() -> String {
     let info = fs_err::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info
         .lines()
         .find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
+    name.unwrap_or(std::env::consts::ARCH).to_string()
+}
+
+fn cpu() -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let simd = simd();
     let simd = if simd.is_empty() {
@@ -107,11 +118,7 @@ fn cpu() -> String {
     } else {
         simd.join(", ")
     };
-    format!(
-        "{}, {}\n{simd}",
-        name.unwrap_or(std::env::consts::ARCH),
-        plural(cores, "core")
-    )
+    format!("{}, {}\n{simd}", cpu_name(), plural(cores, "core"))
 }
 
 #[cfg(target_arch = "x86_64")]

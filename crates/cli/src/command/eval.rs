@@ -1,7 +1,9 @@
 //! `tune eval`: the arms of a config on its questions, and a verdict with an exit code.
 use crate::answerer::{Models, Wanted};
 use crate::args::Eval as Args;
+use crate::command::doctor::machine;
 use crate::command::index::costs;
+use crate::errors::Failure;
 use crate::library::Opened;
 use crate::printer::{Printer, duration, row};
 use crate::resolve::Resolved;
@@ -14,7 +16,8 @@ use tune_data::Record;
 use tune_model::Precision;
 use tune_rag::eval::arm::Context;
 use tune_rag::eval::cost::Facts;
-use tune_rag::eval::{Inputs, Progress, TrainingText, evaluate};
+use tune_rag::eval::library::Indexed;
+use tune_rag::eval::{Inputs, Library, Progress, TrainingText, evaluate};
 use tune_rag::judge::{Ask, HttpJudge};
 use tune_rag::question::read_questions;
 use tune_rag::results::Results;
@@ -23,7 +26,22 @@ use tune_rag::{Embedder, PromptBuilder, Weights, report};
 use tune_trainer::watch::{Event, Watch};
 
 pub fn run(args: &Args, printer: &Printer) -> anyhow::Result<End> {
-    let resolved = resolve::resolve(&args.config.config, &args.config.set.set)?;
+    match (&args.config, &args.report) {
+        (_, Some(folder)) => render(folder, printer),
+        (Some(config), None) => measure(config, &args.set.set, printer),
+        (None, None) => Err(Failure::error("no config", "name one, or give --report DIR")),
+    }
+}
+
+/// The pages again, from what was measured.
+fn render(folder: &Path, printer: &Printer) -> anyhow::Result<End> {
+    let results = Results::read(&folder.join("results.json"))?;
+    report::render(&results, folder)?;
+    told(&results, folder, printer)
+}
+
+fn measure(config: &Path, set: &[String], printer: &Printer) -> anyhow::Result<End> {
+    let resolved = resolve::resolve(config, set)?;
     let (settings, eval) = (&resolved.settings, &resolved.eval);
     eval.validate()?;
     let questions = read_questions(&eval.questions)?;
@@ -53,23 +71,36 @@ pub fn run(args: &Args, printer: &Printer) -> anyhow::Result<End> {
             embedder: opened.as_ref().map(|opened| &opened.embedder as &dyn Embedder),
             training: &training,
             judge: judge.as_mut().map(|judge| judge as &mut dyn Ask),
-            facts: facts(
-                &resolved,
-                chosen.why,
-                &training,
-                opened.as_ref().map(|opened| &*opened.store),
-            )?,
+            facts: Facts {
+                config: config.to_path_buf(),
+                retriever: library.as_ref().and_then(used).unwrap_or_default(),
+                ..facts(
+                    &resolved,
+                    machine(&chosen.why),
+                    &training,
+                    opened.as_ref().map(|opened| &*opened.store),
+                )?
+            },
         },
         &mut |progress| show(&mut console, &mut phase, progress),
     );
     console.finish();
     let results = results?;
     report::write(&results, &eval.output)?;
-    match tell(&results, &eval.output, printer) {
-        // The exit code is the verdict whether or not somebody reads on.
+    told(&results, &eval.output, printer)
+}
+
+/// The exit code is the verdict whether or not somebody reads on.
+fn told(results: &Results, output: &Path, printer: &Printer) -> anyhow::Result<End> {
+    match tell(results, output, printer) {
         Err(error) if !errors::is_broken_pipe(&error) => Err(error),
         _ => Ok(End::Verdict(results.verdict.exit_code())),
     }
+}
+
+/// The retriever of the prompts; the others are measured beside it.
+fn used(library: &Indexed) -> Option<String> {
+    library.retrievers().into_iter().next()
 }
 
 fn show(console: &mut Console, phase: &mut String, progress: Progress) {

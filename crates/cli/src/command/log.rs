@@ -10,6 +10,9 @@ pub fn run(args: &Log, printer: &Printer) -> anyhow::Result<End> {
     match args {
         Log::Stats { file } => {
             let log = read(file, printer)?;
+            if log.interactions.is_empty() {
+                printer.talk(&format!("no interactions in {}", file.display()));
+            }
             for (arm, stats) in stats(&log) {
                 let seconds = stats.seconds.map_or(String::new(), |s| {
                     format!(
@@ -38,7 +41,9 @@ pub fn run(args: &Log, printer: &Printer) -> anyhow::Result<End> {
                     .map(serde_json::to_value)
                     .collect::<Result<_, _>>()?,
             };
-            if rows.is_empty() {
+            if rows.is_empty() && log.interactions.iter().any(|one| one.redacted) {
+                printer.warning("texts were redacted: nothing can be exported");
+            } else if rows.is_empty() {
                 printer.warning("nothing is known to be right yet: give feedback first, `tune log feedback`");
             }
             for row in rows {
@@ -52,10 +57,16 @@ pub fn run(args: &Log, printer: &Printer) -> anyhow::Result<End> {
             correction,
         }) => {
             let log = read(file, printer)?;
-            if log.interactions.iter().all(|known| known.id != *id) {
-                return Err(Failure::error(
+            let known = log.interactions.iter().find(|known| known.id == *id).ok_or_else(|| {
+                Failure::error(
                     format!("{} holds no interaction `{id}`", file.display()),
                     "`tune ask --log` tells the id of each; it is the first key of a line",
+                )
+            })?;
+            if known.redacted && correction.is_some() {
+                return Err(Failure::error(
+                    format!("the texts of `{id}` were redacted: a correction would stand beside them in clear"),
+                    "leave --correction out",
                 ));
             }
             let feedback = Feedback {
@@ -63,6 +74,7 @@ pub fn run(args: &Log, printer: &Printer) -> anyhow::Result<End> {
                 correction: correction.clone(),
             };
             append_feedback(file, id, &feedback)?;
+            printer.talk("noted");
         }
     }
     Ok(End::Done)
@@ -70,6 +82,16 @@ pub fn run(args: &Log, printer: &Printer) -> anyhow::Result<End> {
 
 fn read(file: &std::path::Path, printer: &Printer) -> anyhow::Result<log::Log> {
     let log = log::read(file)?;
+    let nothing = log.interactions.is_empty() && log.orphaned == 0;
+    if nothing && !log.unreadable.is_empty() {
+        return Err(Failure::error(
+            format!(
+                "{} is no interaction log: no line of it is an interaction",
+                file.display()
+            ),
+            "name a file that `tune ask --log FILE` wrote",
+        ));
+    }
     if !log.unreadable.is_empty() {
         let lines: Vec<String> = log.unreadable.iter().map(ToString::to_string).collect();
         printer.warning(&format!("{}: cannot read line {}", file.display(), lines.join(", ")));

@@ -5,6 +5,7 @@ use crate::library::Opened;
 use crate::printer::{Printer, Style};
 use crate::{End, device, resolve};
 use serde_json::{Value, json};
+use std::ops::Range;
 use std::path::Path;
 use tune_rag::eval::Library;
 use tune_rag::retrieve::{Retrieved, Scores};
@@ -12,6 +13,8 @@ use tune_rag::store::matches;
 
 /// Of a passage shown on a terminal, in characters.
 const SHOWN: usize = 600;
+/// Of it before the first word that matched.
+const LEAD: usize = 200;
 
 pub fn run(args: &Search, printer: &Printer) -> anyhow::Result<End> {
     let mut resolved = resolve::resolve(&args.config.config, &args.config.set.set)?;
@@ -112,26 +115,82 @@ fn told(scores: &Scores) -> String {
     ];
     let ran = stages
         .iter()
-        .filter_map(|(name, score)| Some(format!("{name} {:.3}", (*score)?)));
+        .filter_map(|(name, score)| Some(format!("{name} {:.*}", if *name == "fused" { 4 } else { 3 }, (*score)?)));
     ran.collect::<Vec<_>>().join(", ")
 }
 
-/// The text's beginning, with the words of the query in colour.
-fn marked(text: &str, marks: &[std::ops::Range<usize>], style: &Style) -> String {
-    let end = text.char_indices().nth(SHOWN).map_or(text.len(), |(at, _)| at);
-    let (mut shown, mut at) = (String::new(), 0);
-    for mark in marks.iter().take_while(|mark| mark.end <= end) {
-        shown += &text[at..mark.start];
-        shown += &style.yellow_bold(&text[mark.clone()]);
+/// The part of the text around the first word of the query, those words in colour, or between ⟦ and ⟧ where there is none.
+fn marked(text: &str, marks: &[Range<usize>], style: &Style) -> String {
+    let shown = around(text, marks.first().map_or(0, |mark| mark.start));
+    let mut out = String::from(if shown.start > 0 { "… " } else { "" });
+    let mut at = shown.start;
+    for mark in marks
+        .iter()
+        .filter(|mark| shown.start <= mark.start && mark.end <= shown.end)
+    {
+        out += &text[at..mark.start];
+        out += &match (&text[mark.clone()], style.on) {
+            (word, true) => style.yellow_bold(word),
+            (word, false) => format!("⟦{word}⟧"),
+        };
         at = mark.end;
     }
-    shown += &text[at..end];
-    if end < text.len() {
-        shown += " …";
+    out += &text[at..shown.end];
+    if shown.end < text.len() {
+        out += " …";
     }
-    shown
-        .lines()
+    out.lines()
         .map(|line| format!("    {line}"))
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+/// [`SHOWN`] characters that hold `place`, from the text's beginning where that will do, else from a word's beginning.
+fn around(text: &str, place: usize) -> Range<usize> {
+    let before = text[..place].chars().count();
+    let from = match before {
+        near if near < SHOWN - LEAD => 0,
+        far => {
+            let least = text.char_indices().nth(far - LEAD).map_or(0, |(at, _)| at);
+            text[least..place]
+                .find(char::is_whitespace)
+                .map_or(least, |space| least + space)
+        }
+    };
+    let from = text[from..]
+        .find(|c: char| !c.is_whitespace())
+        .map_or(from, |more| from + more);
+    let end = text[from..]
+        .char_indices()
+        .nth(SHOWN)
+        .map_or(text.len(), |(at, _)| from + at);
+    from..end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_part_around_the_first_mark_is_shown_with_its_marks() {
+        let text = format!("{} the refund ü takes {}", "padding ".repeat(200), "more ".repeat(300));
+        let at = text.find("refund").unwrap();
+        let shown = |text, mark, on| marked(text, std::slice::from_ref(&mark), &Style { on });
+        let plain = shown(&text, at..at + 6, false);
+        assert!(plain.starts_with("    … padding") && plain.ends_with(" …"), "{plain}");
+        assert!(plain.contains("the ⟦refund⟧ ü takes more"), "{plain}");
+        assert!(plain.chars().count() < SHOWN + 20);
+        assert!(shown(&text, at..at + 6, true).contains("\u{1b}[1;33mrefund"));
+        assert_eq!(shown("a\nrefund", 2..8, false), "    a\n    ⟦refund⟧");
+        assert_eq!(marked("nothing", &[], &Style { on: false }), "    nothing");
+    }
+
+    #[test]
+    fn fused_scores_are_told_apart() {
+        let scores = |fused| Scores {
+            fused: Some(fused),
+            ..Scores::default()
+        };
+        assert_ne!(told(&scores(1.0 / 61.0)), told(&scores(1.0 / 62.0)));
+    }
 }

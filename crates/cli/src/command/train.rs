@@ -11,10 +11,6 @@ use tune_trainer::train::{Ended, Outcome, Start};
 pub fn run(args: &Train, printer: &Printer, started: Instant) -> anyhow::Result<End> {
     args.ops.apply()?;
     let resolved = resolve::resolve(&args.config.config, &args.config.set.set)?;
-    if args.show_settings {
-        printer.stream(&resolved.show())?;
-        return Ok(End::Done);
-    }
     let settings = &resolved.settings;
     let planned_for = args.planned_for.or(asked_kind(settings, args)).map(Into::into);
     let chosen = match planned_for {

@@ -6,12 +6,19 @@ use crate::stats::percentile;
 use crate::{Answer, Weights, retrieve::Timings};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// What was measured elsewhere: by `tune index`, by `tune train`. `None` is told as "not measured".
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
     /// What the report is headed with.
     pub title: String,
+    /// The config file; empty = not told.
+    #[serde(default)]
+    pub config: PathBuf,
+    /// The one whose passages stood in the prompts; empty = not told.
+    #[serde(default)]
+    pub retriever: String,
     /// Processor, cores, memory, device.
     pub machine: String,
     pub base: String,

@@ -1,5 +1,5 @@
 //! `report.html`: one page without scripts or anything fetched. Text of documents and models is escaped, always.
-use super::markdown::{finding, overlap_line, unindexed_line};
+use super::markdown::{overlap_line, unindexed_line};
 use super::svg::{self, Line, Point};
 use super::tables::{self, Table};
 use super::text::{grouped, p_value, percent, seconds, signed};
@@ -250,8 +250,19 @@ fn contrasts(results: &Results) -> String {
     if rows.is_empty() {
         rows
     } else {
-        format!("<div class=\"contrasts\">{rows}</div>")
+        format!("<div class=\"contrasts\">{rows}</div>{}", contrasts_by_stratum(results))
     }
+}
+
+fn contrasts_by_stratum(results: &Results) -> String {
+    let table = plain_table(&tables::differences_by_stratum(results));
+    if table.is_empty() {
+        return table;
+    }
+    format!(
+        "<details class=\"more\"><summary>Within each kind of question</summary><p>Looked at without adjustment.</p>\
+         {table}</details>"
+    )
 }
 
 fn contrast_row(contrast: &Contrast, span: f64) -> String {
@@ -296,7 +307,7 @@ fn contrast_row(contrast: &Contrast, span: f64) -> String {
         signed(mean),
         signed(low),
         signed(high),
-        finding(contrast),
+        tables::finding(contrast),
         tests.join(" · "),
     )
 }
@@ -495,13 +506,9 @@ fn costs(results: &Results) -> String {
             tag(even.instead_of)
         )
     });
-    let even: String = even.collect();
-    let even = if even.is_empty() {
-        even
-    } else {
-        format!("<ul class=\"even\">{even}</ul>")
-    };
-    format!("{}{even}", plain_table(&tables::costs(results)))
+    let none = tables::no_break_even(results).map(|why| format!("<li>{why}</li>"));
+    let even: String = even.chain(none).collect();
+    format!("{}<ul class=\"even\">{even}</ul>", plain_table(&tables::costs(results)))
 }
 
 fn failures(results: &Results) -> String {

@@ -1,11 +1,11 @@
 //! `report.md`: the numbers as tables, and the questions on which the arms differ most.
 use super::tables::{self, Table};
-use super::text::{grouped, interval, p_value, percent, signed};
+use super::text::{grouped, interval, p_value, percent, signed_interval};
 use super::{by_spread, spread};
 use crate::eval::arm::Arm;
 use crate::eval::arm::{Context, WEIGHTS, weights_label};
 use crate::question::Stratum;
-use crate::results::{Asked, Contrast, Finding, Results};
+use crate::results::{Asked, Contrast, Results};
 
 /// Questions printed in full.
 const SHOWN: usize = 20;
@@ -19,6 +19,10 @@ pub fn markdown(results: &Results) -> String {
     };
     section("Matrix", matrix(results));
     section("Differences", contrasts(results));
+    section(
+        "Differences by stratum",
+        table(&tables::differences_by_stratum(results)),
+    );
     section("By stratum", strata(results));
     section("Scores", table(&tables::scores(results)));
     section("Retrieval", retrieval(results));
@@ -90,31 +94,18 @@ fn matrix(results: &Results) -> String {
     })
 }
 
-pub(super) fn finding(contrast: &Contrast) -> &'static str {
-    match contrast.shown {
-        Finding::Better => "shown better",
-        Finding::Worse => "shown worse",
-        Finding::NotShown => "not shown",
-    }
-}
-
 fn contrasts(results: &Results) -> String {
     let row = |contrast: &Contrast| {
-        let difference = &contrast.difference;
         let adjusted = contrast.adjusted_p.map_or("–".into(), p_value);
         let mcnemar = contrast.mcnemar.map_or("–".into(), p_value);
         let cells = vec![
-            format!(
-                "{} [{}, {}]",
-                signed(difference.mean),
-                signed(difference.low),
-                signed(difference.high)
-            ),
-            finding(contrast).to_string(),
+            signed_interval(&contrast.difference),
+            tables::finding(contrast).to_string(),
             adjusted,
             mcnemar,
             format!("{} / {} / {}", contrast.wins, contrast.ties, contrast.losses),
             percent(contrast.smallest_difference),
+            contrast.clean.as_ref().map_or("–".into(), signed_interval),
         ];
         (format!("{} − {}", contrast.first, contrast.second), cells)
     };
@@ -127,6 +118,7 @@ fn contrasts(results: &Results) -> String {
         "McNemar",
         "wins / ties / losses",
         "smallest to be shown",
+        "without overlaps",
     ];
     table(&Table {
         head: head.map(str::to_string).to_vec(),
@@ -184,9 +176,9 @@ fn costs(results: &Results) -> String {
             even.invest, even.instead_of
         )
     });
-    let even: String = even.collect();
-    let gap = if even.is_empty() { "" } else { "\n" };
-    format!("{}{gap}{even}", table(&tables::costs(results)))
+    let none = tables::no_break_even(results).map(|why| format!("- {why}\n"));
+    let even: String = even.chain(none).collect();
+    format!("{}\n{even}", table(&tables::costs(results)))
 }
 
 fn judge(results: &Results) -> String {

@@ -12,10 +12,16 @@ use std::path::Path;
 
 pub use html::html;
 pub use markdown::markdown;
+pub(crate) use text::money;
 
 /// `results.json`, `report.md` and `report.html` in `folder`, each whole or not at all.
 pub fn write(results: &Results, folder: &Path) -> Result<()> {
     results.write(&folder.join("results.json"))?;
+    render(results, folder)
+}
+
+/// The two that people read alone.
+pub fn render(results: &Results, folder: &Path) -> Result<()> {
     for (name, text) in [("report.md", markdown(results)), ("report.html", html(results))] {
         let path = folder.join(name);
         staging::write_file(&path, text.as_bytes()).map_err(|source| EvalError::Write { path, source })?;

@@ -1,10 +1,11 @@
 //! What both reports show as tables, as plain cells.
-use super::text::{NOT_MEASURED, bytes, grouped, money, percent, seconds};
+use super::text::{NOT_MEASURED, bytes, grouped, money, percent, seconds, signed_interval};
 use crate::Weights;
 use crate::eval::arm::{Arm, Context};
 use crate::eval::cost::Quantiles;
 use crate::metrics::Metric;
-use crate::results::{ArmSummary, Results, Stage};
+use crate::question::Stratum;
+use crate::results::{ArmSummary, Contrast, Finding, Results, Stage};
 
 pub struct Table {
     pub head: Vec<String>,
@@ -32,7 +33,11 @@ pub fn costs(results: &Results) -> Table {
             quantiles(arm.cost.first_token)
         }),
         row("Latency: whole answer, p50 / p95", &|arm| quantiles(arm.cost.total)),
-        row("Latency: of it retrieval, p50", &|arm| retrieval(arm)),
+        row("Latency: of it embedding, p50 / p95", &|arm| stage(arm, arm.cost.embed)),
+        row("Latency: of it search, p50 / p95", &|arm| stage(arm, arm.cost.search)),
+        row("Latency: of it reranking, p50 / p95", &|arm| {
+            stage(arm, arm.cost.rerank)
+        }),
         row("Latency: tokens/s of one answer", &|arm| {
             Some(format!("{:.1}", arm.cost.tokens_per_second?))
         }),
@@ -57,13 +62,29 @@ fn quantiles(quantiles: Option<Quantiles>) -> Option<String> {
     quantiles.map(|Quantiles { p50, p95 }| format!("{} / {}", seconds(p50), seconds(p95)))
 }
 
-fn retrieval(arm: &ArmSummary) -> Option<String> {
-    if arm.arm.context != Context::Retrieved {
-        return Some("none".into());
-    }
-    let stages = [arm.cost.embed, arm.cost.search, arm.cost.rerank];
-    let found: Vec<f64> = stages.into_iter().flatten().map(|stage| stage.p50).collect();
-    (!found.is_empty()).then(|| seconds(found.iter().sum()))
+/// Of retrieval. Where that was timed, a stage without a time did not run.
+fn stage(arm: &ArmSummary, took: Option<Quantiles>) -> Option<String> {
+    let timed = [arm.cost.embed, arm.cost.search, arm.cost.rerank]
+        .iter()
+        .any(Option::is_some);
+    let none = timed || arm.arm.context != Context::Retrieved;
+    quantiles(took).or(none.then(|| "none".into()))
+}
+
+/// Why no arm is told to pay for itself, where none is.
+pub fn no_break_even(results: &Results) -> Option<&'static str> {
+    let facts = &results.facts;
+    let arms = || results.arms.iter().map(|summary| summary.arm);
+    let timed = arms().all(|arm| {
+        (arm.weights == Weights::Base || facts.training_seconds.contains_key(&arm.weights))
+            && (arm.context != Context::Retrieved || facts.index_seconds.is_some())
+    });
+    let why = match (results.settings.rates.machine_hour > 0.0, timed) {
+        (false, _) => "Break-even number of answers: not measured, eval.rates.machine_hour is not given.",
+        (_, false) => "Break-even number of answers: not measured, what training or indexing took is not known.",
+        (true, true) => "Break-even: no arm that costs more to set up costs less an answer.",
+    };
+    results.break_even.is_empty().then_some(why)
 }
 
 /// All parts, or nothing where one of them was not measured.
@@ -167,12 +188,13 @@ pub fn scores(results: &Results) -> Table {
     }
     let mut add = |label: &str, of: &dyn Fn(&ArmSummary) -> Option<String>| {
         let cells: Vec<Option<String>> = arms.iter().map(|arm| of(arm)).collect();
-        if cells.iter().any(Option::is_some) {
-            rows.push((
-                label.into(),
-                cells.into_iter().map(|cell| cell.unwrap_or("–".into())).collect(),
-            ));
-        }
+        let missing = if cells.iter().any(Option::is_some) {
+            "–"
+        } else {
+            NOT_MEASURED
+        };
+        let cells = cells.into_iter().map(|cell| cell.unwrap_or(missing.into()));
+        rows.push((label.into(), cells.collect()));
     };
     add("BLEU", &|arm| Some(format!("{:.1}", arm.bleu)));
     add("chrF", &|arm| Some(format!("{:.1}", arm.chrf)));
@@ -189,6 +211,55 @@ pub fn scores(results: &Results) -> Table {
     Table {
         head: head("", &arms),
         rows,
+    }
+}
+
+/// Each comparison within each kind of question, not adjusted; nothing where all questions are of one kind.
+pub fn differences_by_stratum(results: &Results) -> Table {
+    let overall = results.contrasts.iter().filter(|contrast| contrast.stratum.is_none());
+    let within = |stratum: Stratum| move |contrast: &&Contrast| contrast.stratum == Some(stratum);
+    let strata: Vec<Stratum> = Stratum::ALL
+        .into_iter()
+        .filter(|&stratum| results.contrasts.iter().any(|contrast| within(stratum)(&contrast)))
+        .collect();
+    let row = |pair: &Contrast| {
+        let cell = |&stratum: &Stratum| {
+            let mut all = results.contrasts.iter().filter(within(stratum));
+            let found = all.find(|other| (other.first, other.second) == (pair.first, pair.second));
+            found.map_or("–".into(), difference)
+        };
+        (
+            format!("{} − {}", pair.first, pair.second),
+            strata.iter().map(cell).collect(),
+        )
+    };
+    Table {
+        head: [String::new()]
+            .into_iter()
+            .chain(strata.iter().map(|stratum| stratum.name().to_string()))
+            .collect(),
+        rows: if strata.len() < 2 {
+            Vec::new()
+        } else {
+            overall.map(row).collect()
+        },
+    }
+}
+
+/// Points with their interval, and what they show if anything.
+fn difference(contrast: &Contrast) -> String {
+    let points = signed_interval(&contrast.difference);
+    match contrast.shown {
+        Finding::NotShown => points,
+        _ => format!("{points} {}", finding(contrast)),
+    }
+}
+
+pub fn finding(contrast: &Contrast) -> &'static str {
+    match contrast.shown {
+        Finding::Better => "shown better",
+        Finding::Worse => "shown worse",
+        Finding::NotShown => "not shown",
     }
 }
 

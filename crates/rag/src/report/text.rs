@@ -21,6 +21,11 @@ pub fn signed(share: f64) -> String {
     format!("{:+.1}", 100.0 * share).replace('-', "−")
 }
 
+pub fn signed_interval(estimate: &Estimate) -> String {
+    let [mean, low, high] = [estimate.mean, estimate.low, estimate.high].map(signed);
+    format!("{mean} [{low}, {high}]")
+}
+
 pub fn p_value(p: f64) -> String {
     if p < 0.001 { "< 0.001".into() } else { format!("{p:.3}") }
 }

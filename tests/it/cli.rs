@@ -645,7 +645,7 @@ fn every_config_resolves() {
     let mut seen = 0;
     for entry in std::fs::read_dir(root.join("configs")).unwrap() {
         let path = entry.unwrap().path();
-        // A use case is a folder with its data.
+        // A use case is a folder.
         let path = if path.is_dir() { path.join("config.toml") } else { path };
         let out = output(&root, &["train", &path.to_string_lossy(), "--show-settings"]);
         assert!(

@@ -14,6 +14,7 @@ use tune_data::Record;
 use tune_model::Precision;
 use tune_rag::eval::arm::Context;
 use tune_rag::eval::cost::Facts;
+use tune_rag::eval::settings::Eval;
 use tune_rag::eval::{Inputs, Progress, TrainingText, evaluate};
 use tune_rag::judge::{Ask, HttpJudge};
 use tune_rag::question::read_questions;
@@ -27,6 +28,13 @@ pub fn run(args: &Args, printer: &Printer) -> anyhow::Result<End> {
     let (settings, eval) = (&resolved.settings, &resolved.eval);
     eval.validate()?;
     let questions = read_questions(&eval.questions)?;
+    let key = environment::named(&eval.judge.key_variable);
+    if !eval.judge.key_variable.is_empty() && key.is_none() {
+        let name = &eval.judge.key_variable;
+        printer.warning(&format!(
+            "eval.judge.key_variable = {name:?}: there is no such variable, or it is empty"
+        ));
+    }
     interrupt::ends(printer)?;
     let chosen = device::choose(&settings.device)?;
     let needs_index = eval.chosen().iter().any(|arm| arm.context != Context::None);
@@ -34,12 +42,12 @@ pub fn run(args: &Args, printer: &Printer) -> anyhow::Result<End> {
         .then(|| Opened::open(&resolved.rag, &chosen.device, false, printer))
         .transpose()?;
     let precision = Precision::resolve(settings.model.dtype, settings.model.quantize, &chosen.device)?;
-    let mut models = Models::load(&Wanted::all(settings, eval), &chosen.device, precision, printer)?;
+    let wanted = Wanted::of(settings, eval, &chosen_weights(eval));
+    let mut models = Models::load(&wanted, &chosen.device, precision, printer)?;
     let prompts = PromptBuilder::new(&resolved.rag, &models.codec().special_tokens());
     let library = opened.as_ref().map(Opened::library).transpose()?;
     let training = training_texts(&resolved);
-    let mut judge =
-        (!eval.judge.url.is_empty()).then(|| HttpJudge::new(&eval.judge, environment::named(&eval.judge.key_variable)));
+    let mut judge = (!eval.judge.url.is_empty()).then(|| HttpJudge::new(&eval.judge, key));
 
     let mut console = Console::new(printer);
     let mut phase = String::new();
@@ -60,7 +68,13 @@ pub fn run(args: &Args, printer: &Printer) -> anyhow::Result<End> {
                 opened.as_ref().map(|opened| &*opened.store),
             )?,
         },
-        &mut |progress| show(&mut console, &mut phase, progress),
+        &mut |progress| match progress {
+            Progress::Warning(text) => {
+                console.finish();
+                printer.warning(&text);
+            }
+            progress => show(&mut console, &mut phase, progress),
+        },
     );
     console.finish();
     let results = results?;
@@ -74,6 +88,7 @@ pub fn run(args: &Args, printer: &Printer) -> anyhow::Result<End> {
 
 fn show(console: &mut Console, phase: &mut String, progress: Progress) {
     let (name, done, of) = match progress {
+        Progress::Warning(_) => return,
         Progress::Retrieving { done, of } => ("retrieving".to_string(), done, of),
         Progress::Answering { arm, done, of, .. } => (format!("answering, {}", arm.name()), done, of),
         Progress::Weighing { arm, done, of } => (format!("perplexity, {}", arm.name()), done, of),
@@ -108,20 +123,24 @@ fn tell(results: &Results, output: &Path, printer: &Printer) -> anyhow::Result<(
         });
         printer.data(&row(style, &summary.arm.to_string(), &format!("{scored}{time}")))?;
     }
-    for left_out in &results.left_out {
-        printer.warning(&format!("arm {} left out: {}", left_out.arm, left_out.reason));
-    }
     printer.talk("");
     printer.row("report", &output.join("report.html").display().to_string());
     printer.row("numbers", &output.join("results.json").display().to_string());
     Ok(())
 }
 
-/// Those the config names.
+/// Of the arms to ask.
+fn chosen_weights(eval: &Eval) -> Vec<Weights> {
+    eval.chosen().iter().map(|arm| arm.weights).collect()
+}
+
+/// Those the config names, of the arms to ask.
 fn adapters(resolved: &Resolved) -> impl Iterator<Item = (Weights, &PathBuf)> {
-    let eval = &resolved.eval;
+    let (eval, chosen) = (&resolved.eval, chosen_weights(&resolved.eval));
     let named = [(Weights::Tuned, &eval.adapter), (Weights::Hybrid, &eval.hybrid_adapter)];
-    named.into_iter().filter(|(_, adapter)| !adapter.as_os_str().is_empty())
+    named
+        .into_iter()
+        .filter(move |(weights, adapter)| chosen.contains(weights) && !adapter.as_os_str().is_empty())
 }
 
 /// What the adapters were trained on, as far as their run folders tell: to find questions that training gives away.

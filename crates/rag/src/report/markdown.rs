@@ -114,7 +114,10 @@ fn contrasts(results: &Results) -> String {
             adjusted,
             mcnemar,
             format!("{} / {} / {}", contrast.wins, contrast.ties, contrast.losses),
-            percent(contrast.smallest_difference),
+            match contrast.smallest_difference {
+                0.0 => "–".into(),
+                visible => percent(visible),
+            },
         ];
         (format!("{} − {}", contrast.first, contrast.second), cells)
     };

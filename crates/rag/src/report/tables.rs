@@ -174,8 +174,8 @@ pub fn scores(results: &Results) -> Table {
             ));
         }
     };
-    add("BLEU", &|arm| Some(format!("{:.1}", arm.bleu)));
-    add("chrF", &|arm| Some(format!("{:.1}", arm.chrf)));
+    add("BLEU", &|arm| Some(format!("{:.1}", arm.bleu?)));
+    add("chrF", &|arm| Some(format!("{:.1}", arm.chrf?)));
     add("Perplexity of the reference", &|arm| {
         Some(format!("{:.2}", arm.perplexity?))
     });

@@ -145,7 +145,7 @@ fn index_killed_at_any_moment_and_run_again_is_the_same_index() {
     let dir = workplace(DOCUMENTS, QUESTIONS);
     let dir = dir.path();
     for n in 0..DOCUMENTS {
-        let text = format!("Item {n} is K{n}, and it stands on the shelf by the door. ").repeat(14);
+        let text = format!("Item {n} is K{n}, and it stands on the shelf by the door. ").repeat(8);
         std::fs::write(dir.join(format!("docs/{n}.md")), text).unwrap();
     }
     let (_, _, whole) = finished(dir, INDEX);
@@ -199,7 +199,7 @@ fn one_changed_file_of_a_thousand_costs_its_own_chunks() {
     let dir = workplace(0, 1);
     let dir = dir.path();
     for n in 0..1000 {
-        let text = format!("Item {n} is K{n}, and it stands on the shelf by the door. ").repeat(80);
+        let text = format!("Item {n} is K{n}, and it stands on the shelf by the door. ").repeat(120);
         std::fs::write(dir.join(format!("docs/{n}.md")), text).unwrap();
     }
     let costs = || -> Value { serde_json::from_slice(&std::fs::read(dir.join("index/report.json")).unwrap()).unwrap() };
@@ -379,7 +379,7 @@ fn an_old_index_is_told() {
                 asked for";
     assert_eq!(warned(&[&raft[..], &small].concat()), [seen, old]);
     let other = [&search[..], &["--set", "rag.chunk_tokens=32"]].concat();
-    assert!(warned(&other)[0].contains("(other settings; 1 new, 1 changed, 1 gone)"));
+    assert!(warned(&other)[0].contains("not of these documents (other settings; 1 new, 1 changed, 1 gone)"));
     insta::assert_snapshot!("old_index_eval", told(dir, EVAL));
     finished(dir, INDEX);
     assert_eq!(warned(&search), [""; 0]);
@@ -402,7 +402,7 @@ fn an_evaluation_goes_on_where_it_can() {
     let dir = workplace(0, 2);
     let dir = dir.path();
     std::fs::create_dir(dir.join("half")).unwrap();
-    let long = json!({ "id": "long", "question": "item 9?", "answers": ["K9 ".repeat(80)], "stratum": "seen" });
+    let long = json!({ "id": "long", "question": "item 9?", "answers": ["K9 ".repeat(120)], "stratum": "seen" });
     std::fs::write(dir.join("questions.jsonl"), long.to_string()).unwrap();
     finished(
         dir,

@@ -45,11 +45,14 @@ impl Opened {
         // One of another embedder is refused before it is called old.
         opened.library()?;
         match glance(&*opened.store, &opened.embedder, rag) {
-            Ok(found) if found.is_stale() => printer.warning(&format!(
-                "the index is older than its documents ({}): run `tune index`",
-                found.counts()
-            )),
-            Ok(_) => {}
+            Ok(found) if !found.is_stale() => {}
+            Ok(found) => {
+                let what = match found.other_settings {
+                    true => "not of these documents",
+                    false => "older than its documents",
+                };
+                printer.warning(&format!("the index is {what} ({}): run `tune index`", found.counts()));
+            }
             Err(error) => printer.warning(&format!("the index cannot be compared with its documents: {error}")),
         }
         Ok(opened)

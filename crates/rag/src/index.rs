@@ -303,15 +303,16 @@ impl Run<'_> {
             embedded(self.report.embedded);
         }
         let mut vectors = vectors.into_iter();
-        for (record, chunks) in pending {
-            let points: Vec<Point> = chunks
-                .into_iter()
-                .zip(&mut vectors)
-                .map(|(chunk, v)| Point::new(chunk, v))
-                .collect();
-            self.store.put(&record, &points)?;
-            self.report.changed += 1;
-        }
+        let mut with_vectors = |chunks: Vec<Chunk>| -> Vec<Point> {
+            let chunks = chunks.into_iter().zip(&mut vectors);
+            chunks.map(|(chunk, vector)| Point::new(chunk, vector)).collect()
+        };
+        let documents = pending
+            .into_iter()
+            .map(|(record, chunks)| (record, with_vectors(chunks)));
+        let documents: Vec<(Record, Vec<Point>)> = documents.collect();
+        self.store.put_all(&documents)?;
+        self.report.changed += documents.len();
         Ok(())
     }
 

@@ -1009,7 +1009,7 @@ fn a_report_holds_every_question_and_runs_nothing() {
     let mut results = world.run(&settings).unwrap();
     results.facts.title = "<script>alert(1)</script>".into();
     let given = results.questions[0].answers.get_mut(&Arm::RAG).unwrap();
-    given.answer.text = "</blockquote><img src=x onerror=alert(1)> | `x`".into();
+    given.answer.text = "</blockquote><img src=x onerror=alert(1)> | `x` \u{1b}[31m\u{0}\u{7}".into();
     tune_rag::report::write(&results, folder.path()).unwrap();
     let html = fs_err::read_to_string(folder.path().join("report.html")).unwrap();
     let markdown = fs_err::read_to_string(folder.path().join("report.md")).unwrap();
@@ -1017,6 +1017,7 @@ fn a_report_holds_every_question_and_runs_nothing() {
         assert!(html.contains(&question.question.question));
     }
     assert!(!html.contains("<script") && !html.contains("<img") && !html.contains("http"));
+    assert!(!html.chars().any(|c| c.is_control() && c != '\n'));
     for text in [&html, &markdown] {
         assert!(text.contains("not retrieved") && text.contains("eval.hybrid_adapter"));
         assert!(!text.contains("NaN") && !text.contains("inf"));

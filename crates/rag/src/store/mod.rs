@@ -81,6 +81,13 @@ pub trait Store {
     /// Puts a document in place of what the store has under its path: wholly, or after a crash as one that is to be
     /// put again.
     fn put(&mut self, record: &Record, points: &[Point]) -> Result<()>;
+    /// Documents that were embedded together; all or none of them, where the store can. Then a run that goes on after a
+    /// crash embeds the same batches, and its vectors are the same to the bit.
+    fn put_all(&mut self, documents: &[(Record, Vec<Point>)]) -> Result<()> {
+        documents
+            .iter()
+            .try_for_each(|(record, points)| self.put(record, points))
+    }
     fn remove(&mut self, path: &str) -> Result<()>;
     fn dense(&self, vector: &[f32], k: usize, only: Only) -> Result<Vec<Hit>>;
     fn lexical(&self, query: &str, k: usize, only: Only) -> Result<Vec<Hit>>;

@@ -19,6 +19,8 @@ pub struct Models {
     model: CausalLm,
     codec: Codec,
     stop: Vec<u32>,
+    /// Hash of all that decides an answer but adapter and conversation: weights and their precision, tokenizer and
+    /// template, where an answer ends.
     base: String,
     tuned: Option<Named>,
     hybrid: Option<Named>,
@@ -28,6 +30,7 @@ pub struct Models {
 
 struct Named {
     adapter: Adapter,
+    /// Of its config and weights.
     identity: String,
 }
 
@@ -42,31 +45,28 @@ pub struct Wanted<'a> {
 }
 
 impl<'a> Wanted<'a> {
-    /// The base of a config with both adapters of its `[eval]`.
-    pub fn all(settings: &'a Settings, eval: &'a Eval) -> Self {
+    /// The base of a config, with no more adapters of its `[eval]` than `weights` need.
+    pub fn of(settings: &'a Settings, eval: &'a Eval, weights: &[Weights]) -> Self {
         let template = &settings.model.chat_template;
+        let needed = |of: Weights, dir: &'a Path| weights.contains(&of).then_some(dir);
         Self {
             base: &settings.model.base,
             revision: (!settings.model.revision.is_empty()).then_some(settings.model.revision.as_str()),
             chat_template: (!template.as_os_str().is_empty()).then_some(template),
-            tuned: Some(&eval.adapter),
-            hybrid: Some(&eval.hybrid_adapter),
-        }
-    }
-
-    /// The same with no more adapters than `weights` need.
-    pub fn of(settings: &'a Settings, eval: &'a Eval, weights: Weights) -> Self {
-        let all = Self::all(settings, eval);
-        Self {
-            tuned: all.tuned.filter(|_| weights == Weights::Tuned),
-            hybrid: all.hybrid.filter(|_| weights == Weights::Hybrid),
-            ..all
+            tuned: needed(Weights::Tuned, &eval.adapter),
+            hybrid: needed(Weights::Hybrid, &eval.hybrid_adapter),
         }
     }
 }
 
 impl Models {
     pub fn load(wanted: &Wanted<'_>, device: &Device, precision: Precision, printer: &Printer) -> anyhow::Result<Self> {
+        if wanted.base.is_empty() {
+            return Err(Failure::error(
+                "model.base is empty: it is the model that answers",
+                "set it to a folder, a hub id or a .gguf file",
+            ));
+        }
         let base = open(wanted.base, wanted.revision, printer)?;
         let codec = codec(&base, wanted.chat_template)?;
         let model = CausalLm::load(&base, None, device, precision, &mut |_, _| {})?;
@@ -81,9 +81,11 @@ impl Models {
                 ));
             }
         }
+        let stop = stop_tokens(&base, &codec);
+        let decides = serde_json::to_vec(&(&fingerprint, precision, codec.fingerprint(), &stop))?;
         Ok(Self {
-            stop: stop_tokens(&base, &codec),
-            base: fingerprint,
+            stop,
+            base: blake3::hash(&decides).to_hex().to_string(),
             model,
             codec,
             tuned: wanted.tuned.and_then(|dir| named(dir).transpose()).transpose()?,
@@ -152,10 +154,13 @@ fn named(dir: &Path) -> anyhow::Result<Option<Named>> {
             "name a run folder, or an adapter folder in PEFT layout",
         )
     })?;
-    let weights = fs_err::read(folder.join("adapter_model.safetensors"))?;
+    let mut identity = blake3::Hasher::new();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        identity.update(blake3::hash(&fs_err::read(folder.join(file))?).as_bytes());
+    }
     Ok(Some(Named {
         adapter: Adapter::read(&folder)?,
-        identity: blake3::hash(&weights).to_hex().to_string(),
+        identity: identity.finalize().to_hex().to_string(),
     }))
 }
 
@@ -232,7 +237,11 @@ impl Answerer for Models {
         self.switch(weights)?;
         let one = |(messages, reference): &(Vec<tune_rag::Message>, String)| {
             let prompt = self.tokens(messages)?;
-            let answer = self.codec.encode(reference, false)?;
+            let mut answer = self.codec.encode(reference, false)?;
+            answer.truncate(self.model.context().saturating_sub(prompt.len()));
+            if answer.is_empty() {
+                return Ok((0.0, 0));
+            }
             let tokens = [prompt.as_slice(), &answer].concat();
             let mut input = Input::sequence(&tokens);
             input.learn = (0..tokens.len()).map(|i| i >= prompt.len()).collect();

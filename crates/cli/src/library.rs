@@ -5,6 +5,8 @@ use crate::printer::Printer;
 use burn::tensor::Device;
 use tune_rag::Reranker;
 use tune_rag::eval::library::Indexed;
+use tune_rag::index::glance;
+use tune_rag::retrieve::matching;
 use tune_rag::settings::Rag;
 use tune_rag::store::{self, Store};
 
@@ -21,6 +23,12 @@ impl Opened {
         rag.validate()?;
         // The index first: it is refused in no time, the models take seconds.
         let store = store::open(rag, environment::store_key(rag.store).as_deref(), create)?;
+        if !create && matching(&*store, &rag.only)?.is_some_and(|documents| documents.is_empty()) {
+            let globs = rag.only.join(", ");
+            printer.warning(&format!(
+                "rag.only = {globs} matches no document of the index: nothing will be found"
+            ));
+        }
         let load = |base: &str| BertEncoder::load(base, device, printer);
         Ok(Self {
             store,
@@ -28,6 +36,26 @@ impl Opened {
             reranker: (!rag.reranker.is_empty()).then(|| load(&rag.reranker)).transpose()?,
             rag: rag.clone(),
         })
+    }
+
+    /// For whoever answers from the index without comparing it with its documents by content: tells where they differ at
+    /// a glance.
+    pub fn to_answer(rag: &Rag, device: &Device, printer: &Printer) -> anyhow::Result<Self> {
+        let opened = Self::open(rag, device, false, printer)?;
+        // One of another embedder is refused before it is called old.
+        opened.library()?;
+        match glance(&*opened.store, &opened.embedder, rag) {
+            Ok(found) if !found.is_stale() => {}
+            Ok(found) => {
+                let what = match found.other_settings {
+                    true => "not of these documents",
+                    false => "older than its documents",
+                };
+                printer.warning(&format!("the index is {what} ({}): run `tune index`", found.counts()));
+            }
+            Err(error) => printer.warning(&format!("the index cannot be compared with its documents: {error}")),
+        }
+        Ok(opened)
     }
 
     /// Refuses an index made with another embedder.

@@ -7,7 +7,7 @@ use toml::Value;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 /// Wanted values that the kind of the default does not tell.
-const WANTED: [(&str, &str); 8] = [
+const WANTED: [(&str, &str); 9] = [
     (
         "data.train",
         "a list of files, each text or { path = \"…\", weight = 2.0 }",
@@ -18,6 +18,7 @@ const WANTED: [(&str, &str); 8] = [
     ("lora.rank_pattern", "a list of pairs such as [\"q_proj\", 8]"),
     ("lora.alpha_pattern", "a list of pairs such as [\"q_proj\", 16]"),
     ("train.betas", "two numbers"),
+    ("raft.distractors", "two whole numbers, [least, most]"),
     ("train.keep_blocks", "\"auto\" or a number of blocks"),
 ];
 
@@ -68,6 +69,8 @@ pub struct Given {
 pub struct Options {
     /// In the order they are declared.
     pub leaves: Vec<Leaf>,
+    /// `eval`, `eval.judge`.
+    sections: Vec<String>,
     defaults: toml::Table,
 }
 
@@ -77,23 +80,13 @@ impl Options {
         let defaults = toml::Table::try_from(&config)?;
         // The order of declaration, which a TOML table loses.
         let ordered = serde_json::to_value(&config)?;
-        let mut leaves = Vec::new();
-        for (key, value) in ordered.as_object().into_iter().flatten() {
-            match (defaults.get(key), value.as_object()) {
-                (Some(Value::Table(section)), Some(names)) => leaves.extend(names.keys().filter_map(|name| {
-                    Some(Leaf {
-                        path: format!("{key}.{name}"),
-                        default: section.get(name)?.clone(),
-                    })
-                })),
-                (Some(default), _) => leaves.push(Leaf {
-                    path: key.clone(),
-                    default: default.clone(),
-                }),
-                (None, _) => {}
-            }
-        }
-        Ok(Self { leaves, defaults })
+        let (mut leaves, mut sections) = (Vec::new(), Vec::new());
+        descend(None, &defaults, &ordered, &mut leaves, &mut sections);
+        Ok(Self {
+            leaves,
+            sections,
+            defaults,
+        })
     }
 
     pub fn leaf(&self, path: &str) -> Option<&Leaf> {
@@ -101,10 +94,7 @@ impl Options {
     }
 
     fn sections(&self) -> impl Iterator<Item = &str> {
-        self.defaults
-            .iter()
-            .filter(|(_, value)| value.is_table())
-            .map(|(name, _)| name.as_str())
+        self.sections.iter().map(String::as_str)
     }
 
     /// The values of a file, and everything wrong with it.
@@ -142,7 +132,7 @@ impl Options {
             .strip_prefix("TUNE_")
             .unwrap_or(name)
             .to_ascii_lowercase()
-            .replacen("__", ".", 1);
+            .replace("__", ".");
         self.read_text(&path, value, name, name)
     }
 
@@ -191,14 +181,13 @@ impl Options {
             Some(Value::Float(_)) => "a number",
             Some(Value::Boolean(_)) => "true or false",
             Some(Value::Array(_)) => "a list of text",
-            Some(Value::Table(_)) => "a section",
             _ => "text",
         }
     }
 
     fn unknown(&self, path: &str) -> String {
         let (section, name) = path
-            .split_once('.')
+            .rsplit_once('.')
             .map_or((None, path), |(section, name)| (Some(section), name));
         if let Some((_, ours)) = CALLED.iter().find(|(theirs, _)| *theirs == name) {
             return format!("unknown key `{path}`; here it is called `{ours}`");
@@ -211,10 +200,14 @@ impl Options {
                 .unwrap_or_default();
             return format!("unknown key `{path}`{near}");
         }
+        if self.sections().any(|section| section == path) {
+            return format!("`{path}` is a section: set one of its keys");
+        }
+        // Names such as `model` of sections within sections lead nobody home.
         if let Some(elsewhere) = self
             .leaves
             .iter()
-            .find(|leaf| leaf.path.rsplit('.').next() == Some(name))
+            .find(|leaf| leaf.path == name || leaf.path.split_once('.').is_some_and(|(_, key)| key == name))
         {
             return format!("unknown key `{path}`; `{name}` belongs in {}", home_of(&elsewhere.path));
         }
@@ -243,7 +236,7 @@ impl FileReading<'_> {
         for (key, value) in entries {
             let name: &str = key.get_ref();
             let path = section.map_or_else(|| name.to_string(), |section| format!("{section}.{name}"));
-            let is_section = section.is_none() && self.options.sections().any(|s| s == name);
+            let is_section = self.options.sections().any(|section| section == path);
             if self.options.leaf(&path).is_some() {
                 self.value(path, value);
             } else if !is_section {
@@ -253,9 +246,9 @@ impl FileReading<'_> {
                 };
                 self.problems.push(self.file.problem(&key.span(), text));
             } else if let DeValue::Table(inner) = value.get_ref() {
-                self.table(inner, Some(name));
+                self.table(inner, Some(&path));
             } else {
-                let text = format!("`{name}` is {}, wanted a section [{name}]", value.get_ref().type_str());
+                let text = format!("`{path}` is {}, wanted a section [{path}]", value.get_ref().type_str());
                 self.problems.push(self.file.problem(&value.span(), text));
             }
         }
@@ -285,12 +278,36 @@ impl FileReading<'_> {
     }
 }
 
-/// Puts `value` at `section.key` or `key`.
+/// Leaves and sections below `section`, in the order of `declared`, which a TOML table loses.
+fn descend(
+    section: Option<&str>,
+    defaults: &toml::Table,
+    declared: &serde_json::Value,
+    leaves: &mut Vec<Leaf>,
+    sections: &mut Vec<String>,
+) {
+    for (name, declared) in declared.as_object().into_iter().flatten() {
+        let path = section.map_or_else(|| name.clone(), |section| format!("{section}.{name}"));
+        match defaults.get(name) {
+            Some(Value::Table(table)) => {
+                sections.push(path.clone());
+                descend(Some(&path), table, declared, leaves, sections);
+            }
+            Some(default) => leaves.push(Leaf {
+                path,
+                default: default.clone(),
+            }),
+            None => {}
+        }
+    }
+}
+
+/// Puts `value` at `section.key` or `key`, or deeper.
 pub fn put(table: &mut toml::Table, path: &str, value: Value) {
     match path.split_once('.') {
         Some((section, key)) => {
             if let Value::Table(section) = table.entry(section).or_insert_with(|| Value::Table(toml::Table::new())) {
-                section.insert(key.to_string(), value);
+                put(section, key, value);
             }
         }
         None => {
@@ -342,7 +359,7 @@ fn choices(message: &str) -> Vec<&str> {
 }
 
 fn section_of(path: &str) -> Option<&str> {
-    path.split_once('.').map(|(section, _)| section)
+    path.rsplit_once('.').map(|(section, _)| section)
 }
 
 fn home_of(path: &str) -> String {
@@ -438,6 +455,35 @@ mod tests {
     }
 
     #[test]
+    fn sections_within_sections_are_read_key_by_key() {
+        let found =
+            problems("[eval.judge]\nurll = \"x\"\n[eval.rates]\nprompt = \"dear\"\n[eval]\njudges = 1\nmodel = 2\n");
+        assert_eq!(found.len(), 4, "{found:#?}");
+        assert!(
+            found
+                .iter()
+                .any(|p| p.contains("`eval.judge.urll`; did you mean `eval.judge.url`?")),
+            "{found:#?}"
+        );
+        assert!(
+            found
+                .iter()
+                .any(|p| p.contains("`eval.rates.prompt` is text (\"dear\"), wanted a number")),
+            "{found:#?}"
+        );
+        assert!(problems("[eval]\njudge = 3\n")[0].contains("wanted a section [eval.judge]"));
+        assert_eq!(
+            problems("[eval]\njudge = { url = \"http://j/v1\", model = \"m\" }\n"),
+            [""; 0]
+        );
+        let options = Options::new().unwrap();
+        let given = options.read_flag("eval.judge.url=http://j/v1").unwrap();
+        assert_eq!(given.path, "eval.judge.url");
+        let list = options.read_flag("raft.distractors=1,1").unwrap_err().to_string();
+        assert!(list.ends_with("wanted two whole numbers, [least, most]"), "{list}");
+    }
+
+    #[test]
     fn whole_numbers_are_numbers() {
         assert_eq!(
             problems("[lora]\nalpha = 32\n[train]\nepochs = 3\nbetas = [0.9, 1]\n"),
@@ -484,5 +530,7 @@ mod tests {
             ("train.learning_rate", "TUNE_TRAIN__LEARNING_RATE")
         );
         assert_eq!(options.read_variable("TUNE_DEVICE", "cpu").unwrap().path, "device");
+        let given = options.read_variable("TUNE_EVAL__JUDGE__URL", "http://j/v1").unwrap();
+        assert_eq!(given.path, "eval.judge.url");
     }
 }

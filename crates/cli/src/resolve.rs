@@ -106,7 +106,7 @@ impl Resolved {
         let mut text = String::new();
         let mut section = "";
         for (path, value, origin) in &self.values {
-            let (here, key) = path.split_once('.').unwrap_or(("", path));
+            let (here, key) = path.rsplit_once('.').unwrap_or(("", path));
             if here != section {
                 text += &format!("\n[{here}]\n");
                 section = here;

@@ -20,6 +20,7 @@ impl StagedFile {
             if let Some(folder) = path.parent() {
                 fs_err::create_dir_all(folder)?;
             }
+            sweep(path);
             File::create_new(&staged)
         };
         let file = create().map_err(|source| write_error(path, source))?;
@@ -71,6 +72,7 @@ impl StagedFolder {
                 path: path.to_path_buf(),
             });
         }
+        sweep(path);
         let staged = beside(path);
         fs_err::create_dir_all(&staged).map_err(|source| write_error(path, source))?;
         Ok(Self {
@@ -153,6 +155,36 @@ fn beside(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.{}-{count}.tmp", std::process::id()))
 }
 
+/// Removes what writers of `path` left [`beside`] it when they were killed. What cannot be looked at or removed stays.
+fn sweep(path: &Path) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mark = format!(".{name}.");
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let writer = |entry: &str| -> Option<u32> {
+        let (pid, _) = entry.strip_prefix(&mark)?.strip_suffix(".tmp")?.split_once('-')?;
+        pid.parse().ok()
+    };
+    for entry in fs_err::read_dir(folder.unwrap_or(Path::new(".")))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        if entry.file_name().to_str().and_then(writer).is_some_and(is_dead) {
+            let left = entry.path();
+            let _ = if left.is_dir() {
+                fs_err::remove_dir_all(&left)
+            } else {
+                fs_err::remove_file(&left)
+            };
+        }
+    }
+}
+
+/// Only where the system lists its processes.
+fn is_dead(process: u32) -> bool {
+    Path::new("/proc/self").exists() && !Path::new(&format!("/proc/{process}")).exists()
+}
+
 fn is_empty_folder(path: &Path) -> bool {
     fs_err::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
@@ -203,6 +235,31 @@ mod tests {
         fill(b"3", true).unwrap();
         assert_eq!(fs_err::read(path.join("file")).unwrap(), b"3");
         assert_eq!(names(parent.path()), ["out"]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_the_killed_left_goes_and_what_others_write_stays() {
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        let (dead, alive) = (ended.id(), std::os::unix::process::parent_id());
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs_err::create_dir(at(&format!(".out.{dead}-0.tmp"))).unwrap();
+        let others = [
+            format!(".out.{alive}-0.tmp"),
+            format!(".output.{dead}-0.tmp"),
+            ".out.x-0.tmp".into(),
+        ];
+        others.iter().for_each(|name| fs_err::write(at(name), "").unwrap());
+        fs_err::write(at(&format!(".out.{dead}-1.tmp")), "").unwrap();
+        write_file(&at("out"), b"").unwrap();
+        let mut wanted = others.to_vec();
+        wanted.push("out".into());
+        wanted.sort();
+        let mut found = names(folder.path());
+        found.sort();
+        assert_eq!(found, wanted);
     }
 
     #[test]

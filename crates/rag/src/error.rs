@@ -62,7 +62,12 @@ pub enum RagError {
     OtherEmbedder { found: String, wanted: String },
 
     #[error("the question alone takes {tokens} tokens; the prompt may have {budget}")]
-    Budget { tokens: usize, budget: usize },
+    Budget {
+        tokens: usize,
+        budget: usize,
+        /// The model's, where no setting makes the prompt shorter than it allows.
+        context: Option<usize>,
+    },
 
     #[error("the model failed while {doing}")]
     Model {
@@ -85,12 +90,21 @@ impl RagError {
             Self::BadIndex { .. } => "remove it and run `tune index` again",
             Self::Sqlite { source, .. } => return sqlite_hint(source),
             Self::Unreachable { .. } => "is the server running, and rag.url its address with port?",
-            Self::Refused { status: 401 | 403, .. } => "the server wants another API key",
-            Self::Reply { .. } => "is rag.url the address of such a server, and of a version named in the README?",
+            Self::Refused { status: 401 | 403, .. } => {
+                "set the variable QDRANT_API_KEY, for Chroma CHROMA_API_KEY, to a key that the server takes"
+            }
+            Self::Reply { .. } => "is rag.url the address of such a server?",
             Self::NoLexical { .. } => "set rag.retriever = \"dense\", or use store = \"sqlite\" or \"qdrant\"",
             Self::Address { .. } => "wanted qdrant://host:port/name, chroma://host:port/name or a folder",
             Self::OtherEmbedder { .. } => "run `tune index` again: vectors of two embedders cannot be compared",
-            Self::Budget { .. } => "raise rag.prompt_tokens, or ask for fewer new tokens",
+            Self::Budget { context: None, .. } => "raise rag.prompt_tokens, or shorten the question",
+            Self::Budget {
+                context: Some(context), ..
+            } => {
+                return Some(format!(
+                    "shorten it, or ask for fewer new tokens: the model's context is {context}"
+                ));
+            }
             Self::Settings { .. } => CHANGE_SETTINGS,
             Self::InUse { .. } => "wait for it to end, or set rag.path to another folder",
             Self::Folder { .. } | Self::Refused { .. } | Self::Model { .. } => return None,
@@ -117,4 +131,11 @@ pub(crate) const CHANGE_SETTINGS: &str = "change these keys in the config file, 
 
 pub(crate) fn unusable(problems: &[String]) -> String {
     format!("the settings cannot be used:\n  {}", problems.join("\n  "))
+}
+
+/// The first five of many names.
+pub(crate) fn first(names: &[impl AsRef<str>]) -> String {
+    let shown: Vec<&str> = names.iter().take(5).map(AsRef::as_ref).collect();
+    let more = if names.len() > shown.len() { ", …" } else { "" };
+    format!("{}{more}", shown.join(", "))
 }

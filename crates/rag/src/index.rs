@@ -1,10 +1,10 @@
 //! Documents into a store: only what changed is read, split and embedded again; what is gone leaves. Each document is
 //! put whole, so that a run may be killed at any moment and gone on with.
 use crate::chunk::{Chunk, chunks, embedded_text, limit};
-use crate::error::{RagError, Result};
-use crate::ingest::{Document, Raw, Skipped, Source, read, sources};
+use crate::error::{RagError, Result, first};
+use crate::ingest::{Document, Format, Raw, Skipped, Source, read, sources};
 use crate::settings::Rag;
-use crate::store::{Manifest, Point, Record, Store};
+use crate::store::{Manifest, Point, Record, Store, content};
 use crate::{Embedder, TextKind};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -104,6 +104,39 @@ impl Staleness {
     pub fn is_stale(&self) -> bool {
         *self != Self::default()
     }
+
+    /// Everything that differs, by name.
+    pub fn names(&self) -> Vec<String> {
+        let settings = self.other_settings.then(|| "settings of [rag]".to_string());
+        let documents = [&self.added, &self.changed, &self.removed].into_iter().flatten();
+        settings.into_iter().chain(documents.cloned()).collect()
+    }
+
+    /// `other settings; 1 new, 2 changed`.
+    pub fn counts(&self) -> String {
+        self.told(|_| String::new())
+    }
+
+    /// `1 new (9.md), 2 changed (3.md, 4.md)`, the first five of each.
+    pub fn examples(&self) -> String {
+        self.told(|names| format!(" ({})", first(names)))
+    }
+
+    fn told(&self, examples: impl Fn(&[String]) -> String) -> String {
+        let kinds = [
+            ("new", &self.added),
+            ("changed", &self.changed),
+            ("gone", &self.removed),
+        ];
+        let kinds = kinds.iter().filter(|(_, names)| !names.is_empty());
+        let kinds: Vec<String> = kinds
+            .map(|(kind, names)| format!("{} {kind}{}", names.len(), examples(names)))
+            .collect();
+        let settings = self.other_settings.then_some("other settings");
+        let documents = Some(kinds.join(", ")).filter(|kinds| !kinds.is_empty());
+        let parts: Vec<&str> = settings.into_iter().chain(documents.as_deref()).collect();
+        parts.join("; ")
+    }
 }
 
 /// Brings the store to what the documents are now.
@@ -129,23 +162,20 @@ pub fn index(
     let mut seen = BTreeSet::new();
     let mut before = 0;
     for (source, count) in sources.iter().zip(counts) {
-        match read(source, settings) {
-            Ok(raws) => {
-                for (line, raw) in raws.into_iter().enumerate() {
-                    seen.insert(raw.path.clone());
-                    let documents = (before + line).saturating_sub(run.pending.len());
-                    let mut tell = |embedded| {
-                        progress(Progress {
-                            documents,
-                            of,
-                            embedded,
-                        })
-                    };
-                    tell(run.report.embedded);
-                    run.take(raw, &known, &mut skipped, &mut tell)?;
-                }
-            }
-            Err(reason) => skipped.push(reason),
+        let (raws, unread) = read(source, settings);
+        skipped.extend(unread);
+        for (line, raw) in raws.into_iter().enumerate() {
+            seen.insert(raw.path.clone());
+            let documents = (before + line).saturating_sub(run.pending.len());
+            let mut tell = |embedded| {
+                progress(Progress {
+                    documents,
+                    of,
+                    embedded,
+                })
+            };
+            tell(run.report.embedded);
+            run.take(raw, &known, &mut skipped, &mut tell)?;
         }
         before += count;
     }
@@ -158,15 +188,20 @@ pub fn index(
         })
     })?;
     let mut report = run.report;
-    for path in known.keys().filter(|path| !seen.contains(*path)) {
-        store.remove(path)?;
-        report.removed += 1;
+    for record in known.values().filter(|record| !seen.contains(&record.path)) {
+        store.remove(&record.path)?;
+        report.removed += usize::from(record.skipped.is_none());
     }
     if report.changed + report.removed > 0 {
         store.settle()?;
     }
     summed(store, &mut report)?;
     report.warnings.extend(narrower(settings, embedder));
+    if report.documents == 0 {
+        report
+            .warnings
+            .push("the index is empty: no document could be read".into());
+    }
     skipped.sort_by(|a, b| a.path.cmp(&b.path));
     report.skipped = skipped;
     report.seconds = begun.elapsed().as_secs_f64();
@@ -215,7 +250,8 @@ impl Run<'_> {
         skipped: &mut Vec<Skipped>,
         embedded: &mut dyn FnMut(usize),
     ) -> Result<()> {
-        if let Some(record) = known.get(&raw.path)
+        let before = known.get(&raw.path);
+        if let Some(record) = before
             && record.hash == raw.hash
         {
             skipped.extend(record.skipped.clone().map(|reason| Skipped { path: raw.path, reason }));
@@ -245,7 +281,7 @@ impl Run<'_> {
                     ..bare
                 };
                 self.store.put(&record, &[])?;
-                self.report.changed += 1;
+                self.report.removed += usize::from(before.is_some_and(|record| record.skipped.is_none()));
                 skipped.push(reason);
             }
         }
@@ -267,15 +303,16 @@ impl Run<'_> {
             embedded(self.report.embedded);
         }
         let mut vectors = vectors.into_iter();
-        for (record, chunks) in pending {
-            let points: Vec<Point> = chunks
-                .into_iter()
-                .zip(&mut vectors)
-                .map(|(chunk, v)| Point::new(chunk, v))
-                .collect();
-            self.store.put(&record, &points)?;
-            self.report.changed += 1;
-        }
+        let mut with_vectors = |chunks: Vec<Chunk>| -> Vec<Point> {
+            let chunks = chunks.into_iter().zip(&mut vectors);
+            chunks.map(|(chunk, vector)| Point::new(chunk, vector)).collect()
+        };
+        let documents = pending
+            .into_iter()
+            .map(|(record, chunks)| (record, with_vectors(chunks)));
+        let documents: Vec<(Record, Vec<Point>)> = documents.collect();
+        self.store.put_all(&documents)?;
+        self.report.changed += documents.len();
         Ok(())
     }
 
@@ -328,6 +365,21 @@ fn split(document: Document, settings: &Rag, embedder: &dyn Embedder) -> (Record
 
 /// Compares contents, embeds nothing.
 pub fn staleness(store: &dyn Store, embedder: &dyn Embedder, settings: &Rag) -> Result<Staleness> {
+    compare(store, embedder, settings, |_, _| false)
+}
+
+/// As [`staleness`], but a file that has the size and the time (to the second) it was indexed with is not read.
+pub fn glance(store: &dyn Store, embedder: &dyn Embedder, settings: &Rag) -> Result<Staleness> {
+    compare(store, embedder, settings, untouched)
+}
+
+/// Files that `skip` answers for, taking their documents from those that are left, are not read.
+fn compare(
+    store: &dyn Store,
+    embedder: &dyn Embedder,
+    settings: &Rag,
+    skip: impl Fn(&Source, &mut BTreeMap<String, Record>) -> bool,
+) -> Result<Staleness> {
     let manifest = Some(Manifest::of(settings, embedder));
     let mut found = Staleness {
         other_settings: store.manifest()? != manifest,
@@ -335,26 +387,56 @@ pub fn staleness(store: &dyn Store, embedder: &dyn Embedder, settings: &Rag) -> 
     };
     let records = store.records()?.into_iter();
     let mut left: BTreeMap<String, Record> = records.map(|record| (record.path.clone(), record)).collect();
-    let readable = sources(&settings.documents)?.0;
-    for raw in readable
-        .iter()
-        .filter_map(|source| read(source, settings).ok())
-        .flatten()
-    {
-        match left.remove(&raw.path) {
-            None => found.added.push(raw.path),
-            Some(record) if record.hash != raw.hash => found.changed.push(raw.path),
-            Some(_) => {}
+    for source in sources(&settings.documents)?.0 {
+        if skip(&source, &mut left) {
+            continue;
+        }
+        for raw in read(&source, settings).0 {
+            match left.remove(&raw.path) {
+                None => found.added.push(raw.path),
+                Some(record) if record.hash != raw.hash => found.changed.push(raw.path),
+                Some(_) => {}
+            }
         }
     }
-    found.removed = left.into_keys().collect();
+    let gone = left.into_values().filter(|record| record.skipped.is_none());
+    found.removed = gone.map(|record| record.path).collect();
     Ok(found)
+}
+
+/// Takes the documents of a file out of those that are left if it looks as it did when it was indexed. The records of a
+/// JSONL file are its lines: of it the time alone is known.
+fn untouched(source: &Source, left: &mut BTreeMap<String, Record>) -> bool {
+    let Some((bytes, modified)) = source.size_and_time() else {
+        return false;
+    };
+    let jsonl = source.format == Format::Jsonl;
+    let name = if jsonl {
+        format!("{}#", source.name)
+    } else {
+        source.name.clone()
+    };
+    let is_of_it = |path: &String| if jsonl { path.starts_with(&name) } else { *path == name };
+    let records = left.range(name.clone()..).take_while(|(path, _)| is_of_it(path));
+    // A document without a hash is one to be put again.
+    let same =
+        |record: &Record| record.modified == modified && (jsonl || record.bytes == bytes) && !record.hash.is_empty();
+    if !records.clone().all(|(_, record)| same(record)) {
+        return false;
+    }
+    let paths: Vec<String> = records.map(|(path, _)| path.clone()).collect();
+    paths.iter().for_each(|path| drop(left.remove(path)));
+    !paths.is_empty()
 }
 
 /// Hash of what is indexed and how: equal for equal answers.
 pub fn identity(store: &dyn Store) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(format!("{:?}", store.manifest()?).as_bytes());
+    let manifest = store.manifest()?.map(|manifest| Manifest {
+        embedder: content(&manifest.embedder).to_string(),
+        ..manifest
+    });
+    hasher.update(format!("{manifest:?}").as_bytes());
     for record in store.records()?.iter().filter(|record| record.skipped.is_none()) {
         hasher.update(format!("{:?}{:?}", record.path, record.hash).as_bytes());
     }
@@ -442,9 +524,12 @@ mod tests {
         fs::write(docs.join("new.txt"), "A new one.").unwrap();
         let before = staleness(&store, &Words::default(), &settings).unwrap();
         assert_eq!(
-            (before.added, before.changed, before.removed),
-            (vec!["new.txt".into()], vec!["0007.md".into()], vec!["0003.md".into()])
+            before.examples(),
+            "1 new (new.txt), 1 changed (0007.md), 1 gone (0003.md)"
         );
+        assert_eq!(glance(&store, &Words::default(), &settings).unwrap(), before);
+        assert_eq!(before.counts(), "1 new, 1 changed, 1 gone");
+        assert_eq!(before.names(), ["new.txt", "0007.md", "0003.md"]);
         let third = index(&mut store, &Words::default(), &settings, &mut |_| ()).unwrap();
         assert_eq!((third.embedded, third.changed, third.removed), (2, 2, 1));
         assert!(!staleness(&store, &Words::default(), &settings).unwrap().is_stale());
@@ -459,6 +544,126 @@ mod tests {
                 rebuilt.lexical(query, 10, None).unwrap()
             );
         }
+    }
+
+    #[test]
+    fn a_glance_reads_no_file_that_looks_as_it_did_and_takes_no_time_for_a_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let docs = folder.path().join("docs");
+        fill(&docs, 5);
+        let lines = |last: &str| format!("{{\"text\": \"one\"}}\n{{\"text\": \"{last}\"}}\n");
+        fs::write(docs.join("rows.jsonl"), lines("two")).unwrap();
+        fs::write(docs.join("blank.md"), " ").unwrap();
+        let settings = settings(&docs);
+        let mut store = Sqlite::create(&folder.path().join("index")).unwrap();
+        index(&mut store, &Words::default(), &settings, &mut |_| ()).unwrap();
+        let seen = |store: &Sqlite| glance(store, &Words::default(), &settings).unwrap();
+        let touch = |name: &str, seconds: u64| {
+            let file = fs::OpenOptions::new().append(true).open(docs.join(name)).unwrap();
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            file.file().set_modified(time).unwrap();
+        };
+        // Another time alone is no change.
+        touch("0002.md", 1000);
+        touch("rows.jsonl", 1000);
+        assert_eq!(seen(&store), Staleness::default());
+        // What has neither another size nor another time is not read.
+        let same_time = docs.join("0003.md").metadata().unwrap().modified().unwrap();
+        let text = fs::read_to_string(docs.join("0003.md")).unwrap();
+        fs::write(docs.join("0003.md"), text.replace("Sentence", "sentencE")).unwrap();
+        let file = fs::OpenOptions::new().append(true).open(docs.join("0003.md")).unwrap();
+        file.file().set_modified(same_time).unwrap();
+        assert_eq!(seen(&store), Staleness::default());
+        assert_eq!(
+            staleness(&store, &Words::default(), &settings).unwrap().changed,
+            ["0003.md"]
+        );
+        fs::write(docs.join("rows.jsonl"), lines("2")).unwrap();
+        touch("rows.jsonl", 2000);
+        fs::remove_file(docs.join("blank.md")).unwrap();
+        assert_eq!(seen(&store).examples(), "1 changed (rows.jsonl#2)");
+        let other = Rag {
+            chunk_tokens: 30,
+            ..settings.clone()
+        };
+        let found = glance(&store, &Words::default(), &other).unwrap();
+        assert_eq!(found.counts(), "other settings; 1 changed");
+    }
+
+    #[test]
+    fn only_documents_of_the_index_count_as_changed_or_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let docs = folder.path().join("docs");
+        fill(&docs, 2);
+        fs::write(docs.join("blank.md"), " ").unwrap();
+        let settings = settings(&docs);
+        let mut store = Sqlite::create(&folder.path().join("index")).unwrap();
+        let mut run = || index(&mut store, &Words::default(), &settings, &mut |_| ()).unwrap();
+        let first = run();
+        assert_eq!((first.documents, first.changed, first.skipped.len()), (2, 2, 1));
+        fs::write(docs.join("0001.md"), " ").unwrap();
+        fs::remove_file(docs.join("blank.md")).unwrap();
+        let second = run();
+        assert_eq!((second.documents, second.changed, second.removed), (1, 0, 1));
+        fs::write(docs.join("0000.md"), " ").unwrap();
+        assert_eq!(run().warnings, ["the index is empty: no document could be read"]);
+    }
+
+    #[test]
+    fn a_bad_line_costs_its_document_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let docs = folder.path().join("docs");
+        fs::create_dir(&docs).unwrap();
+        let rows: Vec<String> = (1..=4)
+            .map(|n| format!("{{\"id\": {n}, \"text\": \"Line {n}.\"}}"))
+            .collect();
+        fs::write(docs.join("rows.jsonl"), rows.join("\n")).unwrap();
+        let mut store = Sqlite::create(&folder.path().join("index")).unwrap();
+        let mut run = || index(&mut store, &Words::default(), &settings(&docs), &mut |_| ()).unwrap();
+        assert_eq!(run().documents, 4);
+        fs::write(docs.join("rows.jsonl"), rows.join("\n").replace("4.\"}", "4.")).unwrap();
+        let second = run();
+        assert_eq!((second.documents, second.removed, second.embedded), (3, 1, 0));
+        assert!(second.skipped[0].reason.starts_with("line 4 is no JSON"), "{second:?}");
+    }
+
+    /// An embedder whose folder has several names.
+    struct Placed(&'static str);
+
+    impl Embedder for Placed {
+        fn identity(&self) -> String {
+            self.0.into()
+        }
+        fn dimensions(&self) -> usize {
+            Words::default().dimensions()
+        }
+        fn max_tokens(&self) -> usize {
+            512
+        }
+        fn count_tokens(&self, text: &str) -> usize {
+            Words::default().count_tokens(text)
+        }
+        fn embed(&self, texts: &[&str], kind: TextKind) -> anyhow::Result<Vec<Vec<f32>>> {
+            Words::default().embed(texts, kind)
+        }
+    }
+
+    #[test]
+    fn an_embedder_is_its_content_wherever_it_lies() {
+        let folder = tempfile::tempdir().unwrap();
+        let docs = folder.path().join("docs");
+        fill(&docs, 3);
+        let settings = settings(&docs);
+        let mut store = Sqlite::create(&folder.path().join("index")).unwrap();
+        index(&mut store, &Placed("/a/mini@0123456789"), &settings, &mut |_| ()).unwrap();
+        let elsewhere = Placed("link@0123456789");
+        assert!(!staleness(&store, &elsewhere, &settings).unwrap().is_stale());
+        let again = index(&mut store, &elsewhere, &settings, &mut |_| ()).unwrap();
+        assert_eq!(again.embedded, 0);
+        crate::retrieve::Searcher::new(&store, &elsewhere, &settings).unwrap();
+        let error = crate::retrieve::Searcher::new(&store, &Placed("/b/large@9876543210"), &settings);
+        let error = error.err().unwrap().to_string();
+        assert_eq!(error, "the index was made with mini@01234567; wanted large@98765432");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 use crate::eval::Progress;
 use crate::eval::arm::Arm;
 use crate::eval::cache::{Cache, Entry, Key};
-use crate::eval::error::{Result, asking};
+use crate::eval::error::{EvalError, Result};
 use crate::eval::settings::{Eval, Judge};
 use crate::metrics::Metric;
 use crate::question::Stratum;
@@ -10,10 +10,51 @@ use crate::results::Asked;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::time::Duration;
+use ureq::http::StatusCode;
 
 /// A chat completion request to the text of the reply.
 pub trait Ask {
     fn ask(&mut self, body: &Value) -> anyhow::Result<String>;
+}
+
+/// What [`HttpJudge`] can get instead of a reply.
+#[derive(Debug, thiserror::Error)]
+pub enum JudgeError {
+    #[error("the judge at {url} did not answer: {problem}")]
+    Silent { url: String, problem: String },
+    #[error("the judge at {url} answered {status}: {body}")]
+    Refused {
+        url: String,
+        status: StatusCode,
+        body: String,
+        key_variable: String,
+    },
+    #[error("the judge at {url} answered what is no chat completion: {problem}")]
+    Reply { url: String, problem: String },
+}
+
+impl JudgeError {
+    /// The next step for whoever reads the message.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Refused {
+                status, key_variable, ..
+            } if matches!(status.as_u16(), 401 | 403) => match key_variable.as_str() {
+                "" => "it wants a key: name the variable that holds it in eval.judge.key_variable".into(),
+                name => format!("it wants another key than {name} (eval.judge.key_variable) holds"),
+            },
+            Self::Silent { .. } => {
+                "is it running, and eval.judge.url its address up to and with /v1? Answers are kept; \
+                                    without a judge leave out [eval.judge]"
+                    .into()
+            }
+            Self::Refused { .. } | Self::Reply { .. } => {
+                "is eval.judge.url its address up to and with /v1, and eval.judge.model one it has? Answers are kept; \
+                 without a judge leave out [eval.judge]"
+                    .into()
+            }
+        }
+    }
 }
 
 /// OpenAI's `POST /chat/completions`.
@@ -21,6 +62,7 @@ pub struct HttpJudge {
     agent: ureq::Agent,
     url: String,
     key: Option<String>,
+    key_variable: String,
 }
 
 impl HttpJudge {
@@ -34,6 +76,7 @@ impl HttpJudge {
             agent: config.into(),
             url,
             key,
+            key_variable: settings.key_variable.clone(),
         }
     }
 }
@@ -44,20 +87,28 @@ impl Ask for HttpJudge {
         if let Some(key) = &self.key {
             request = request.header("Authorization", &format!("Bearer {key}"));
         }
-        let mut response = request
-            .send_json(body)
-            .map_err(|error| anyhow::anyhow!("{}: {error}", self.url))?;
+        let url = || self.url.clone();
+        let silent = |error: ureq::Error| JudgeError::Silent {
+            url: url(),
+            problem: error.to_string(),
+        };
+        let strange = |problem: String| JudgeError::Reply { url: url(), problem };
+        let mut response = request.send_json(body).map_err(silent)?;
         let status = response.status();
-        let text = response.body_mut().read_to_string()?;
+        let text = response.body_mut().read_to_string().map_err(silent)?;
         if !status.is_success() {
-            let start: String = text.chars().take(200).collect();
-            anyhow::bail!("{} answered {status}: {start}", self.url);
+            return Err(JudgeError::Refused {
+                url: url(),
+                status,
+                body: text.chars().take(200).collect(),
+                key_variable: self.key_variable.clone(),
+            }
+            .into());
         }
-        let reply: Value = serde_json::from_str(&text)
-            .map_err(|error| anyhow::anyhow!("{} answered what is not JSON: {error}", self.url))?;
+        let reply: Value = serde_json::from_str(&text).map_err(|error| strange(format!("no JSON ({error})")))?;
         match reply["choices"][0]["message"]["content"].as_str() {
             Some(content) => Ok(content.to_string()),
-            None => anyhow::bail!("{}: no choices[0].message.content in the reply", self.url),
+            None => Err(strange("no choices[0].message.content".into()).into()),
         }
     }
 }
@@ -159,9 +210,18 @@ fn reply(body: &Value, url: &str, judge: &mut dyn Ask, cache: &mut Cache) -> Res
     if let Some(Entry::Judgement(text)) = cache.get(&key) {
         return Ok(text.clone());
     }
-    let text = judge.ask(body).map_err(asking("asking the judge"))?;
+    let text = judge.ask(body).map_err(EvalError::Judge)?;
     cache.insert(key, Entry::Judgement(text.clone()))?;
     Ok(text)
+}
+
+/// Asks for a word, whatever it is: a judge that is not there is not found out after hours of answers.
+pub(crate) fn greet(judge: &mut dyn Ask, settings: &Eval) -> Result<()> {
+    let content = told("1 + 1?", "2", "2", "3");
+    judge
+        .ask(&completion(&settings.judge.model, content))
+        .map(drop)
+        .map_err(EvalError::Judge)
 }
 
 const TASK: &str = "You compare two answers to one question. The better answer is correct, complete, and adds nothing \
@@ -174,10 +234,17 @@ fn request(asked: &Asked, a: &str, b: &str, model: &str) -> Value {
         Stratum::NotInCorpus => "The documents do not tell; a good answer says so.".to_string(),
         _ => question.answers.join(" / "),
     };
-    let content = format!(
-        "<question>{}</question>\n<reference>{reference}</reference>\n<answer_a>{a}</answer_a>\n<answer_b>{b}</answer_b>",
-        question.question
-    );
+    completion(model, told(&question.question, &reference, a, b))
+}
+
+fn told(question: &str, reference: &str, a: &str, b: &str) -> String {
+    format!(
+        "<question>{question}</question>\n<reference>{reference}</reference>\n<answer_a>{a}</answer_a>\n\
+         <answer_b>{b}</answer_b>"
+    )
+}
+
+fn completion(model: &str, content: String) -> Value {
     let messages = json!([{"role": "system", "content": TASK}, {"role": "user", "content": content}]);
     json!({"model": model, "messages": messages, "temperature": 0, "max_tokens": 8})
 }
@@ -226,6 +293,7 @@ mod tests {
             &Judge {
                 url: url.into(),
                 model: "m".into(),
+                key_variable: "KEY".into(),
                 ..Judge::default()
             },
             Some("secret".into()),
@@ -249,15 +317,23 @@ mod tests {
                 "no such key",
                 "answered 401 Unauthorized: no such key",
             ),
-            ("200 OK", "<html>", "answered what is not JSON"),
+            ("200 OK", "<html>", "answered what is no chat completion: no JSON"),
             ("200 OK", "{}", "no choices[0].message.content"),
         ] {
             let (url, server) = stand_in(status, body);
-            let error = judge(&url).ask(&json!({})).unwrap_err().to_string();
-            assert!(error.contains(wanted), "{error}");
+            let error = judge(&url).ask(&json!({})).unwrap_err();
+            assert!(error.to_string().contains(wanted), "{error}");
+            let hint = EvalError::Judge(error).hint().unwrap();
+            assert!(
+                hint.contains(if status.starts_with("401") { "KEY" } else { "/v1" }),
+                "{hint}"
+            );
             server.join().unwrap();
         }
-        assert!(judge("http://127.0.0.1:1/v1").ask(&json!({})).is_err());
+        let down = judge("http://127.0.0.1:1/v1").ask(&json!({})).unwrap_err();
+        let wanted = "the judge at http://127.0.0.1:1/v1/chat/completions did not answer: ";
+        assert!(down.to_string().starts_with(wanted), "{down}");
+        assert!(EvalError::Judge(down).hint().unwrap().starts_with("is it running"));
     }
 
     #[test]

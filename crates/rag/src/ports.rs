@@ -77,7 +77,8 @@ pub trait Answerer {
         max_new_tokens: usize,
         on_answer: &mut dyn FnMut(usize, &Answer),
     ) -> anyhow::Result<Vec<Answer>>;
-    /// Negative log-likelihood in nats of `reference` as the answer to each conversation, and its tokens.
+    /// Negative log-likelihood in nats of the reference as the answer to each conversation, and its tokens: of a long
+    /// one those that the context has room for.
     fn likelihood(
         &mut self,
         weights: Weights,

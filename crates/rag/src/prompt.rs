@@ -107,7 +107,12 @@ impl PromptBuilder {
             source,
         })?;
         if tokens > budget {
-            return Err(RagError::Budget { tokens, budget });
+            let set = self.budget > 0 && budget == self.budget;
+            return Err(RagError::Budget {
+                tokens,
+                budget,
+                context: (!set).then(|| model.context()),
+            });
         }
         Ok((messages, tokens))
     }
@@ -322,7 +327,16 @@ mod tests {
         assert!(prompt.tokens <= 50 && user(&prompt).contains("[2] C"));
         let builder = PromptBuilder::new(&Rag::default(), &[]);
         let none = builder.with_passages(&Counter { context: 20 }, "What?", &passages, 10);
-        assert!(matches!(none, Err(RagError::Budget { budget: 10, .. })));
+        let error = none.unwrap_err();
+        assert!(matches!(error, RagError::Budget { budget: 10, .. }));
+        assert!(error.hint().unwrap().ends_with("the model's context is 20"));
+        let settings = Rag {
+            prompt_tokens: 5,
+            ..Rag::default()
+        };
+        let set =
+            PromptBuilder::new(&settings, &[]).without_passages(&Counter { context: 20 }, &"What? ".repeat(9), 10);
+        assert!(set.unwrap_err().hint().unwrap().contains("rag.prompt_tokens"));
     }
 
     #[test]

@@ -214,7 +214,7 @@ pub fn read_questions(path: &Path) -> Result<Vec<Question>, QuestionError> {
         let line = index + 1;
         let mut tell = |what: String| problems.push(Problem { line, what });
         match serde_json::from_slice::<Question>(bytes) {
-            Err(error) => tell(without_place(&error)),
+            Err(error) => tell(mistyped(bytes).unwrap_or_else(|| without_place(&error))),
             Ok(question) => {
                 question.problems().into_iter().for_each(&mut tell);
                 if let Some(first) = lines.insert(question.id.clone(), line) {
@@ -234,6 +234,20 @@ pub fn read_questions(path: &Path) -> Result<Vec<Question>, QuestionError> {
         return Err(QuestionError::Empty(path.to_path_buf()));
     }
     Ok(questions)
+}
+
+/// What serde would tell in words of Rust.
+fn mistyped(line: &[u8]) -> Option<String> {
+    let row: Value = serde_json::from_slice(line).ok()?;
+    let lists = [
+        ("answers", "text", Value::is_string as fn(&Value) -> bool),
+        ("gold", r#"{"document": …}"#, Value::is_object),
+    ];
+    let (key, of, _) = lists.into_iter().find(|(key, _, is_item)| {
+        let value = row.get(*key);
+        value.is_some_and(|value| !value.as_array().is_some_and(|items| items.iter().all(is_item)))
+    })?;
+    Some(format!("`{key}` must be a list of {of}"))
 }
 
 /// serde_json counts lines within the line it was given.
@@ -289,12 +303,21 @@ mod tests {
             r#"{"id":"c","question":"?","gold":[{"document":"d","start":4}],"stratum":"not-in-corpus"}"#,
             r#"{"id":"d","question":"?","answers":["none"],"stratum":"format","regex":"(","tolerance":-1,"json_schema":{"oneOf":[]}}"#,
             r#"{"id":"e","question":"?","answer":"x","stratum":"seen"}"#,
+            r#"{"id":"f","question":"?","answers":"x","stratum":"seen"}"#,
+            r#"{"id":"g","question":"?","answers":["x"],"gold":["d.md"],"stratum":"seen"}"#,
         ];
         let Err(QuestionError::Problems { problems, .. }) = read(&text.join("\n")) else {
             panic!("accepted");
         };
         let lines: Vec<usize> = problems.iter().map(|problem| problem.line).collect();
-        assert_eq!(lines, [2, 2, 2, 3, 4, 5, 5, 6, 6, 6, 6, 7], "{}", listed(&problems));
+        assert_eq!(
+            lines,
+            [2, 2, 2, 3, 4, 5, 5, 6, 6, 6, 6, 7, 8, 9],
+            "{}",
+            listed(&problems)
+        );
+        assert_eq!(problems[12].what, "`answers` must be a list of text");
+        assert_eq!(problems[13].what, r#"`gold` must be a list of {"document": …}"#);
     }
 
     #[test]

@@ -141,8 +141,9 @@ pub struct ArmSummary {
     pub strata: BTreeMap<Stratum, Estimate>,
     /// Of the verdict's metric, without the questions that overlap with training rows or documents; `None` if none does.
     pub clean: Option<Estimate>,
-    pub bleu: f64,
-    pub chrf: f64,
+    /// `None` where no answer has a reference, as for chrF.
+    pub bleu: Option<f64>,
+    pub chrf: Option<f64>,
     pub abstention: Abstention,
     /// With context, against the same weights without it, or base where those were not asked.
     pub harm: Option<Harm>,

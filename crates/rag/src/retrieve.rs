@@ -2,7 +2,7 @@
 use crate::error::{RagError, Result};
 use crate::ingest::glob;
 use crate::settings::{Rag, Retriever};
-use crate::store::{Hit, Store};
+use crate::store::{Hit, Store, content};
 use crate::{Embedder, Passage, Reranker, TextKind};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -65,10 +65,11 @@ impl<'a> Searcher<'a> {
         let manifest = store
             .manifest()?
             .ok_or_else(|| RagError::NoIndex { place: store.place() })?;
-        if manifest.embedder != embedder.identity() {
+        let identity = embedder.identity();
+        if content(&manifest.embedder) != content(&identity) {
             return Err(RagError::OtherEmbedder {
-                found: manifest.embedder,
-                wanted: embedder.identity(),
+                found: short(&manifest.embedder),
+                wanted: short(&identity),
             });
         }
         Ok(Self {
@@ -204,7 +205,8 @@ struct Found {
     vector: Vec<f32>,
 }
 
-fn matching(store: &dyn Store, globs: &[String]) -> Result<Option<Vec<String>>> {
+/// Documents of the store that one of `globs` matches; `None` = all, where there are no globs.
+pub fn matching(store: &dyn Store, globs: &[String]) -> Result<Option<Vec<String>>> {
     if globs.is_empty() {
         return Ok(None);
     }
@@ -215,6 +217,16 @@ fn matching(store: &dyn Store, globs: &[String]) -> Result<Option<Vec<String>>> 
             .filter(|path| globs.iter().any(|glob| glob.is_match(path)))
             .collect(),
     ))
+}
+
+/// An embedder's name without folders, and the beginning of its hash.
+fn short(identity: &str) -> String {
+    let name = identity.rsplit_once('@').map_or(identity, |(name, _)| name);
+    let name = name.trim_end_matches('/').rsplit('/').next().unwrap_or(name);
+    match identity.rsplit_once('@') {
+        Some((_, hash)) => format!("{name}@{}", hash.get(..8).unwrap_or(hash)),
+        None => name.to_string(),
+    }
 }
 
 fn timed<T>(seconds: &mut f64, work: impl FnOnce() -> T) -> T {

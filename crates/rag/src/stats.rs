@@ -38,7 +38,8 @@ impl Estimate {
         }
     }
 
-    /// The difference that would be shown with 80 % power at 5 %: (z.975 + z.8) standard errors.
+    /// The difference that would be shown with 80 % power at 5 %: (z.975 + z.8) standard errors. 0, which says nothing,
+    /// where all differences are equal.
     pub fn smallest_difference(&self) -> f64 {
         (1.959_963_984_540_054 + 0.841_621_233_572_914_3) * self.error
     }

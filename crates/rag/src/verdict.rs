@@ -166,6 +166,9 @@ impl Judging<'_> {
         if clusters < MIN_CLUSTERS {
             return format!("too few documents behind the questions: at least {MIN_CLUSTERS}.");
         }
+        if contrast.wins + contrast.losses == 0 {
+            return "no question told them apart.".into();
+        }
         let visible = contrast.smallest_difference;
         let can = format!("this many questions show {:.1} points or more", 100.0 * visible);
         if mean == 0.0 {
@@ -179,11 +182,23 @@ impl Judging<'_> {
     }
 
     fn nothing(&self, ship: Arm) -> Verdict {
-        let line = "Not shown: fewer than two arms answered the same questions; add arms to eval.arms.".to_string();
+        let (metric, candidate) = (self.settings.metric, Arm::parse(&self.settings.candidate));
+        let others = self.named().into_iter().filter(|&arm| arm != candidate.unwrap_or(ship));
+        let why = if self.arms.iter().all(|summary| !summary.scores.contains_key(&metric)) {
+            format!(
+                "no question is scored by {}; set eval.metric to another score",
+                metric.label()
+            )
+        } else if others.count() == 0 {
+            let named = Arm::NAMED.map(Arm::name).join(", ");
+            format!("{ship} has no arm to be compared with; add one of {named} to eval.arms")
+        } else {
+            "fewer than two arms answered the same questions; add arms to eval.arms".into()
+        };
         Verdict {
             outcome: Outcome::NotShown,
             ship,
-            line,
+            line: format!("Not shown: {why}."),
             notes: Vec::new(),
         }
     }

@@ -9,7 +9,8 @@ fn extracted(path: &Path) -> Result<Document, Skipped> {
         ..Rag::default()
     };
     let (sources, _) = sources(&[path.display().to_string()]).unwrap();
-    read(&sources[0], &settings)?.pop().unwrap().extract()
+    let (mut raws, mut skipped) = read(&sources[0], &settings);
+    raws.pop().ok_or_else(|| skipped.pop().unwrap())?.extract()
 }
 
 fn data(name: &str) -> Result<Document, Skipped> {

@@ -7,8 +7,8 @@ use tune_rag::eval::arm::{Arm, Context};
 use tune_rag::eval::cost::Facts;
 use tune_rag::eval::error::EvalError;
 use tune_rag::eval::settings::{Eval, Judge, Rates};
-use tune_rag::eval::{Inputs, Library, Prompts, TrainingText, evaluate};
-use tune_rag::index::Reindex;
+use tune_rag::eval::{Inputs, Library, Progress, Prompts, TrainingText, evaluate};
+use tune_rag::index::{Reindex, Staleness};
 use tune_rag::judge::Ask;
 use tune_rag::metrics::Metric;
 use tune_rag::question::{Gold, Question, Stratum};
@@ -190,8 +190,11 @@ impl Library for Shelf {
         Ok("shelf".into())
     }
 
-    fn stale(&self) -> anyhow::Result<Vec<String>> {
-        Ok(self.stale.clone())
+    fn stale(&self) -> anyhow::Result<Staleness> {
+        Ok(Staleness {
+            changed: self.stale.clone(),
+            ..Staleness::default()
+        })
     }
 
     fn retrievers(&self) -> Vec<String> {
@@ -480,6 +483,144 @@ fn a_small_difference_is_not_shown_and_says_what_would_show_it() {
 }
 
 #[test]
+fn where_nothing_can_be_told_it_says_why() {
+    let level = |change: fn(&mut Eval)| results(120, &[(Base, 1, 1), (Tuned, 1, 1)], change).verdict.line;
+    let ties = level(|settings| settings.arms = vec!["base".into(), "tuned".into()]);
+    assert!(ties.ends_with("Keep base; no question told them apart."), "{ties}");
+    let alone = level(|settings| settings.arms = vec!["base".into()]);
+    assert!(alone.contains("base has no arm to be compared with"), "{alone}");
+    let unscored = level(|settings| settings.metric = Metric::Json);
+    assert!(unscored.contains("no question is scored by JSON"), "{unscored}");
+}
+
+#[test]
+fn an_oracle_without_indexed_gold_is_left_out_before_anything_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(folder.path());
+    settings.arms = vec!["base".into(), "base+oracle".into()];
+    settings.adapter = "runs/none".into();
+    let mut run = |change: fn(&mut Question), arms: &[&str]| {
+        settings.arms = arms.iter().map(ToString::to_string).collect();
+        let mut questions = questions(60);
+        questions.iter_mut().for_each(change);
+        let mut told = Vec::new();
+        let results = evaluate(
+            Inputs {
+                settings: &settings,
+                questions: &questions,
+                prompts: &Plain,
+                answerer: &mut Echo::new(&[(Base, 1, 9)]),
+                library: Some(&Shelf {
+                    items: 60,
+                    finds: |_| true,
+                    stale: vec![],
+                }),
+                embedder: None,
+                training: &[],
+                judge: None,
+                facts: Facts::default(),
+            },
+            &mut |progress| match progress {
+                Progress::Warning(text) => told.push(text),
+                Progress::Answering { .. } => told.push("answering".into()),
+                _ => {}
+            },
+        );
+        told.dedup();
+        (results.unwrap(), told)
+    };
+    let elsewhere = |question: &mut Question| {
+        question
+            .gold
+            .iter_mut()
+            .for_each(|gold| gold.document = "moved.md".into());
+    };
+    let (results, told) = run(elsewhere, &["base", "base+oracle"]);
+    assert_eq!(results.arms.len(), 1);
+    assert_eq!(
+        told,
+        [
+            "arm base+oracle left out: no question's gold is in the index",
+            "of 60 questions with gold, 60 name a document or span that is not in the index: q0, q1, q2, q3, q4, …",
+            "answering",
+        ]
+    );
+    let (results, told) = run(|question| question.gold.clear(), &["base", "tuned", "hybrid"]);
+    assert_eq!(
+        told,
+        [
+            "arm tuned left out: no adapter at eval.adapter = \"runs/none\": `tune train` makes it",
+            "arm hybrid left out: eval.hybrid_adapter names no adapter: `tune train` makes one",
+            "no question has gold: retrieval is not measured",
+            "answering",
+        ]
+    );
+    assert_eq!(results.left_out.len(), 2);
+    // Questions without a reference are not scored against one.
+    let unanswered = |question: &mut Question| {
+        question.answers.clear();
+        question.regex = Some("K".into());
+    };
+    let (results, _) = run(unanswered, &["base"]);
+    assert_eq!((results.arms[0].bleu, results.arms[0].chrf), (None, None));
+    tune_rag::report::write(&results, folder.path()).unwrap();
+    let text = fs_err::read_to_string(folder.path().join("report.md")).unwrap();
+    assert!(!text.contains("BLEU |") && text.contains("Regex"), "{text}");
+}
+
+/// Gone after so many replies.
+struct Mortal(usize);
+
+impl Ask for Mortal {
+    fn ask(&mut self, _body: &Value) -> anyhow::Result<String> {
+        anyhow::ensure!(self.0 > 0, "gone");
+        self.0 -= 1;
+        Ok("TIE".into())
+    }
+}
+
+#[test]
+fn a_missing_text_or_judge_is_found_before_anything_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(folder.path());
+    settings.arms = vec!["base".into(), "rag".into()];
+    settings.judge.url = "http://judge/v1".into();
+    settings.judge.model = "m".into();
+    let mut echo = Echo::new(&[(Base, 1, 9)]);
+    let mut run = |settings: &Eval, replies: usize| {
+        let inputs = Inputs {
+            settings,
+            questions: &questions(60),
+            prompts: &Plain,
+            answerer: &mut echo,
+            library: Some(&Shelf {
+                items: 60,
+                finds: |_| true,
+                stale: vec![],
+            }),
+            embedder: None,
+            training: &[],
+            judge: Some(&mut Mortal(replies)),
+            facts: Facts::default(),
+        };
+        let result = evaluate(inputs, &mut |_| {});
+        (result, std::mem::take(&mut echo.asked))
+    };
+    let (result, asked) = run(&settings, 0);
+    assert!(matches!(result, Err(EvalError::Judge(_))) && asked == 0);
+    let missing = Eval {
+        general: folder.path().join("none.txt"),
+        ..settings.clone()
+    };
+    let (result, asked) = run(&missing, 0);
+    assert!(matches!(result, Err(EvalError::Read { .. })) && asked == 0);
+    assert!(run(&settings, 1000).0.is_ok());
+    // All is kept: nobody is asked again.
+    let (result, asked) = run(&settings, 0);
+    assert!(result.is_ok() && asked == 0);
+}
+
+#[test]
 fn everything_is_measured_where_it_applies() {
     let folder = tempfile::tempdir().unwrap();
     let mut settings = settings(folder.path());
@@ -605,10 +746,11 @@ fn a_stale_index_is_refused_unless_allowed() {
     let mut world = World::new(60, &[(Base, 1, 9)]);
     world.shelf.stale = vec!["doc-1.md".into()];
     let error = world.run(&settings).unwrap_err();
-    assert!(
-        error.to_string().contains("doc-1.md") && error.hint().unwrap().contains("tune index"),
-        "{error}"
+    assert_eq!(
+        error.to_string(),
+        "the index is not of these documents: 1 changed (doc-1.md)"
     );
+    assert!(error.hint().unwrap().contains("tune index"));
     settings.allow_stale = true;
     assert_eq!(world.run(&settings).unwrap().identity.stale, ["doc-1.md"]);
 }
@@ -960,7 +1102,7 @@ fn a_report_holds_every_question_and_runs_nothing() {
     let mut results = world.run(&settings).unwrap();
     results.facts.title = "<script>alert(1)</script>".into();
     let given = results.questions[0].answers.get_mut(&Arm::RAG).unwrap();
-    given.answer.text = "</blockquote><img src=x onerror=alert(1)> | `x`".into();
+    given.answer.text = "</blockquote><img src=x onerror=alert(1)> | `x` \u{1b}[31m\u{0}\u{7}".into();
     tune_rag::report::write(&results, folder.path()).unwrap();
     let html = fs_err::read_to_string(folder.path().join("report.html")).unwrap();
     let markdown = fs_err::read_to_string(folder.path().join("report.md")).unwrap();
@@ -968,6 +1110,7 @@ fn a_report_holds_every_question_and_runs_nothing() {
         assert!(html.contains(&question.question.question));
     }
     assert!(!html.contains("<script") && !html.contains("<img") && !html.contains("http"));
+    assert!(!html.chars().any(|c| c.is_control() && c != '\n'));
     for text in [&html, &markdown] {
         assert!(text.contains("not retrieved") && text.contains("eval.hybrid_adapter"));
         assert!(!text.contains("NaN") && !text.contains("inf"));

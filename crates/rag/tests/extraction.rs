@@ -22,7 +22,7 @@ fn folder() -> Option<PathBuf> {
 fn documents(pattern: String) -> Vec<Document> {
     let settings = Rag::default();
     let (sources, _) = sources(&[pattern]).unwrap();
-    let raw = sources.iter().flat_map(|source| read(source, &settings).unwrap());
+    let raw = sources.iter().flat_map(|source| read(source, &settings).0);
     raw.map(|raw| raw.extract().unwrap()).collect()
 }
 

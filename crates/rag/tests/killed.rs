@@ -63,7 +63,7 @@ fn given_folder() -> Option<PathBuf> {
 #[ignore = "started and killed by the test below"]
 fn child() {
     if let Some(folder) = given_folder() {
-        run(&folder, "killed", Duration::from_micros(500));
+        run(&folder, "killed", Duration::from_micros(200));
     }
 }
 

@@ -3,7 +3,7 @@ use crate::answerer::{Models, Wanted};
 use crate::args::Ask;
 use crate::errors::Failure;
 use crate::library::Opened;
-use crate::printer::{Printer, duration};
+use crate::printer::{Printer, duration, plural};
 use crate::{End, device, resolve};
 use serde_json::json;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,6 +17,7 @@ use tune_rag::{Answerer, Prompt, PromptBuilder, Retrieved, Weights};
 pub fn run(args: &Ask, printer: &Printer) -> anyhow::Result<End> {
     let resolved = resolve::resolve(&args.config.config, &args.config.set.set)?;
     let (settings, eval) = (&resolved.settings, &resolved.eval);
+    eval.validate_answer()?;
     let arm = Arm::parse(&args.arm).filter(|arm| matches!(arm.context, Context::None | Context::Retrieved));
     let arm = arm.ok_or_else(|| {
         Failure::error(
@@ -34,7 +35,7 @@ pub fn run(args: &Ask, printer: &Printer) -> anyhow::Result<End> {
     }
     let device = device::checked(&settings.device, printer)?.device;
     let opened = match arm.context {
-        Context::Retrieved => Some(Opened::open(&resolved.rag, &device, false, printer)?),
+        Context::Retrieved => Some(Opened::to_answer(&resolved.rag, &device, printer)?),
         _ => None,
     };
     let library = opened.as_ref().map(Opened::library).transpose()?;
@@ -44,7 +45,7 @@ pub fn run(args: &Ask, printer: &Printer) -> anyhow::Result<End> {
         .transpose()?;
 
     let precision = Precision::resolve(settings.model.dtype, settings.model.quantize, &device)?;
-    let mut models = Models::load(&Wanted::of(settings, eval, arm.weights), &device, precision, printer)?;
+    let mut models = Models::load(&Wanted::of(settings, eval, &[arm.weights]), &device, precision, printer)?;
     if models.identity(arm.weights).is_none() {
         let (key, dir) = match arm.weights {
             Weights::Hybrid => ("eval.hybrid_adapter", &eval.hybrid_adapter),
@@ -130,8 +131,8 @@ fn show(interaction: &Interaction, prompt: &Prompt, printer: &Printer) -> anyhow
     ));
     if !prompt.left_out.is_empty() {
         printer.talk(&format!(
-            "{} retrieved passages did not fit the prompt",
-            prompt.left_out.len()
+            "{} retrieved did not fit the prompt",
+            plural(prompt.left_out.len(), "passage")
         ));
     }
     Ok(())

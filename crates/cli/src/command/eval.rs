@@ -17,6 +17,7 @@ use tune_model::Precision;
 use tune_rag::eval::arm::Context;
 use tune_rag::eval::cost::Facts;
 use tune_rag::eval::library::Indexed;
+use tune_rag::eval::settings::Eval;
 use tune_rag::eval::{Inputs, Library, Progress, TrainingText, evaluate};
 use tune_rag::judge::{Ask, HttpJudge};
 use tune_rag::question::read_questions;
@@ -45,6 +46,13 @@ fn measure(config: &Path, set: &[String], printer: &Printer) -> anyhow::Result<E
     let (settings, eval) = (&resolved.settings, &resolved.eval);
     eval.validate()?;
     let questions = read_questions(&eval.questions)?;
+    let key = environment::named(&eval.judge.key_variable);
+    if !eval.judge.key_variable.is_empty() && key.is_none() {
+        let name = &eval.judge.key_variable;
+        printer.warning(&format!(
+            "eval.judge.key_variable = {name:?}: there is no such variable, or it is empty"
+        ));
+    }
     interrupt::ends(printer)?;
     let chosen = device::checked(&settings.device, printer)?;
     let needs_index = eval.chosen().iter().any(|arm| arm.context != Context::None);
@@ -52,12 +60,12 @@ fn measure(config: &Path, set: &[String], printer: &Printer) -> anyhow::Result<E
         .then(|| Opened::open(&resolved.rag, &chosen.device, false, printer))
         .transpose()?;
     let precision = Precision::resolve(settings.model.dtype, settings.model.quantize, &chosen.device)?;
-    let mut models = Models::load(&Wanted::all(settings, eval), &chosen.device, precision, printer)?;
+    let wanted = Wanted::of(settings, eval, &chosen_weights(eval));
+    let mut models = Models::load(&wanted, &chosen.device, precision, printer)?;
     let prompts = PromptBuilder::new(&resolved.rag, &models.codec().special_tokens());
     let library = opened.as_ref().map(Opened::library).transpose()?;
     let training = training_texts(&resolved);
-    let mut judge =
-        (!eval.judge.url.is_empty()).then(|| HttpJudge::new(&eval.judge, environment::named(&eval.judge.key_variable)));
+    let mut judge = (!eval.judge.url.is_empty()).then(|| HttpJudge::new(&eval.judge, key));
 
     let mut console = Console::new(printer);
     let mut phase = String::new();
@@ -82,7 +90,13 @@ fn measure(config: &Path, set: &[String], printer: &Printer) -> anyhow::Result<E
                 )?
             },
         },
-        &mut |progress| show(&mut console, &mut phase, progress),
+        &mut |progress| match progress {
+            Progress::Warning(text) => {
+                console.finish();
+                printer.warning(&text);
+            }
+            progress => show(&mut console, &mut phase, progress),
+        },
     );
     console.finish();
     let results = results?;
@@ -105,6 +119,7 @@ fn used(library: &Indexed) -> Option<String> {
 
 fn show(console: &mut Console, phase: &mut String, progress: Progress) {
     let (name, done, of) = match progress {
+        Progress::Warning(_) => return,
         Progress::Retrieving { done, of } => ("retrieving".to_string(), done, of),
         Progress::Answering { arm, done, of, .. } => (format!("answering, {}", arm.name()), done, of),
         Progress::Weighing { arm, done, of } => (format!("perplexity, {}", arm.name()), done, of),
@@ -139,20 +154,24 @@ fn tell(results: &Results, output: &Path, printer: &Printer) -> anyhow::Result<(
         });
         printer.data(&row(style, &summary.arm.to_string(), &format!("{scored}{time}")))?;
     }
-    for left_out in &results.left_out {
-        printer.warning(&format!("arm {} left out: {}", left_out.arm, left_out.reason));
-    }
     printer.talk("");
     printer.row("report", &output.join("report.html").display().to_string());
     printer.row("numbers", &output.join("results.json").display().to_string());
     Ok(())
 }
 
-/// Those the config names.
+/// Of the arms to ask.
+fn chosen_weights(eval: &Eval) -> Vec<Weights> {
+    eval.chosen().iter().map(|arm| arm.weights).collect()
+}
+
+/// Those the config names, of the arms to ask.
 fn adapters(resolved: &Resolved) -> impl Iterator<Item = (Weights, &PathBuf)> {
-    let eval = &resolved.eval;
+    let (eval, chosen) = (&resolved.eval, chosen_weights(&resolved.eval));
     let named = [(Weights::Tuned, &eval.adapter), (Weights::Hybrid, &eval.hybrid_adapter)];
-    named.into_iter().filter(|(_, adapter)| !adapter.as_os_str().is_empty())
+    named
+        .into_iter()
+        .filter(move |(weights, adapter)| chosen.contains(weights) && !adapter.as_os_str().is_empty())
 }
 
 /// What the adapters were trained on, as far as their run folders tell: to find questions that training gives away.

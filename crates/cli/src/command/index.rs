@@ -1,9 +1,11 @@
 //! `tune index`: documents into the index, what changed alone; or an index to another store.
 use crate::args::Index;
+use crate::errors::Failure;
 use crate::library::Opened;
 use crate::printer::{Printer, bytes, count, duration, plural};
 use crate::watch::Console;
 use crate::{End, device, environment, interrupt, resolve};
+use tune_rag::RagError;
 use tune_rag::index::{self, Costs, Progress, Report};
 use tune_rag::settings::{Rag, StoreKind};
 use tune_rag::store::{self, Manifest, Store};
@@ -103,25 +105,42 @@ fn tell(report: &Report, store: &dyn Store, printer: &Printer) {
         printer.warning(warning);
     }
     if !report.skipped.is_empty() {
-        printer.warning(&format!("{} skipped:", plural(report.skipped.len(), "file")));
-        for skipped in &report.skipped {
-            printer.talk(&format!("  {}: {}", skipped.path, skipped.reason));
-        }
+        let each = report
+            .skipped
+            .iter()
+            .map(|skipped| format!("\n  {}: {}", skipped.path, skipped.reason));
+        printer.warning(&format!(
+            "{} skipped:{}",
+            report.skipped.len(),
+            each.collect::<String>()
+        ));
     }
 }
 
 /// Copies the index of `rag` to `to`, vectors and all.
 fn move_to(rag: &Rag, to: &str, printer: &Printer) -> anyhow::Result<End> {
     let from = store::open(rag, environment::store_key(rag.store).as_deref(), false)?;
-    let kind = match to.split_once("://") {
-        None => StoreKind::Sqlite,
-        Some((scheme, _)) if scheme.starts_with("chroma") => StoreKind::Chroma,
-        Some(_) => StoreKind::Qdrant,
-    };
-    let mut store = store::open_address(to, environment::store_key(kind).as_deref())?;
+    let target = store::at(to, rag)?;
+    let mut store = store::open(&target, environment::store_key(target.store).as_deref(), true)?;
+    if let Err(error @ RagError::Unreachable { .. }) = store.manifest() {
+        let hint = "is the server running, and the address after --to right?";
+        return Err(Failure::caused(format!("cannot move the index to {to}"), hint, error));
+    }
     let mut console = Console::new(printer);
     let moved = index::move_index(&*from, &mut *store, &mut shown(&mut console, "moving"));
     console.finish();
     printer.row("moved", &format!("{} to {}", plural(moved?, "chunk"), store.place()));
+    printer.row("to use it", &settings_of(&target)?);
     Ok(End::Done)
+}
+
+/// The keys that name the store, as a config has them.
+fn settings_of(rag: &Rag) -> anyhow::Result<String> {
+    let keys: &[&str] = match rag.store {
+        StoreKind::Sqlite => &["store", "path"],
+        StoreKind::Qdrant | StoreKind::Chroma => &["store", "url", "collection"],
+    };
+    let table = toml::Table::try_from(rag)?;
+    let lines = keys.iter().map(|key| format!("rag.{key} = {}", table[*key]));
+    Ok(lines.collect::<Vec<_>>().join("\n"))
 }

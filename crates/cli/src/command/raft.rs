@@ -7,6 +7,7 @@ use crate::printer::{Printer, plural};
 use crate::watch::Console;
 use crate::{End, device, resolve};
 use std::collections::BTreeMap;
+use std::path::Path;
 use tune_model::{Precision, staging};
 use tune_rag::question::read_questions;
 use tune_rag::raft::rows;
@@ -15,11 +16,25 @@ use tune_trainer::watch::{Event, Watch};
 
 pub fn run(args: &RaftArgs, printer: &Printer) -> anyhow::Result<End> {
     let resolved = resolve::resolve(&args.config.config, &args.config.set.set)?;
+    resolved.raft.validate()?;
     let questions = read_questions(&args.questions)?;
+    let is_questions = |path: &Path| same_file(&args.questions, path);
+    if is_questions(&args.out) {
+        return Err(Failure::error(
+            format!("--out {} is the file of the questions", args.out.display()),
+            "name another file for the rows",
+        ));
+    }
+    if is_questions(&resolved.eval.questions) {
+        printer.warning(&format!(
+            "{} is eval.questions: what is trained on these rows has seen the answers it will be asked for",
+            args.questions.display()
+        ));
+    }
     let device = device::checked(&resolved.settings.device, printer)?.device;
-    let opened = Opened::open(&resolved.rag, &device, false, printer)?;
+    let opened = Opened::to_answer(&resolved.rag, &device, printer)?;
     let precision = Precision::resolve(resolved.settings.model.dtype, resolved.settings.model.quantize, &device)?;
-    let wanted = Wanted::of(&resolved.settings, &resolved.eval, Weights::Base);
+    let wanted = Wanted::of(&resolved.settings, &resolved.eval, &[Weights::Base]);
     let models = Models::load(&wanted, &device, precision, printer)?;
     let prompts = PromptBuilder::new(&resolved.rag, &models.codec().special_tokens());
     let library = opened.library()?;
@@ -72,4 +87,10 @@ pub fn run(args: &RaftArgs, printer: &Printer) -> anyhow::Result<End> {
         printer.row("skipped", &format!("{}: {why}", plural(n, "row")));
     }
     Ok(End::Done)
+}
+
+/// By whatever names.
+fn same_file(one: &Path, other: &Path) -> bool {
+    let real = |path| fs_err::canonicalize(path).ok();
+    real(one).is_some_and(|one| real(other) == Some(one))
 }

@@ -20,18 +20,15 @@ pub fn run(args: &Search, printer: &Printer) -> anyhow::Result<End> {
     let mut resolved = resolve::resolve(&args.config.config, &args.config.set.set)?;
     if let Some(top_k) = args.top_k {
         resolved.rag.top_k = top_k;
+        resolved.rag.candidates = resolved.rag.candidates.max(top_k);
     }
     let queries = match (&args.query, &args.queries) {
         (Some(query), _) => vec![query.clone()],
         (None, Some(file)) => read_queries(file)?,
         (None, None) => Vec::new(),
     };
-    let opened = Opened::open(
-        &resolved.rag,
-        &device::checked(&resolved.settings.device, printer)?.device,
-        false,
-        printer,
-    )?;
+    let device = device::checked(&resolved.settings.device, printer)?.device;
+    let opened = Opened::to_answer(&resolved.rag, &device, printer)?;
     let library = opened.library()?;
     for query in &queries {
         let found = library.retrieve(query)?;

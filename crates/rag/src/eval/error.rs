@@ -1,5 +1,7 @@
 //! How an evaluation can fail, and what to do about it.
 use crate::error::{CHANGE_SETTINGS, unusable};
+use crate::index::Staleness;
+use crate::judge::JudgeError;
 use crate::question::QuestionError;
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -10,10 +12,12 @@ pub enum EvalError {
     Settings { problems: Vec<String> },
     #[error(transparent)]
     Questions(#[from] QuestionError),
+    #[error(transparent)]
+    Judge(anyhow::Error),
     #[error("no arm can be run:\n  {}", reasons.join("\n  "))]
     NoArm { reasons: Vec<String> },
-    #[error("the index is stale: {} changed since it was made: {}", documents.len(), first(documents))]
-    Stale { documents: Vec<String> },
+    #[error("the index is not of these documents: {}", .0.examples())]
+    Stale(Staleness),
     #[error("another evaluation is writing {}", .0.display())]
     Locked(PathBuf),
     #[error("cannot keep answers in {}", path.display())]
@@ -53,8 +57,9 @@ impl EvalError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Questions(error) => return error.hint(),
+            Self::Judge(source) => return source.downcast_ref().map(JudgeError::hint),
             Self::NoArm { .. } => "give what an arm lacks, or name other arms in eval.arms",
-            Self::Stale { .. } => "run `tune index` again, or set eval.allow_stale = true",
+            Self::Stale(_) => "run `tune index` again, or set eval.allow_stale = true",
             Self::Locked(_) => "wait for it, or give this one another eval.output",
             Self::Cache { source, .. } | Self::Write { source, .. } => match source.kind() {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
@@ -74,12 +79,4 @@ impl EvalError {
 pub(crate) fn asking(doing: impl Into<String>) -> impl FnOnce(anyhow::Error) -> EvalError {
     let doing = doing.into();
     move |source| EvalError::Asking { doing, source }
-}
-
-fn first(documents: &[String]) -> String {
-    let mut text = documents.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
-    if documents.len() > 5 {
-        text.push_str(", …");
-    }
-    text
 }

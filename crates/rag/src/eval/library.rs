@@ -1,6 +1,6 @@
 //! The index and the prompt builder that questions are answered with, as an evaluation asks them.
 use super::{Library, Prompts};
-use crate::index::{identity, staleness};
+use crate::index::{Staleness, identity, staleness};
 use crate::question::Gold;
 use crate::retrieve::Searcher;
 use crate::settings::{Rag, Retriever, StoreKind};
@@ -41,15 +41,8 @@ impl Library for Indexed<'_> {
         Ok(identity(self.store)?)
     }
 
-    fn stale(&self) -> anyhow::Result<Vec<String>> {
-        let stale = staleness(self.store, self.embedder, self.settings)?;
-        let settings = stale.other_settings.then(|| "settings of [rag]".to_string());
-        Ok(settings
-            .into_iter()
-            .chain(stale.added)
-            .chain(stale.changed)
-            .chain(stale.removed)
-            .collect())
+    fn stale(&self) -> anyhow::Result<Staleness> {
+        Ok(staleness(self.store, self.embedder, self.settings)?)
     }
 
     fn retrievers(&self) -> Vec<String> {

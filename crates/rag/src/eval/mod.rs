@@ -10,6 +10,8 @@ mod score;
 pub mod settings;
 mod summary;
 
+use crate::error::first;
+use crate::index::Staleness;
 use crate::judge::{self, Ask};
 use crate::metrics::{Metric, bleu, chrf, similarity};
 use crate::question::{Gold, Question, Stratum};
@@ -24,6 +26,7 @@ use integrity::{Overlap, Overlaps, Told};
 use material::Material;
 use settings::Eval;
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
 /// Told each answer with its place among the conversations, to keep it.
 type Keep<'a> = dyn FnMut(&mut Cache, (usize, &Answer)) -> Result<()> + 'a;
@@ -32,8 +35,8 @@ type Keep<'a> = dyn FnMut(&mut Cache, (usize, &Answer)) -> Result<()> + 'a;
 pub trait Library {
     /// Hash of what is indexed and how.
     fn identity(&self) -> anyhow::Result<String>;
-    /// Documents that are not indexed as they are now.
-    fn stale(&self) -> anyhow::Result<Vec<String>>;
+    /// How the documents differ from what is indexed.
+    fn stale(&self) -> anyhow::Result<Staleness>;
     /// Ways to retrieve, each measured by itself; the first is the one that [`Library::retrieve`] uses.
     fn retrievers(&self) -> Vec<String>;
     /// Best first, of one retriever alone.
@@ -79,6 +82,8 @@ pub struct Inputs<'a> {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Progress {
+    /// What will not be measured, told before the first answer.
+    Warning(String),
     Retrieving {
         done: usize,
         of: usize,
@@ -114,17 +119,21 @@ pub fn evaluate(inputs: Inputs, watch: &mut dyn FnMut(Progress)) -> Result<Resul
         library,
         embedder,
         training,
-        judge,
+        mut judge,
         facts,
     } = inputs;
     settings.validate()?;
-    let (arms, left_out) = runnable(settings, questions, answerer, library.is_some());
+    let (arms, left_out) = runnable(settings, questions, answerer, library)?;
     if arms.is_empty() {
         let reason = |out: &LeftOut| format!("{}: {}", out.arm, out.reason);
         return Err(EvalError::NoArm {
             reasons: left_out.iter().map(reason).collect(),
         });
     }
+    for LeftOut { arm, reason } in &left_out {
+        watch(Progress::Warning(format!("arm {arm} left out: {reason}")));
+    }
+    let general = general(&settings.general)?;
     let stale = check_fresh(settings, library)?;
     fs_err::create_dir_all(&settings.output).map_err(|source| EvalError::Write {
         path: settings.output.clone(),
@@ -133,12 +142,24 @@ pub fn evaluate(inputs: Inputs, watch: &mut dyn FnMut(Progress)) -> Result<Resul
     let mut cache = Cache::open(&settings.output.join("answers.jsonl"))?;
     let overlaps = overlaps(questions, library, training)?;
     let materials = material::gather(&arms, settings, questions, prompts, answerer, library, watch)?;
+    if library.is_some() {
+        unmeasured(questions, &materials)
+            .into_iter()
+            .for_each(|text| watch(Progress::Warning(text)));
+    }
     let mut asker = Asker {
         settings,
         answerer,
         cache: &mut cache,
         watch,
     };
+    let planned = summary::planned(&arms, settings);
+    if let Some(judge) = &mut judge
+        && !planned.is_empty()
+        && asker.has_to_ask(&arms, &materials)?
+    {
+        judge::greet(&mut **judge, settings)?;
+    }
     let mut asked = start(questions, overlaps, &materials);
     for &arm in &arms {
         let answers = asker.answers(arm, &materials)?;
@@ -148,7 +169,7 @@ pub fn evaluate(inputs: Inputs, watch: &mut dyn FnMut(Progress)) -> Result<Resul
             asked[i].answers.insert(arm, given);
         }
     }
-    let forgetting = forgetting(&mut asker, &arms)?;
+    let forgetting = forgetting(&mut asker, &arms, &general)?;
     let identity = Identity {
         weights: arms
             .iter()
@@ -175,14 +196,7 @@ pub fn evaluate(inputs: Inputs, watch: &mut dyn FnMut(Progress)) -> Result<Resul
         embed_scores(&mut asked, embedder)?;
     }
     let judgements = match judge {
-        Some(judge) => judge::compare(
-            &asked,
-            &summary::planned(&arms, settings),
-            settings,
-            judge,
-            &mut cache,
-            watch,
-        )?,
+        Some(judge) => judge::compare(&asked, &planned, settings, judge, &mut cache, watch)?,
         None => Vec::new(),
     };
     let summaries = summary::arms(&arms, &asked, settings);
@@ -231,36 +245,71 @@ fn runnable(
     settings: &Eval,
     questions: &[Question],
     answerer: &dyn Answerer,
-    indexed: bool,
-) -> (Vec<Arm>, Vec<LeftOut>) {
-    let labelled = questions.iter().any(|question| !question.gold.is_empty());
-    let lack = |arm: Arm| {
+    library: Option<&dyn Library>,
+) -> Result<(Vec<Arm>, Vec<LeftOut>)> {
+    let no_adapter = |key: &str, path: &Path| match path.as_os_str().is_empty() {
+        true => format!("{key} names no adapter: `tune train` makes one"),
+        false => format!("no adapter at {key} = {path:?}: `tune train` makes it"),
+    };
+    let lack = |arm: Arm| -> Result<Option<String>> {
         if answerer.identity(arm.weights).is_none() {
-            let key = match arm.weights {
-                Weights::Base => return Some("the base model is not at hand"),
-                Weights::Tuned => "no adapter: eval.adapter",
-                Weights::Hybrid => "no adapter: eval.hybrid_adapter",
-            };
-            return Some(key);
+            return Ok(Some(match arm.weights {
+                Weights::Base => "the base model is not at hand".into(),
+                Weights::Tuned => no_adapter("eval.adapter", &settings.adapter),
+                Weights::Hybrid => no_adapter("eval.hybrid_adapter", &settings.hybrid_adapter),
+            }));
         }
-        match arm.context {
-            Context::None => None,
-            _ if !indexed => Some("no index: [rag] and `tune index`"),
-            Context::Oracle if !labelled => Some("no question has `gold`"),
+        Ok(match (arm.context, library) {
+            (Context::None, _) => None,
+            (_, None) => Some("no documents: set rag.documents, then `tune index`".into()),
+            (Context::Oracle, Some(library)) => no_oracle(questions, library)?,
             _ => None,
-        }
+        })
     };
     let (mut arms, mut left_out) = (Vec::new(), Vec::new());
     for arm in settings.chosen() {
-        match lack(arm) {
+        match lack(arm)? {
             None => arms.push(arm),
-            Some(reason) => left_out.push(LeftOut {
-                arm,
-                reason: reason.into(),
-            }),
+            Some(reason) => left_out.push(LeftOut { arm, reason }),
         }
     }
-    (arms, left_out)
+    Ok((arms, left_out))
+}
+
+/// Why no question could be asked with its gold passage.
+fn no_oracle(questions: &[Question], library: &dyn Library) -> Result<Option<String>> {
+    let mut gold = questions.iter().flat_map(|question| &question.gold).peekable();
+    if gold.peek().is_none() {
+        return Ok(Some(NO_GOLD.into()));
+    }
+    for gold in gold {
+        if !library.covering(gold).map_err(asking("reading the index"))?.is_empty() {
+            return Ok(None);
+        }
+    }
+    Ok(Some("no question's gold is in the index".into()))
+}
+
+const NO_GOLD: &str = "no question has gold";
+
+/// What cannot be said of retrieval.
+fn unmeasured(questions: &[Question], materials: &[Material]) -> Option<String> {
+    let labelled = materials.iter().filter(|material| material.indexed.is_some()).count();
+    if labelled == 0 {
+        return Some(format!("{NO_GOLD}: retrieval is not measured"));
+    }
+    let missing = questions
+        .iter()
+        .zip(materials)
+        .filter(|(_, material)| material.indexed == Some(false));
+    let missing: Vec<&str> = missing.map(|(question, _)| question.id.as_str()).collect();
+    (!missing.is_empty()).then(|| {
+        format!(
+            "of {labelled} questions with gold, {} name a document or span that is not in the index: {}",
+            missing.len(),
+            first(&missing)
+        )
+    })
 }
 
 fn check_fresh(settings: &Eval, library: Option<&dyn Library>) -> Result<Vec<String>> {
@@ -268,11 +317,11 @@ fn check_fresh(settings: &Eval, library: Option<&dyn Library>) -> Result<Vec<Str
         .map(Library::stale)
         .transpose()
         .map_err(asking("comparing the index with the documents"))?;
-    let documents = stale.unwrap_or_default();
-    if documents.is_empty() || settings.allow_stale {
-        Ok(documents)
+    let stale = stale.unwrap_or_default();
+    if !stale.is_stale() || settings.allow_stale {
+        Ok(stale.names())
     } else {
-        Err(EvalError::Stale { documents })
+        Err(EvalError::Stale(stale))
     }
 }
 
@@ -414,22 +463,36 @@ impl<'a> Texts<'a> {
     }
 }
 
-/// Perplexity of a general text, under each of the weights: the second half of each paragraph after the first.
-fn forgetting(asker: &mut Asker, arms: &[Arm]) -> Result<BTreeMap<Weights, f64>> {
-    let path = &asker.settings.general;
+/// Empty where none is named.
+fn general(path: &Path) -> Result<String> {
     if path.as_os_str().is_empty() {
-        return Ok(BTreeMap::new());
+        return Ok(String::new());
     }
-    let text = fs_err::read_to_string(path).map_err(|source| EvalError::Read {
-        path: path.clone(),
+    fs_err::read_to_string(path).map_err(|source| EvalError::Read {
+        path: path.to_path_buf(),
         source,
-    })?;
-    let halves: Vec<(Vec<Message>, String)> = text.split("\n\n").filter_map(halves).take(64).collect();
+    })
+}
+
+/// Perplexity of a general text, under each of the weights: the second half of each paragraph after the first.
+/// Paragraphs whose first half fills the context are passed over.
+fn forgetting(asker: &mut Asker, arms: &[Arm], text: &str) -> Result<BTreeMap<Weights, f64>> {
+    let mut pairs = Vec::new();
+    for pair in text.split("\n\n").filter_map(halves).take(64) {
+        let tokens = asker
+            .answerer
+            .count_tokens(&pair.0)
+            .map_err(asking("reading eval.general"))?;
+        if tokens < asker.answerer.context() {
+            pairs.push(pair);
+        }
+    }
     let mut found = BTreeMap::new();
     for arm in arms {
-        if !found.contains_key(&arm.weights) && !halves.is_empty() {
-            let all = asker.weigh(*arm, &halves)?;
-            found.insert(arm.weights, perplexity(all.iter().copied()));
+        if !found.contains_key(&arm.weights)
+            && let Some(perplexity) = perplexity(asker.weigh(*arm, &pairs)?.into_iter())
+        {
+            found.insert(arm.weights, perplexity);
         }
     }
     Ok(found)
@@ -453,9 +516,10 @@ fn halves(paragraph: &str) -> Option<(Vec<Message>, String)> {
 
 pub use summary::MIN_CLUSTERS;
 
-pub(crate) fn perplexity(likelihoods: impl Iterator<Item = Likelihood>) -> f64 {
+/// `None` without tokens.
+pub(crate) fn perplexity(likelihoods: impl Iterator<Item = Likelihood>) -> Option<f64> {
     let (nll, tokens) = likelihoods.fold((0.0, 0), |sum, next| (sum.0 + next.nll, sum.1 + next.tokens));
-    (nll / tokens.max(1) as f64).exp()
+    (tokens > 0).then(|| (nll / tokens as f64).exp())
 }
 
 /// Asks the model what is not in the cache, and keeps it there.
@@ -467,6 +531,21 @@ struct Asker<'a> {
 }
 
 impl Asker<'_> {
+    /// Whether any answer is not kept yet.
+    fn has_to_ask(&self, arms: &[Arm], materials: &[Material]) -> Result<bool> {
+        for &arm in arms {
+            let identity = self.identity(arm)?;
+            let mut asked = materials
+                .iter()
+                .filter_map(|material| material.conversations.get(&arm.context));
+            let key = |messages: &[Message]| Key::of_answer(&identity, messages, self.settings.max_new_tokens);
+            if asked.any(|asked| self.cache.answer(&key(&asked.messages)).is_none()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// By question. Batches are made of all conversations, shortest first, so that an answer's company is the same
     /// whether or not a crash lies between.
     fn answers(&mut self, arm: Arm, materials: &[Material]) -> Result<BTreeMap<usize, Answer>> {

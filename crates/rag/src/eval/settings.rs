@@ -143,6 +143,16 @@ impl Eval {
         arms
     }
 
+    /// What one answer needs of it.
+    pub fn validate_answer(&self) -> Result<()> {
+        if self.max_new_tokens > 0 {
+            return Ok(());
+        }
+        Err(EvalError::Settings {
+            problems: vec!["eval.max_new_tokens: found 0, wanted 1 or more".into()],
+        })
+    }
+
     /// All that is wrong, at once.
     pub fn validate(&self) -> Result<()> {
         let mut problems = Vec::new();

@@ -58,7 +58,6 @@ fn summarize(arm: Arm, arms: &[Arm], asked: &[Asked], settings: &Eval) -> ArmSum
         pairs.map(|(asked, given)| (given.answer.text.as_str(), asked.question.answers.as_slice()))
     };
     let harm_against = closed_book(arm, arms);
-    let likelihoods = || all.iter().filter_map(|(_, given)| given.likelihood);
     let mut failed = BTreeMap::new();
     for stage in all.iter().filter_map(|(_, given)| given.failed) {
         *failed.entry(stage).or_insert(0) += 1;
@@ -69,8 +68,8 @@ fn summarize(arm: Arm, arms: &[Arm], asked: &[Asked], settings: &Eval) -> ArmSum
         scores: scores.collect(),
         strata: strata.collect(),
         clean,
-        bleu: bleu::bleu(compared()),
-        chrf: chrf::chrf(compared()),
+        bleu: compared().next().map(|_| bleu::bleu(compared())),
+        chrf: compared().next().map(|_| chrf::chrf(compared())),
         abstention: abstention(all.iter().map(|(asked, given)| {
             let nothing_tells = asked.question.stratum == Stratum::NotInCorpus || arm.context == Context::Distractors;
             (nothing_tells, given.abstained)
@@ -82,7 +81,7 @@ fn summarize(arm: Arm, arms: &[Arm], asked: &[Asked], settings: &Eval) -> ArmSum
             )
         }),
         harm_against,
-        perplexity: likelihoods().next().map(|_| perplexity(likelihoods())),
+        perplexity: perplexity(all.iter().filter_map(|(_, given)| given.likelihood)),
         gold_in_prompt: gold_in_prompt(arm, &all),
         failed,
         cost: cost(arm, &all, settings),

@@ -16,6 +16,7 @@ pub use walk::{Source, sources};
 use crate::settings::Rag;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
+use std::fs::Metadata;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
@@ -53,7 +54,7 @@ pub struct Heading {
     pub text: String,
 }
 
-/// A file that is no document, and why.
+/// A file, or some of it, that is no document, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     pub path: String,
@@ -113,41 +114,50 @@ impl Format {
     }
 }
 
-/// The documents of a file: one, or one a line for JSONL.
-pub fn read(source: &Source, settings: &Rag) -> Result<Vec<Raw>, Skipped> {
-    let skipped = |reason: String| Skipped {
+/// The documents of a file: one, or one a line for JSONL; and why there is none, or what lines are none.
+pub fn read(source: &Source, settings: &Rag) -> (Vec<Raw>, Vec<Skipped>) {
+    let (raws, reasons) = readable(source, settings).unwrap_or_else(|reason| (Vec::new(), vec![reason]));
+    let skipped = reasons.into_iter().map(|reason| Skipped {
         path: source.name.clone(),
         reason,
-    };
-    let metadata = fs::metadata(&source.path).map_err(|error| skipped(error.to_string()))?;
+    });
+    (raws, skipped.collect())
+}
+
+fn readable(source: &Source, settings: &Rag) -> Result<(Vec<Raw>, Vec<String>), String> {
+    let metadata = fs::metadata(&source.path).map_err(|error| error.to_string())?;
     let limit = settings.max_file_mb << 20;
     if metadata.len() > limit {
         let found = metadata.len() >> 20;
-        return Err(skipped(format!(
+        return Err(format!(
             "{found} MiB; larger than rag.max_file_mb = {}",
             settings.max_file_mb
-        )));
+        ));
     }
-    let data = fs::read(&source.path).map_err(|error| skipped(error.to_string()))?;
+    let data = fs::read(&source.path).map_err(|error| error.to_string())?;
     if data.is_empty() {
-        return Err(skipped("empty".into()));
+        return Err("empty".into());
     }
-    let modified = metadata
-        .modified()
-        .ok()
-        .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    let modified = modified.map_or(0, |age| age.as_secs());
+    let modified = modified(&metadata);
     if source.format == Format::Jsonl {
-        return jsonl::lines(&source.name, &data, &settings.text_key, modified).map_err(skipped);
+        return jsonl::lines(&source.name, &data, &settings.text_key, modified);
     }
-    Ok(vec![Raw {
+    let raw = Raw {
         path: source.name.clone(),
         hash: blake3::hash(&data).to_hex().to_string(),
         bytes: metadata.len(),
         modified,
         format: source.format,
         data,
-    }])
+    };
+    Ok((vec![raw], Vec::new()))
+}
+
+/// Seconds since 1970; 0 where the file system does not say.
+fn modified(metadata: &Metadata) -> u64 {
+    let time = metadata.modified().ok();
+    let age = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    age.map_or(0, |age| age.as_secs())
 }
 
 impl Raw {

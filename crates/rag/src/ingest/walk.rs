@@ -1,5 +1,5 @@
 //! Folders, globs and files to the files they mean, each with the name its document goes by.
-use super::{Format, Skipped};
+use super::{Format, Skipped, modified};
 use crate::error::{RagError, Result};
 use fs_err as fs;
 use globset::{GlobBuilder, GlobMatcher};
@@ -17,6 +17,12 @@ pub struct Source {
 }
 
 impl Source {
+    /// In bytes, and in seconds since 1970; `None` where it cannot be looked at.
+    pub fn size_and_time(&self) -> Option<(u64, u64)> {
+        let metadata = fs::metadata(&self.path).ok()?;
+        Some((metadata.len(), modified(&metadata)))
+    }
+
     /// How many documents it will make, before it is read: for JSONL its lines.
     pub fn documents(&self) -> usize {
         let lines = || {

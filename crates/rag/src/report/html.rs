@@ -26,6 +26,8 @@ pub fn escape(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
+            // HTML has no place for them.
+            other if other.is_control() && !other.is_ascii_whitespace() => {}
             other => out.push(other),
         }
     }
@@ -288,7 +290,8 @@ fn contrast_row(contrast: &Contrast, span: f64) -> String {
             contrast.wins, contrast.ties, contrast.losses
         )),
         Some(format!("{n} questions, {clusters} clusters")),
-        Some(format!("could show {} or more", percent(contrast.smallest_difference))),
+        (contrast.smallest_difference > 0.0)
+            .then(|| format!("could show {} or more", percent(contrast.smallest_difference))),
         contrast
             .clean
             .map(|clean| format!("without overlaps {}", signed(clean.mean))),

@@ -104,7 +104,10 @@ fn contrasts(results: &Results) -> String {
             adjusted,
             mcnemar,
             format!("{} / {} / {}", contrast.wins, contrast.ties, contrast.losses),
-            percent(contrast.smallest_difference),
+            match contrast.smallest_difference {
+                0.0 => "–".into(),
+                visible => percent(visible),
+            },
             contrast.clean.as_ref().map_or("–".into(), signed_interval),
         ];
         (format!("{} − {}", contrast.first, contrast.second), cells)

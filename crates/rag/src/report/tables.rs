@@ -196,8 +196,8 @@ pub fn scores(results: &Results) -> Table {
         let cells = cells.into_iter().map(|cell| cell.unwrap_or(missing.into()));
         rows.push((label.into(), cells.collect()));
     };
-    add("BLEU", &|arm| Some(format!("{:.1}", arm.bleu)));
-    add("chrF", &|arm| Some(format!("{:.1}", arm.chrf)));
+    add("BLEU", &|arm| Some(format!("{:.1}", arm.bleu?)));
+    add("chrF", &|arm| Some(format!("{:.1}", arm.chrf?)));
     add("Perplexity of the reference", &|arm| {
         Some(format!("{:.2}", arm.perplexity?))
     });

@@ -21,10 +21,10 @@ use crate::error::{RagError, Result};
 use crate::settings::{Rag, StoreKind};
 use crate::{Embedder, Passage};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
 
-/// What all vectors of an index have in common. Where it differs, the index is another one.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// What all vectors of an index have in common. Where it differs, the index is another one; an embedder that only lies
+/// elsewhere is the same.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Manifest {
     /// Of the readers and the splitter: raised when they give other chunks.
     pub version: u32,
@@ -81,6 +81,13 @@ pub trait Store {
     /// Puts a document in place of what the store has under its path: wholly, or after a crash as one that is to be
     /// put again.
     fn put(&mut self, record: &Record, points: &[Point]) -> Result<()>;
+    /// Documents that were embedded together; all or none of them, where the store can. Then a run that goes on after a
+    /// crash embeds the same batches, and its vectors are the same to the bit.
+    fn put_all(&mut self, documents: &[(Record, Vec<Point>)]) -> Result<()> {
+        documents
+            .iter()
+            .try_for_each(|(record, points)| self.put(record, points))
+    }
     fn remove(&mut self, path: &str) -> Result<()>;
     fn dense(&self, vector: &[f32], k: usize, only: Only) -> Result<Vec<Hit>>;
     fn lexical(&self, query: &str, k: usize, only: Only) -> Result<Vec<Hit>>;
@@ -112,6 +119,26 @@ impl Manifest {
     }
 }
 
+impl PartialEq for Manifest {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |of: &Self| {
+            (
+                of.version,
+                of.dimensions,
+                of.chunk_tokens,
+                of.chunk_overlap,
+                of.breadcrumb,
+            )
+        };
+        parts(self) == parts(other) && content(&self.embedder) == content(&other.embedder)
+    }
+}
+
+/// An embedder's identity without the name it was loaded by.
+pub(crate) fn content(identity: &str) -> &str {
+    identity.rsplit_once('@').map_or(identity, |(_, hash)| hash)
+}
+
 impl Point {
     pub fn new(chunk: Chunk, vector: Vec<f32>) -> Self {
         Self {
@@ -136,30 +163,41 @@ pub fn open(settings: &Rag, api_key: Option<&str>, create: bool) -> Result<Box<d
     Ok(store)
 }
 
-/// Where `tune index --to` moves an index: `qdrant://host:port/name`, `chroma://host:port/name`, both with `s` before
-/// `://` for TLS, or a folder for SQLite.
-pub fn open_address(address: &str, api_key: Option<&str>) -> Result<Box<dyn Store>> {
+/// The settings with the store that `tune index --to` moves an index to: `qdrant://host:port/name`,
+/// `chroma://host:port/name`, both with `s` before `://` for TLS, or a folder for SQLite.
+pub fn at(address: &str, settings: &Rag) -> Result<Rag> {
     let problem = |problem: &str| RagError::Address {
         address: format!("{address:?}"),
         problem: problem.to_string(),
     };
     let Some((scheme, rest)) = address.split_once("://") else {
-        return match address.is_empty() {
-            true => Err(problem("it is empty")),
-            false => Ok(Box::new(Sqlite::create(Path::new(address))?)),
+        return match address {
+            "" => Err(problem("it is empty")),
+            // A slip in the address of a server, and no name for a folder.
+            _ if address.contains(':') => Err(problem("it has a `:` and no `://`")),
+            _ => Ok(Rag {
+                store: StoreKind::Sqlite,
+                path: address.into(),
+                ..settings.clone()
+            }),
         };
     };
     let (host, name) = rest
         .trim_end_matches('/')
         .split_once('/')
         .ok_or_else(|| problem("no name of an index"))?;
+    let store = match scheme {
+        "qdrant" | "qdrants" => StoreKind::Qdrant,
+        "chroma" | "chromas" => StoreKind::Chroma,
+        _ => return Err(problem("no such kind of store")),
+    };
     let http = if scheme.ends_with('s') { "https" } else { "http" };
-    let url = format!("{http}://{host}");
-    match scheme {
-        "qdrant" | "qdrants" => Ok(Box::new(Qdrant::new(&url, name, api_key))),
-        "chroma" | "chromas" => Ok(Box::new(Chroma::new(&url, name, api_key))),
-        _ => Err(problem("no such kind of store")),
-    }
+    Ok(Rag {
+        store,
+        url: format!("{http}://{host}"),
+        collection: name.into(),
+        ..settings.clone()
+    })
 }
 
 /// Best first, ties in the order of ids, at most `k`.
@@ -172,14 +210,22 @@ fn ranked(mut hits: Vec<Hit>, k: usize) -> Vec<Hit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     #[test]
     fn addresses_name_stores() {
-        let place = |address: &str| open_address(address, None).map(|store| store.place());
+        let place = |address: &str| open(&at(address, &Rag::default())?, None, true).map(|store| store.place());
         assert_eq!(place("qdrant://h:6333/docs").unwrap(), "http://h:6333/collections/docs");
         assert_eq!(place("chromas://h/docs/").unwrap(), "https://h/docs");
-        for bad in ["", "qdrant://h:6333", "milvus://h/x"] {
+        for bad in [
+            "",
+            "qdrant://h:6333",
+            "milvus://h/x",
+            "localhost:6333/x",
+            "qdrant:/localhost:6333/x",
+        ] {
             assert!(matches!(place(bad), Err(RagError::Address { .. })), "{bad}");
         }
+        assert_eq!(at("folder", &Rag::default()).unwrap().path, Path::new("folder"));
     }
 }

@@ -267,16 +267,15 @@ impl Store for Sqlite {
     }
 
     fn put(&mut self, record: &Record, points: &[Point]) -> Result<()> {
-        self.change(|transaction| {
-            delete(transaction, &record.path)?;
-            let mut document = transaction.prepare_cached("INSERT INTO document VALUES (?1, ?2)")?;
-            document.execute(params![record.path, json(record)])?;
-            let texts: Vec<String> = points.iter().map(|point| embedded_text(&point.passage, true)).collect();
-            points
-                .iter()
-                .zip(bags(&texts)?)
-                .try_for_each(|(point, bag)| insert(transaction, point, &bag))
-        })
+        self.change(|transaction| put(transaction, record, points))
+    }
+
+    fn put_all(&mut self, documents: &[(Record, Vec<Point>)]) -> Result<()> {
+        let put_each = |transaction: &Transaction| {
+            let mut documents = documents.iter();
+            documents.try_for_each(|(record, points)| put(transaction, record, points))
+        };
+        self.change(put_each)
     }
 
     fn remove(&mut self, path: &str) -> Result<()> {
@@ -371,6 +370,17 @@ fn point(row: &Row) -> rusqlite::Result<Point> {
         tokens: row.get::<_, i64>(8)? as usize,
         vector: vector.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
     })
+}
+
+fn put(transaction: &Transaction, record: &Record, points: &[Point]) -> rusqlite::Result<()> {
+    delete(transaction, &record.path)?;
+    let mut document = transaction.prepare_cached("INSERT INTO document VALUES (?1, ?2)")?;
+    document.execute(params![record.path, json(record)])?;
+    let texts: Vec<String> = points.iter().map(|point| embedded_text(&point.passage, true)).collect();
+    points
+        .iter()
+        .zip(bags(&texts)?)
+        .try_for_each(|(point, bag)| insert(transaction, point, &bag))
 }
 
 fn insert(transaction: &Transaction, point: &Point, bag: &Bag) -> rusqlite::Result<()> {

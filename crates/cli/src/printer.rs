@@ -87,7 +87,8 @@ pub fn row(style: &Style, name: &str, value: &str) -> String {
     let below = format!("\n{:1$}", "", NAME_WIDTH + 2);
     format!(
         "  {}{}",
-        style.dim(&format!("{name:<NAME_WIDTH$}")),
+        // A longer name still ends before the value.
+        style.dim(&format!("{name:<0$} ", NAME_WIDTH - 1)),
         value.replace('\n', &below)
     )
 }
@@ -206,6 +207,13 @@ mod tests {
         assert_eq!(duration(7.25), "7.2 s");
         assert_eq!(duration(425.0), "7 min 05 s");
         assert_eq!(duration(11_230.0), "3 h 07 min");
+    }
+
+    #[test]
+    fn a_long_name_ends_before_its_value() {
+        let style = Style { on: false };
+        assert_eq!(row(&style, "base", "1 %"), "  base        1 %");
+        assert_eq!(row(&style, "base+distractors", "1 %"), "  base+distractors 1 %");
     }
 
     #[test]

@@ -47,7 +47,7 @@ fn measure(config: &Path, set: &[String], printer: &Printer) -> anyhow::Result<E
     eval.validate()?;
     let questions = read_questions(&eval.questions)?;
     let key = environment::named(&eval.judge.key_variable);
-    if !eval.judge.key_variable.is_empty() && key.is_none() {
+    if !eval.judge.url.is_empty() && !eval.judge.key_variable.is_empty() && key.is_none() {
         let name = &eval.judge.key_variable;
         printer.warning(&format!(
             "eval.judge.key_variable = {name:?}: there is no such variable, or it is empty"

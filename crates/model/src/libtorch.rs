@@ -28,10 +28,14 @@ pub fn is_cpu(device: &Device) -> bool {
 }
 
 /// LibTorch computing on a GPU.
-#[allow(deprecated)] // as above
 pub fn cuda(index: usize) -> Device {
     keep_freed_memory();
     let _ = shim::no_cudnn_in_aten(); // without CUDA there is none
+    gpu(index)
+}
+
+#[allow(deprecated)] // as above
+fn gpu(index: usize) -> Device {
     Device::libtorch_cuda(index)
 }
 
@@ -76,7 +80,7 @@ pub fn empty_cache() {
 /// Which GPU `device` is.
 pub fn gpu_index(device: &Device) -> Option<usize> {
     let device = device.clone().inner();
-    (0..cuda_devices()).find(|index| cuda(*index) == device)
+    (0..cuda_devices()).find(|index| gpu(*index) == device)
 }
 
 /// A GPU's name and compute capability, (9, 0) for an H100.

@@ -565,7 +565,10 @@ fn an_oracle_without_indexed_gold_is_left_out_before_anything_is_asked() {
     assert_eq!((results.arms[0].bleu, results.arms[0].chrf), (None, None));
     tune_rag::report::write(&results, folder.path()).unwrap();
     let text = fs_err::read_to_string(folder.path().join("report.md")).unwrap();
-    assert!(text.contains("| BLEU | not measured |") && text.contains("Regex"), "{text}");
+    assert!(
+        text.contains("| BLEU | not measured |") && text.contains("Regex"),
+        "{text}"
+    );
 }
 
 /// Gone after so many replies.

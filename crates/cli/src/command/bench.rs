@@ -279,7 +279,11 @@ fn tell_plan(planned: &Planned, subject: &Subject<'_>, chosen: &Chosen, printer:
         show("", format!("{:>10}  {}", bytes(part.bytes), part.name))?;
     }
     if let Some(longest) = planned.longest {
-        show("length", format!("a row of {} tokens fits", grouped(longest)))?;
+        let fits = match longest {
+            0 => "not one token fits beside the weights".into(),
+            longest => format!("a row of {} tokens fits", grouped(longest)),
+        };
+        show("length", fits)?;
     }
     Ok(())
 }

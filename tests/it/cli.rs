@@ -432,6 +432,8 @@ fn what_cannot_be_done_is_said() {
         bench(&["--keep-blocks", "99"]),
         bench(&["--packed", "20-600"]),
         bench(&["--generate", "--keep-blocks", "1"]),
+        bench(&["--ops", "nonsense"]),
+        bench(&["--set", "train.seed=1"]),
         planned(&["--memory", "16GiB"]),
         planned(&["--memory", "12GiB", "--quantize", "nf4", "--keep-blocks", "32"]),
         told(dir, &["bench", "config.toml", "--generate"]),
@@ -577,10 +579,7 @@ fn a_card_that_is_not_here_is_planned_for() {
         out.status.success() && text.contains("a GPU, LibTorch (planned for)"),
         "{text}"
     );
-    assert!(
-        text.contains("64 tokens fit, all that the model sees") || text.contains("tokens"),
-        "{text}"
-    );
+    assert!(text.contains("tokens fit, all that the model sees"), "{text}");
     let out = output(
         dir.path(),
         &["train", "config.toml", "--dry-run", "--set", "train.keep_blocks=1"],

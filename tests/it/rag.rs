@@ -292,16 +292,19 @@ fn a_result_tells_of_no_training_that_was_not() {
     assert_eq!((&facts["documents"], &facts["chunks"]), (&json!(20), &json!(20)));
 }
 
+fn copy_adapter(to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(folder("llama-gqa-tied/adapter").join(file), to.join(file)).unwrap();
+    }
+}
+
 /// An adapter fits any base of its shape.
 #[test]
 fn an_adapter_of_another_base_is_told() {
     let dir = workplace(20, 4);
     let dir = dir.path();
-    let adapter = dir.join("run/adapter");
-    std::fs::create_dir_all(&adapter).unwrap();
-    for file in ["adapter_config.json", "adapter_model.safetensors"] {
-        std::fs::copy(folder("llama-gqa-tied/adapter").join(file), adapter.join(file)).unwrap();
-    }
+    copy_adapter(&dir.join("run/adapter"));
     std::fs::write(
         dir.join("run/receipt.json"),
         r#"{"base": {"name": "another", "blake3": "00"}}"#,
@@ -321,10 +324,7 @@ fn kept_answers_are_those_of_the_model_that_is_asked() {
     let dir = workplace(0, 2);
     let dir = dir.path();
     let adapter = dir.join("adapter");
-    std::fs::create_dir(&adapter).unwrap();
-    for file in ["adapter_config.json", "adapter_model.safetensors"] {
-        std::fs::copy(folder("llama-gqa-tied/adapter").join(file), adapter.join(file)).unwrap();
-    }
+    copy_adapter(&adapter);
     let template = "{% for m in messages %}Q: {{ m.content }} A:{% endfor %}";
     std::fs::write(dir.join("t.jinja"), template).unwrap();
     let mut known = Vec::new();

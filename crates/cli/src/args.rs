@@ -647,6 +647,7 @@ Examples:
   tune bench --shape llama-8b --batch 2 --seq 4096 --dtype bf16 --device cuda:0
   tune bench --shape llama-8b --packed 200-2000 --batch 2 --seq 4096 --json packed.json
   tune bench --shape llama-1b --generate --batch 16 --seq 256 --new-tokens 128
+  tune bench --shape llama-8b --quantize nf4 --seq 78080 --dry-run --for cuda --memory 24GiB
 
 A shape has the sizes of a published model and made-up weights. scripts/bench_peers.py runs PEFT on what --json left.")]
 pub struct Bench {

@@ -22,6 +22,13 @@ const MOST_TOKENS: usize = 1 << 24;
 const MOST_RANK: usize = 65_536;
 
 pub fn run(args: &Bench, printer: &Printer, started: Instant) -> anyhow::Result<End> {
+    args.ops.apply()?;
+    if args.shape.is_some() && !args.set.set.is_empty() {
+        return Err(Failure::error(
+            "--set changes a config, and --shape has none",
+            "`tune bench --help` lists what a shape is measured with",
+        ));
+    }
     let mut told = match (&args.config, args.shape) {
         (_, Some(shape)) => of_shape(args, shape, printer, started)?,
         (Some(config), None) => of_config(args, config, printer, started)?,

@@ -118,12 +118,15 @@ template <typename T, typename W> DEVICE void rms_norm(const T *x, const W *weig
 
 // With n = x / rms and g = dy · weight: dx = (g − n · mean(g · n)) / rms. A block a row; both sums come from one pass over the
 // row, so a saved 1 / rms would spare nothing.
+//
+// With `beside`, the gradient of what goes on beside the norm: dx has that added, and y is the norm again.
 template <typename T, typename W>
-DEVICE void rms_norm_backward(const T *x, const W *weight, const T *dy, T *dx, i64 cols, float eps) {
+DEVICE void rms_norm_backward(const T *x, const W *weight, const T *dy, const T *beside, T *dx, T *y, i64 cols, float eps) {
   SHARED float scratch[WARP];
-  x += blockIdx.x * cols;
-  dy += blockIdx.x * cols;
-  dx += blockIdx.x * cols;
+  i64 start = blockIdx.x * cols;
+  x += start;
+  dy += start;
+  dx += start;
   float v[EACH], w[EACH], d[EACH], squares = 0.0f, products = 0.0f;
   for (i64 c = (i64)threadIdx.x * EACH; c < cols; c += (i64)blockDim.x * EACH) {
     int n = here(c, cols);
@@ -142,8 +145,14 @@ DEVICE void rms_norm_backward(const T *x, const W *weight, const T *dy, T *dx, i
     load(x + c, n, v);
     load(weight + c, n, w);
     load(dy + c, n, d);
-    for (int i = 0; i < EACH; i++) v[i] = (w[i] * d[i] - v[i] * shared) * inverse;
-    store(dx + c, n, v);
+    for (int i = 0; i < EACH; i++) d[i] = (w[i] * d[i] - v[i] * shared) * inverse;
+    if (beside) {
+      for (int i = 0; i < EACH; i++) w[i] = v[i] * (inverse * w[i]);
+      store(y + start + c, n, w);
+      load(beside + start + c, n, v);
+      for (int i = 0; i < EACH; i++) d[i] += v[i];
+    }
+    store(dx + c, n, d);
   }
 }
 
@@ -196,10 +205,10 @@ DEVICE void swiglu(const T *gate, const T *up, T *y, i64 rows, i64 cols, i64 gat
   store(y + row * cols + c, n, g);
 }
 
-// Both gradients of it; dy, dgate and dup are dense.
+// Both gradients of it; dy, dgate and dup are dense. With `y`, which may be dy, itself again.
 template <typename T>
-DEVICE void swiglu_backward(const T *gate, const T *up, const T *dy, T *dgate, T *dup, i64 rows, i64 cols, i64 gate_stride,
-                            i64 up_stride) {
+DEVICE void swiglu_backward(const T *gate, const T *up, const T *dy, T *dgate, T *dup, T *y, i64 rows, i64 cols,
+                            i64 gate_stride, i64 up_stride) {
   i64 parts = (cols + EACH - 1) / EACH, item = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   i64 row = item / parts, c = item % parts * EACH;
   if (row >= rows) return;
@@ -212,9 +221,11 @@ DEVICE void swiglu_backward(const T *gate, const T *up, const T *dy, T *dgate, T
     float s = sigmoid(g[i]);
     dg[i] = d[i] * u[i] * s * (1.0f + g[i] * (1.0f - s));
     du[i] = d[i] * g[i] * s;
+    u[i] = g[i] * (s * u[i]);
   }
   store(dgate + row * cols + c, n, dg);
   store(dup + row * cols + c, n, du);
+  if (y) store(y + row * cols + c, n, u);
 }
 
 // −log softmax(logits)[target]. A block a row; the logits become softmax − one-hot if `gradient`.
@@ -329,7 +340,10 @@ KERNEL adamw_f32(float *p, const float *g, float *m, float *v, const Rates *rate
 #define FOR(T, NAME)                                                                                                           \
   KERNEL rms_norm_##NAME(const T *x, const T *weight, T *y, i64 cols, float eps) { rms_norm(x, weight, y, cols, eps); }        \
   KERNEL rms_norm_backward_##NAME(const T *x, const T *weight, const T *dy, T *dx, i64 cols, float eps) {                      \
-    rms_norm_backward(x, weight, dy, dx, cols, eps);                                                                           \
+    rms_norm_backward(x, weight, dy, (const T *)0, dx, (T *)0, cols, eps);                                                     \
+  }                                                                                                                            \
+  KERNEL rms_norm_undo_##NAME(const T *x, const T *weight, const T *dy, const T *beside, T *dx, T *y, i64 cols, float eps) {   \
+    rms_norm_backward(x, weight, dy, beside, dx, y, cols, eps);                                                                \
   }                                                                                                                            \
   KERNEL rope_##NAME(const T *x, const float *cosines, const float *sines, T *y, i64 rows, i64 heads, i64 dim, i64 half,       \
                      float sign) {                                                                                             \
@@ -340,7 +354,11 @@ KERNEL adamw_f32(float *p, const float *g, float *m, float *v, const Rates *rate
   }                                                                                                                            \
   KERNEL swiglu_backward_##NAME(const T *gate, const T *up, const T *dy, T *dgate, T *dup, i64 rows, i64 cols,                 \
                                 i64 gate_stride, i64 up_stride) {                                                              \
-    swiglu_backward(gate, up, dy, dgate, dup, rows, cols, gate_stride, up_stride);                                             \
+    swiglu_backward(gate, up, dy, dgate, dup, (T *)0, rows, cols, gate_stride, up_stride);                                     \
+  }                                                                                                                            \
+  KERNEL swiglu_undo_##NAME(const T *gate, const T *up, T *dy, T *dgate, T *dup, i64 rows, i64 cols, i64 gate_stride,          \
+                            i64 up_stride) {                                                                                   \
+    swiglu_backward(gate, up, dy, dgate, dup, dy, rows, cols, gate_stride, up_stride);                                         \
   }                                                                                                                            \
   KERNEL cross_entropy_##NAME(T *logits, const i64 *targets, float *losses, i64 cols, int gradient) {                          \
     cross_entropy(logits, targets, losses, cols, gradient);                                                                    \
@@ -364,5 +382,9 @@ KERNEL rms_norm_exact_bf16(const bf16 *x, const float *weight, bf16 *y, i64 cols
   rms_norm(x, weight, y, cols, eps);
 }
 KERNEL rms_norm_exact_backward_bf16(const bf16 *x, const float *weight, const bf16 *dy, bf16 *dx, i64 cols, float eps) {
-  rms_norm_backward(x, weight, dy, dx, cols, eps);
+  rms_norm_backward(x, weight, dy, (const bf16 *)0, dx, (bf16 *)0, cols, eps);
+}
+KERNEL rms_norm_exact_undo_bf16(const bf16 *x, const float *weight, const bf16 *dy, const bf16 *beside, bf16 *dx, bf16 *y,
+                                i64 cols, float eps) {
+  rms_norm_backward(x, weight, dy, beside, dx, y, cols, eps);
 }

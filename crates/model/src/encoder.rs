@@ -3,7 +3,7 @@
 use crate::checkpoint::Checkpoint;
 use crate::load::{At, Weights};
 use crate::nn::{LayerNorm, Linear, Pass};
-use crate::ops::{self, Gelu, Segment, Segments, attention::AttentionCfg};
+use crate::ops::{self, Activation, Gelu, Segment, Segments, attention::AttentionCfg};
 use crate::precision::is_flex;
 use crate::{ModelError, Precision, Result};
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -240,7 +240,7 @@ impl Encoder {
         let e = &self.embeddings;
         let rows = |table: &Tensor<2>, ids| table.clone().select(0, indices(ids, &self.device));
         let x = rows(&e.word, tokens) + rows(&e.token_type, types) + rows(&e.position, positions);
-        let x = e.norm.forward(x).value;
+        let x = e.norm.forward(x).value();
         let segments: Segments = starts.windows(2).map(|s| Segment::within(s[0]..s[1])).collect();
         let head_dim = self.hidden / self.heads;
         let cfg = AttentionCfg {
@@ -280,12 +280,12 @@ impl Layer {
 
     /// `[tokens, d]` to the same; the norms come after the residual sums.
     fn forward(&self, x: Tensor<2>, cfg: &AttentionCfg, pass: &Pass<'_>) -> Tensor<2> {
-        let of = |linear: &Linear| linear.forward(x.clone(), pass);
-        let attended = ops::attention(of(&self.query), of(&self.key), of(&self.value), cfg.clone());
+        let [q, k, v] = Linear::forward_all([&self.query, &self.key, &self.value], x.clone(), pass);
+        let attended = ops::attention(q, k, v, cfg.clone());
         let x = self.attention_output.forward(attended, pass) + x;
-        let x = self.attention_norm.forward(x).value;
-        let inner = ops::gelu(self.intermediate.forward(x.clone(), pass), Gelu::Exact);
-        self.output_norm.forward(self.output.forward(inner, pass) + x).value
+        let x = self.attention_norm.forward(x).value();
+        let inner = Activation::gelu(self.intermediate.forward(x.clone(), pass), Gelu::Exact);
+        self.output_norm.forward(self.output.forward(inner, pass) + x).value()
     }
 }
 

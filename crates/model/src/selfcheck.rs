@@ -2,7 +2,7 @@
 //! is switched off by name, and the next slower way is checked in its place: a wrong kernel costs speed, never a model.
 use crate::ops::adamw::{self, AdamWCfg};
 use crate::ops::attention::{self, AttentionCfg};
-use crate::ops::{self, Gelu, LoraCfg, Segment, Segments, switch};
+use crate::ops::{self, Activation, Gelu, LoraCfg, Segment, Segments, Update, switch};
 use crate::precision::Stored;
 use crate::{Frozen, graph, libtorch, noise};
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -224,6 +224,7 @@ fn cases() -> Vec<Case> {
         quantized(&["int8.cuda", "linear"], Stored::Int8),
         adamw(),
     ];
+    cases.extend(linears());
     cases.extend(attentions());
     cases
 }
@@ -315,19 +316,13 @@ fn linear() -> Case {
             let weight = Frozen::from(place.put(&weight));
             Box::new(move |i| ops::linear(i[0].clone(), &weight))
         }),
-        reference: Box::new(move |i| ops::linear::reference(i[0].clone(), &plain)),
+        reference: Box::new(move |i| ops::linear::reference(i[0].clone(), &plain, None)),
     }
 }
 
 fn lora_linear(variant: &'static str, dropout: f64) -> Case {
-    let cfg = LoraCfg {
-        scale: 1.7,
-        dropout,
-        seed: 5,
-    };
     let weight = random::<2>(2, [77, 133]);
     let plain = Frozen::from(weight.clone());
-    let adapter = |x: &Tensor<2>| x.clone().cast(crate::precision::ADAPTER);
     Case {
         names: if dropout > 0.0 {
             &["dropout.cuda", "lora_linear"]
@@ -338,12 +333,86 @@ fn lora_linear(variant: &'static str, dropout: f64) -> Case {
         inputs: vec![random(1, [43, 133]), random(3, [8, 133]), random(4, [77, 8])],
         fused: Box::new(move |place| {
             let weight = Frozen::from(place.put(&weight));
-            Box::new(move |i| ops::lora_linear(i[0].clone(), &weight, adapter(&i[1]), adapter(&i[2]), cfg))
+            Box::new(move |i| {
+                let [y] = ops::linears(i[0].clone(), [(&weight, update(&i[1], &i[2], dropout))]);
+                y
+            })
+        }),
+        reference: Box::new(move |i| ops::linear::reference(i[0].clone(), &plain, update(&i[1], &i[2], dropout))),
+    }
+}
+
+fn update(a: &Tensor<2>, b: &Tensor<2>, dropout: f64) -> Option<Update> {
+    let [a, b] = [a, b].map(|adapter| adapter.clone().cast(crate::precision::ADAPTER));
+    let cfg = LoraCfg {
+        scale: 1.7,
+        dropout,
+        seed: 5,
+    };
+    Some(Update { a, b, cfg })
+}
+
+/// The two halves of a block of Llama's: linears over a norm, beside which the stream goes on; one over a gate.
+fn linears() -> Vec<Case> {
+    let [q, k, v] = [(2, 77), (3, 21), (4, 45)].map(|(seed, out)| random::<2>(seed, [out, 133]));
+    let (norm, plain_norm) = (random::<1>(5, [133]), random::<1>(5, [133]));
+    let plain = [&q, &k, &v].map(|w| Frozen::from(w.clone()));
+    let updates = |i: &[Tensor<2>]| [update(&i[1], &i[2], 0.0), None, update(&i[3], &i[4], 0.0)];
+    let side_by_side = |x: Tensor<2>, [q, k, v]: [Tensor<2>; 3]| Tensor::cat(vec![x, q, k, v], 1);
+    let normed = Case {
+        names: &["rms_norm.cuda", "rms_norm", "lora_linear"],
+        variant: "under three linears",
+        inputs: vec![
+            random(1, [43, 133]),
+            random(6, [8, 133]),
+            random(7, [77, 8]),
+            random(8, [4, 133]),
+            random(9, [45, 4]),
+        ],
+        fused: Box::new(move |place| {
+            let norm = place.put(&norm);
+            let weights = [&q, &k, &v].map(|w| Frozen::from(place.put(w)));
+            Box::new(move |i| {
+                let (x, [q, k, v]) = (Activation::rms_norm(i[0].clone(), &norm, 1e-5), updates(i));
+                let weights = [(&weights[0], q), (&weights[1], k), (&weights[2], v)];
+                let (x, products) = ops::linears_beside(x, weights);
+                side_by_side(x, products)
+            })
         }),
         reference: Box::new(move |i| {
-            ops::lora_linear::reference(i[0].clone(), &plain, i[1].clone(), i[2].clone(), cfg)
+            let x = ops::rms_norm::reference(i[0].clone(), &plain_norm, 1e-5);
+            let mut updates = updates(i).into_iter();
+            let products = plain
+                .each_ref()
+                .map(|w| ops::linear::reference(x.clone(), w, updates.next().flatten()));
+            side_by_side(i[0].clone(), products)
         }),
-    }
+    };
+    let down = random::<2>(2, [77, 133]);
+    let plain = Frozen::from(down.clone());
+    let gated = Case {
+        names: &["swiglu.cuda", "swiglu", "lora_linear"],
+        variant: "under a linear",
+        inputs: vec![
+            random(1, [43, 133]) * 8.0,
+            random(5, [43, 133]),
+            random(3, [8, 133]),
+            random(4, [77, 8]),
+        ],
+        fused: Box::new(move |place| {
+            let down = Frozen::from(place.put(&down));
+            Box::new(move |i| {
+                let x = Activation::swiglu(i[0].clone(), i[1].clone());
+                let [y] = ops::linears(x, [(&down, update(&i[2], &i[3], 0.0))]);
+                y
+            })
+        }),
+        reference: Box::new(move |i| {
+            let x = ops::swiglu::reference(i[0].clone(), i[1].clone());
+            ops::linear::reference(x, &plain, update(&i[2], &i[3], 0.0))
+        }),
+    };
+    vec![normed, gated]
 }
 
 fn quantized(names: &'static [&'static str], stored: Stored) -> Case {
@@ -357,7 +426,7 @@ fn quantized(names: &'static [&'static str], stored: Stored) -> Case {
             let weight = Frozen::new(place.exact(&weight), stored);
             Box::new(move |i| ops::linear(i[0].clone(), &weight))
         }),
-        reference: Box::new(move |i| ops::linear::reference(i[0].clone(), &plain)),
+        reference: Box::new(move |i| ops::linear::reference(i[0].clone(), &plain, None)),
     }
 }
 

@@ -181,7 +181,7 @@ impl<B: Block> Family for Decoder<B> {
         self.model.layers[layer].forward(x, pass)
     }
     fn norm(&self, x: Tensor<2>) -> Tensor<2> {
-        self.model.norm.forward(x).value
+        self.model.norm.forward(x).value()
     }
     fn head(&self) -> &Frozen {
         &self.lm_head

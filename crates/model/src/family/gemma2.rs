@@ -272,11 +272,12 @@ impl Attention {
         }
     }
 
-    fn forward(&self, x: Activation, pass: &Pass<'_>) -> Tensor<2> {
-        let q = self.placed(self.q_proj.forward(x.clone(), pass), &self.q_norm, pass);
-        let k = self.placed(self.k_proj.forward(x.clone(), pass), &self.k_norm, pass);
-        let v = self.v_proj.forward(x, pass);
-        self.o_proj.forward(pass.attend(self.layer, q, k, v, self.heads), pass)
+    /// The residual stream, and what is to be added to it.
+    fn forward(&self, x: Activation, pass: &Pass<'_>) -> (Tensor<2>, Tensor<2>) {
+        let (x, [q, k, v]) = Linear::forward_beside([&self.q_proj, &self.k_proj, &self.v_proj], x, pass);
+        let (q, k) = (self.placed(q, &self.q_norm, pass), self.placed(k, &self.k_norm, pass));
+        let attended = pass.attend(self.layer, q, k, v, self.heads);
+        (x, self.o_proj.forward(attended, pass))
     }
 
     /// Queries or keys, normed where they are, and rotated.
@@ -301,10 +302,10 @@ impl Mlp {
         }
     }
 
-    fn forward(&self, x: Activation, pass: &Pass<'_>) -> Tensor<2> {
-        let gate = self.gate_proj.forward(x.clone(), pass);
-        let up = self.up_proj.forward(x, pass);
-        self.down_proj.forward(Activation::geglu(gate, up), pass)
+    /// The residual stream, and what is to be added to it.
+    fn forward(&self, x: Activation, pass: &Pass<'_>) -> (Tensor<2>, Tensor<2>) {
+        let (x, [gate, up]) = Linear::forward_beside([&self.gate_proj, &self.up_proj], x, pass);
+        (x, self.down_proj.forward(Activation::geglu(gate, up), pass))
     }
 }
 
@@ -327,15 +328,13 @@ impl Family for Gemma {
     }
     fn block(&self, layer: usize, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
         let block = &self.model.layers[layer];
-        let attended = block.self_attn.forward(block.input_layernorm.forward(x.clone()), pass);
-        let x = x + block.post_attention_layernorm.forward(attended).value;
-        let fed = block
-            .mlp
-            .forward(block.pre_feedforward_layernorm.forward(x.clone()), pass);
-        x + block.post_feedforward_layernorm.forward(fed).value
+        let (x, attended) = block.self_attn.forward(block.input_layernorm.forward(x), pass);
+        let x = x + block.post_attention_layernorm.forward(attended).value();
+        let (x, fed) = block.mlp.forward(block.pre_feedforward_layernorm.forward(x), pass);
+        x + block.post_feedforward_layernorm.forward(fed).value()
     }
     fn norm(&self, x: Tensor<2>) -> Tensor<2> {
-        self.model.norm.forward(x).value
+        self.model.norm.forward(x).value()
     }
     fn head(&self) -> &Frozen {
         &self.lm_head

@@ -164,11 +164,13 @@ impl Gpt2 {
 }
 
 impl Attention {
-    fn forward(&self, x: Activation, pass: &Pass<'_>) -> Tensor<2> {
+    /// The residual stream, and what is to be added to it.
+    fn forward(&self, x: Activation, pass: &Pass<'_>) -> (Tensor<2>, Tensor<2>) {
         let d = self.c_proj.inputs;
-        let qkv = self.c_attn.forward(x, pass);
+        let (x, [qkv]) = Linear::forward_beside([&self.c_attn], x, pass);
         let [q, k, v] = [0, 1, 2].map(|part| qkv.clone().narrow(1, part * d, d));
-        self.c_proj.forward(pass.attend(self.layer, q, k, v, self.heads), pass)
+        let attended = pass.attend(self.layer, q, k, v, self.heads);
+        (x, self.c_proj.forward(attended, pass))
     }
 }
 
@@ -187,12 +189,13 @@ impl Family for Gpt2 {
     }
     fn block(&self, layer: usize, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
         let block = &self.transformer.h[layer];
-        let x = x.clone() + block.attn.forward(block.ln_1.forward(x), pass);
-        let inner = block.mlp.c_fc.forward(block.ln_2.forward(x.clone()), pass);
+        let (x, attended) = block.attn.forward(block.ln_1.forward(x), pass);
+        let normed = block.ln_2.forward(x + attended);
+        let (x, [inner]) = Linear::forward_beside([&block.mlp.c_fc], normed, pass);
         x + block.mlp.c_proj.forward(Activation::gelu(inner, self.activation), pass)
     }
     fn norm(&self, x: Tensor<2>) -> Tensor<2> {
-        self.transformer.ln_f.forward(x).value
+        self.transformer.ln_f.forward(x).value()
     }
     fn head(&self) -> &Frozen {
         &self.lm_head

@@ -166,12 +166,11 @@ impl Attention {
         }
     }
 
-    fn forward(&self, x: Activation, pass: &Pass<'_>) -> Tensor<2> {
-        let q = self.q_proj.forward(x.clone(), pass);
-        let k = self.k_proj.forward(x.clone(), pass);
-        let v = self.v_proj.forward(x, pass);
-        self.out_proj
-            .forward(pass.attend(self.layer, q, k, v, self.heads), pass)
+    /// The residual stream, and what is to be added to it.
+    fn forward(&self, x: Activation, pass: &Pass<'_>) -> (Tensor<2>, Tensor<2>) {
+        let (x, [q, k, v]) = Linear::forward_beside([&self.q_proj, &self.k_proj, &self.v_proj], x, pass);
+        let attended = pass.attend(self.layer, q, k, v, self.heads);
+        (x, self.out_proj.forward(attended, pass))
     }
 }
 
@@ -190,12 +189,13 @@ impl Family for GptNeo {
     }
     fn block(&self, layer: usize, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
         let block = &self.transformer.h[layer];
-        let x = x.clone() + block.attn.forward(block.ln_1.forward(x), pass);
-        let inner = Activation::gelu(block.mlp.c_fc.forward(block.ln_2.forward(x.clone()), pass), Gelu::Tanh);
-        x + block.mlp.c_proj.forward(inner, pass)
+        let (x, attended) = block.attn.forward(block.ln_1.forward(x), pass);
+        let normed = block.ln_2.forward(x + attended);
+        let (x, [inner]) = Linear::forward_beside([&block.mlp.c_fc], normed, pass);
+        x + block.mlp.c_proj.forward(Activation::gelu(inner, Gelu::Tanh), pass)
     }
     fn norm(&self, x: Tensor<2>) -> Tensor<2> {
-        self.transformer.ln_f.forward(x).value
+        self.transformer.ln_f.forward(x).value()
     }
     fn head(&self) -> &Frozen {
         &self.lm_head

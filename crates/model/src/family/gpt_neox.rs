@@ -111,7 +111,7 @@ impl GptNeox {
             fused: false,
             // Those of q, k and v, that of their product so far, one more part of it, and both added up; the MLP's gradient and the
             // output's. Gone are q, k, v and attention's output.
-            joined: if cfg.use_parallel_residual { 8 * d + inner } else { 0 },
+            joined: if cfg.use_parallel_residual { 8 * d } else { 0 },
             // Side by side, both norms are given the same.
             saved: if cfg.use_parallel_residual { d } else { 2 * d },
             rotary,
@@ -183,21 +183,24 @@ impl GptNeox {
 }
 
 impl Attention {
-    fn forward(&self, x: Activation, pass: &Pass<'_>) -> Tensor<2> {
+    /// The residual stream, and what is to be added to it.
+    fn forward(&self, x: Activation, pass: &Pass<'_>) -> (Tensor<2>, Tensor<2>) {
         let (heads, d) = (self.heads.heads, self.heads.head_dim);
-        let qkv = self.query_key_value.forward(x, pass);
+        let (x, [qkv]) = Linear::forward_beside([&self.query_key_value], x, pass);
         let [tokens, _] = qkv.dims();
         let qkv = qkv.reshape([tokens, heads, 3 * d]);
         let [q, k, v] = [0, 1, 2].map(|part| qkv.clone().narrow(2, part * d, d).reshape([tokens, heads * d]));
         let (q, k) = (pass.rotate(q, d), pass.rotate(k, d));
-        self.dense.forward(pass.attend(self.layer, q, k, v, self.heads), pass)
+        let attended = pass.attend(self.layer, q, k, v, self.heads);
+        (x, self.dense.forward(attended, pass))
     }
 }
 
 impl Mlp {
-    fn forward(&self, x: Activation, activation: Gelu, pass: &Pass<'_>) -> Tensor<2> {
-        let inner = self.dense_h_to_4h.forward(x, pass);
-        self.dense_4h_to_h.forward(Activation::gelu(inner, activation), pass)
+    /// The residual stream, and what is to be added to it.
+    fn forward(&self, x: Activation, activation: Gelu, pass: &Pass<'_>) -> (Tensor<2>, Tensor<2>) {
+        let (x, [inner]) = Linear::forward_beside([&self.dense_h_to_4h], x, pass);
+        (x, self.dense_4h_to_h.forward(Activation::gelu(inner, activation), pass))
     }
 }
 
@@ -216,13 +219,20 @@ impl Family for GptNeox {
     }
     fn block(&self, layer: usize, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
         let block = &self.gpt_neox.layers[layer];
-        let attended = x.clone() + block.attention.forward(block.input_layernorm.forward(x.clone()), pass);
-        let seen = if self.parallel { x } else { attended.clone() };
+        let (x, attended) = block.attention.forward(block.input_layernorm.forward(x), pass);
+        let (seen, rest) = match self.parallel {
+            true => (x, Some(attended)),
+            false => (x + attended, None),
+        };
         let normed = block.post_attention_layernorm.forward(seen);
-        attended + block.mlp.forward(normed, self.activation, pass)
+        let (x, fed) = block.mlp.forward(normed, self.activation, pass);
+        match rest {
+            Some(attended) => x + attended + fed,
+            None => x + fed,
+        }
     }
     fn norm(&self, x: Tensor<2>) -> Tensor<2> {
-        self.gpt_neox.final_layer_norm.forward(x).value
+        self.gpt_neox.final_layer_norm.forward(x).value()
     }
     fn head(&self) -> &Frozen {
         &self.embed_out

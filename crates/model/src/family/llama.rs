@@ -86,8 +86,11 @@ impl Block {
 
 impl decoder::Block for Block {
     fn forward(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
-        let x = x.clone() + self.self_attn.forward(self.input_layernorm.forward(x), pass);
-        x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x), pass)
+        let (x, attended) = self.self_attn.forward(self.input_layernorm.forward(x), pass);
+        let (x, fed) = self
+            .mlp
+            .forward(self.post_attention_layernorm.forward(x + attended), pass);
+        x + fed
     }
     fn linears(&self) -> Vec<&Linear> {
         [self.self_attn.linears().as_slice(), &self.mlp.linears()].concat()
@@ -121,13 +124,12 @@ impl Attention {
         }
     }
 
-    pub(super) fn forward(&self, x: impl Into<Activation>, pass: &Pass<'_>) -> Tensor<2> {
-        let x = x.into();
-        let q = self.placed(self.q_proj.forward(x.clone(), pass), &self.q_norm, pass);
-        let k = self.placed(self.k_proj.forward(x.clone(), pass), &self.k_norm, pass);
-        let v = self.v_proj.forward(x, pass);
-        self.o_proj
-            .forward(pass.attend(self.layer, q, k, v, self.form.heads), pass)
+    /// The residual stream, and what is to be added to it.
+    pub(super) fn forward(&self, x: impl Into<Activation>, pass: &Pass<'_>) -> (Tensor<2>, Tensor<2>) {
+        let (x, [q, k, v]) = Linear::forward_beside([&self.q_proj, &self.k_proj, &self.v_proj], x, pass);
+        let (q, k) = (self.placed(q, &self.q_norm, pass), self.placed(k, &self.k_norm, pass));
+        let attended = pass.attend(self.layer, q, k, v, self.form.heads);
+        (x, self.o_proj.forward(attended, pass))
     }
 
     /// Queries or keys, normed and rotated as the family has it.
@@ -160,11 +162,10 @@ impl Mlp {
         }
     }
 
-    pub(super) fn forward(&self, x: impl Into<Activation>, pass: &Pass<'_>) -> Tensor<2> {
-        let x = x.into();
-        let gate = self.gate_proj.forward(x.clone(), pass);
-        let up = self.up_proj.forward(x, pass);
-        self.down_proj.forward(Activation::swiglu(gate, up), pass)
+    /// The residual stream, and what is to be added to it.
+    pub(super) fn forward(&self, x: impl Into<Activation>, pass: &Pass<'_>) -> (Tensor<2>, Tensor<2>) {
+        let (x, [gate, up]) = Linear::forward_beside([&self.gate_proj, &self.up_proj], x, pass);
+        (x, self.down_proj.forward(Activation::swiglu(gate, up), pass))
     }
 
     pub(super) fn linears(&self) -> [&Linear; 3] {

@@ -36,10 +36,10 @@ pub fn load(base: &Checkpoint, weights: Weights<'_>) -> Result<Decoder<Block>> {
 
 impl decoder::Block for Block {
     fn forward(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
-        let attended = self.self_attn.forward(x.clone(), pass);
-        let x = x + self.post_attention_layernorm.forward(attended).value;
-        let fed = self.mlp.forward(x.clone(), pass);
-        x + self.post_feedforward_layernorm.forward(fed).value
+        let (x, attended) = self.self_attn.forward(x, pass);
+        let x = x + self.post_attention_layernorm.forward(attended).value();
+        let (x, fed) = self.mlp.forward(x, pass);
+        x + self.post_feedforward_layernorm.forward(fed).value()
     }
     fn linears(&self) -> Vec<&Linear> {
         [self.self_attn.linears().as_slice(), &self.mlp.linears()].concat()

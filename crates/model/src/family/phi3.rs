@@ -60,8 +60,11 @@ fn rotating_part(config: &Value) -> f64 {
 
 impl decoder::Block for Block {
     fn forward(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
-        let x = x.clone() + self.self_attn.forward(self.input_layernorm.forward(x), pass);
-        x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x), pass)
+        let (x, attended) = self.self_attn.forward(self.input_layernorm.forward(x), pass);
+        let (x, fed) = self
+            .mlp
+            .forward(self.post_attention_layernorm.forward(x + attended), pass);
+        x + fed
     }
     fn linears(&self) -> Vec<&Linear> {
         let (a, m) = (&self.self_attn, &self.mlp);
@@ -84,13 +87,15 @@ impl Attention {
         }
     }
 
-    fn forward(&self, x: Activation, pass: &Pass<'_>) -> Tensor<2> {
+    /// The residual stream, and what is to be added to it.
+    fn forward(&self, x: Activation, pass: &Pass<'_>) -> (Tensor<2>, Tensor<2>) {
         let (q_width, kv_width, head_dim) = (self.heads.q_width(), self.heads.kv_width(), self.heads.head_dim);
-        let qkv = self.qkv_proj.forward(x, pass);
+        let (x, [qkv]) = Linear::forward_beside([&self.qkv_proj], x, pass);
         let q = pass.rotate(qkv.clone().narrow(1, 0, q_width), head_dim);
         let k = pass.rotate(qkv.clone().narrow(1, q_width, kv_width), head_dim);
         let v = qkv.narrow(1, q_width + kv_width, kv_width);
-        self.o_proj.forward(pass.attend(self.layer, q, k, v, self.heads), pass)
+        let attended = pass.attend(self.layer, q, k, v, self.heads);
+        (x, self.o_proj.forward(attended, pass))
     }
 }
 
@@ -102,10 +107,11 @@ impl Mlp {
         }
     }
 
-    fn forward(&self, x: Activation, pass: &Pass<'_>) -> Tensor<2> {
-        let gate_up = self.gate_up_proj.forward(x, pass);
+    /// The residual stream, and what is to be added to it.
+    fn forward(&self, x: Activation, pass: &Pass<'_>) -> (Tensor<2>, Tensor<2>) {
+        let (x, [gate_up]) = Linear::forward_beside([&self.gate_up_proj], x, pass);
         let inner = self.down_proj.inputs;
         let (gate, up) = (gate_up.clone().narrow(1, 0, inner), gate_up.narrow(1, inner, inner));
-        self.down_proj.forward(Activation::swiglu(gate, up), pass)
+        (x, self.down_proj.forward(Activation::swiglu(gate, up), pass))
     }
 }

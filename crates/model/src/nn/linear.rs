@@ -4,7 +4,7 @@ use crate::Frozen;
 use crate::load::At;
 use crate::lora::Factors;
 use crate::noise;
-use crate::ops::{self, Activation, LoraCfg};
+use crate::ops::{self, Activation, LoraCfg, Update};
 use crate::precision::ADAPTER;
 use burn::tensor::Tensor;
 use std::sync::Arc;
@@ -75,26 +75,69 @@ impl Linear {
     /// # Shapes
     /// - `x`: `[tokens, in]`, result: `[tokens, out]`
     pub fn forward(&self, x: impl Into<Activation>, pass: &Pass<'_>) -> Tensor<2> {
-        let x = x.into();
-        let y = match &self.lora {
-            None => ops::linear(x.value, &self.weight),
-            Some(lora) => {
-                let Factors { a, b, m } = pass.leaves(&self.path, &lora.factors);
-                let seed = noise::derive(pass.noise.seed, &self.path);
-                let cfg = LoraCfg {
-                    scale: lora.scale,
-                    dropout: pass.noise.dropout,
-                    seed,
-                };
-                let y = ops::lora_linear(x, &self.weight, a, b, cfg);
-                match (m, &lora.norms) {
-                    // The norms get no gradient (section 4.3 of the paper).
-                    (Some(m), Some(norms)) => {
-                        let dtype = y.dtype();
-                        y * (m / norms.updated.clone()).cast(dtype)
-                    }
-                    _ => y,
-                }
+        let [y] = Self::forward_all([self], x, pass);
+        y
+    }
+
+    /// Several over one activation, which costs less than one by one.
+    pub fn forward_all<const N: usize>(
+        linears: [&Self; N],
+        x: impl Into<Activation>,
+        pass: &Pass<'_>,
+    ) -> [Tensor<2>; N] {
+        Self::run(linears, pass, |weights| ((), ops::linears(x, weights))).1
+    }
+
+    /// The same over what a norm makes of the residual stream; and that stream, for the block's output to be added to.
+    pub fn forward_beside<const N: usize>(
+        linears: [&Self; N],
+        x: impl Into<Activation>,
+        pass: &Pass<'_>,
+    ) -> (Tensor<2>, [Tensor<2>; N]) {
+        Self::run(linears, pass, |weights| ops::linears_beside(x, weights))
+    }
+
+    fn run<T, const N: usize>(
+        linears: [&Self; N],
+        pass: &Pass<'_>,
+        products: impl FnOnce([(&Frozen, Option<Update>); N]) -> (T, [Tensor<2>; N]),
+    ) -> (T, [Tensor<2>; N]) {
+        let mut magnitudes = Vec::with_capacity(N);
+        let weights = linears.map(|linear| {
+            let (update, magnitude) = linear.on(pass);
+            magnitudes.push(magnitude);
+            (&linear.weight, update)
+        });
+        let (beside, products) = products(weights);
+        let mut each = linears.into_iter().zip(magnitudes);
+        let finished = products.map(|y| match each.next() {
+            Some((linear, magnitude)) => linear.finished(y, magnitude),
+            None => y,
+        });
+        (beside, finished)
+    }
+
+    /// What the adapter adds in this pass, and DoRA's magnitudes.
+    fn on(&self, pass: &Pass<'_>) -> (Option<Update>, Option<Tensor<2>>) {
+        let Some(lora) = &self.lora else { return (None, None) };
+        let Factors { a, b, m } = pass.leaves(&self.path, &lora.factors);
+        let cfg = LoraCfg {
+            scale: lora.scale,
+            dropout: pass.noise.dropout,
+            seed: noise::derive(pass.noise.seed, &self.path),
+        };
+        (Some(Update { a, b, cfg }), m)
+    }
+
+    /// What comes after the products: DoRA's magnitudes and the bias.
+    fn finished(&self, y: Tensor<2>, magnitude: Option<Tensor<2>>) -> Tensor<2> {
+        let norms = self.lora.as_ref().and_then(|lora| lora.norms.as_ref());
+        let y = match magnitude.zip(norms) {
+            None => y,
+            // The norms get no gradient (section 4.3 of the paper).
+            Some((m, norms)) => {
+                let dtype = y.dtype();
+                y * (m / norms.updated.clone()).cast(dtype)
             }
         };
         match &self.bias {
@@ -102,6 +145,7 @@ impl Linear {
             Some(bias) => y + bias.clone().unsqueeze(),
         }
     }
+
     /// A fresh adapter: with B zero, and magnitudes as they are, it changes nothing.
     pub fn adapt(&mut self, a: Tensor<2>, scale: f64, dora: bool) {
         let b = Tensor::zeros([self.outputs, a.dims()[0]], (&a.device(), ADAPTER));

@@ -1,25 +1,45 @@
-//! An activation and how it was made: a backward pass that needs it may make it again, from tensors that stay anyway.
+//! What linears read, by how it is made: it is never on the tape, and a backward pass that needs it makes it again from tensors that
+//! stay anyway.
 use super::{
-    Gelu, geglu, geglu::GegluOp, gelu, gelu::GeluOp, layer_norm::LayerNormOp, rms_norm::RmsNormOp, swiglu,
-    swiglu::SwigluOp,
+    Gelu, clock, geglu, geglu::GegluOp, gelu, gelu::GeluOp, has_kernels, layer_norm, layer_norm::LayerNormOp, rms_norm,
+    rms_norm::RmsNormOp, swiglu, swiglu::SwigluOp,
 };
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, autodiff::checkpoint::strategy::CheckpointStrategy};
 use burn::tensor::Tensor;
 
-/// `[tokens, d]`.
+/// `[tokens, d]`, still to be made.
 #[derive(Debug, Clone)]
-pub struct Activation {
-    pub value: Tensor<2>,
-    /// Off the tape.
-    pub(crate) source: Source<Dispatch>,
+pub enum Activation {
+    Kept(Tensor<2>),
+    RmsNorm {
+        x: Tensor<2>,
+        weight: Tensor<1>,
+        eps: f64,
+    },
+    LayerNorm {
+        x: Tensor<2>,
+        weight: Tensor<1>,
+        bias: Tensor<1>,
+        eps: f64,
+    },
+    Swiglu {
+        gate: Tensor<2>,
+        up: Tensor<2>,
+    },
+    Geglu {
+        gate: Tensor<2>,
+        up: Tensor<2>,
+    },
+    Gelu {
+        x: Tensor<2>,
+        form: Gelu,
+    },
 }
 
-/// What an activation was made of. The op that made it saves the same tensors for its own gradient, so that keeping a source
-/// costs nothing.
+/// [`Activation`] on a backend.
 #[derive(Debug, Clone, ExtensionType)]
 pub enum Source<B: Backend> {
-    /// The activation itself has to stay.
     Kept {
         x: FloatTensor<B>,
     },
@@ -50,87 +70,205 @@ pub enum Source<B: Backend> {
 
 impl From<Tensor<2>> for Activation {
     fn from(value: Tensor<2>) -> Self {
-        Self {
-            source: Source::Kept { x: plain(&value) },
-            value,
-        }
+        Self::Kept(value)
     }
 }
 
+/// Where an op has no kernels its reference makes the value at once, and that is what stays.
 impl Activation {
     pub fn rms_norm(x: Tensor<2>, weight: &Tensor<1>, eps: f64) -> Self {
-        let source = Source::RmsNorm {
-            x: plain(&x),
-            weight: weight.clone().into_dispatch(),
-            eps,
-        };
-        Self {
-            value: super::rms_norm(x, weight, eps),
-            source,
+        if !has_kernels("rms_norm", &x) {
+            return Self::Kept(rms_norm::rms_norm(x, weight, eps));
         }
+        let weight = weight.clone();
+        Self::RmsNorm { x, weight, eps }
     }
 
     pub fn layer_norm(x: Tensor<2>, weight: &Tensor<1>, bias: &Tensor<1>, eps: f64) -> Self {
-        let source = Source::LayerNorm {
-            x: plain(&x),
-            weight: weight.clone().into_dispatch(),
-            bias: bias.clone().into_dispatch(),
-            eps,
-        };
-        Self {
-            value: super::layer_norm(x, weight, bias, eps),
-            source,
+        if !has_kernels("layer_norm", &x) {
+            return Self::Kept(layer_norm::layer_norm(x, weight, bias, eps));
         }
+        let (weight, bias) = (weight.clone(), bias.clone());
+        Self::LayerNorm { x, weight, bias, eps }
     }
 
     pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Self {
-        let source = Source::Swiglu {
-            gate: plain(&gate),
-            up: plain(&up),
-        };
-        Self {
-            value: swiglu::swiglu(gate, up),
-            source,
+        if !has_kernels("swiglu", &gate) {
+            return Self::Kept(swiglu::swiglu(gate, up));
         }
+        Self::Swiglu { gate, up }
     }
 
     pub fn geglu(gate: Tensor<2>, up: Tensor<2>) -> Self {
-        let source = Source::Geglu {
-            gate: plain(&gate),
-            up: plain(&up),
-        };
-        Self {
-            value: geglu::geglu(gate, up),
-            source,
+        if !has_kernels("geglu", &gate) {
+            return Self::Kept(geglu::geglu(gate, up));
         }
+        Self::Geglu { gate, up }
     }
 
     pub fn gelu(x: Tensor<2>, form: Gelu) -> Self {
-        Self {
-            source: Source::Gelu { x: plain(&x), form },
-            value: gelu::gelu(x, form),
+        if !has_kernels("gelu", &x) {
+            return Self::Kept(gelu::gelu(x, form));
+        }
+        Self::Gelu { x, form }
+    }
+
+    /// Itself, made on the tape.
+    pub fn value(&self) -> Tensor<2> {
+        match self.clone() {
+            Self::Kept(x) => x,
+            Self::RmsNorm { x, weight, eps } => rms_norm::rms_norm(x, &weight, eps),
+            Self::LayerNorm { x, weight, bias, eps } => layer_norm::layer_norm(x, &weight, &bias, eps),
+            Self::Swiglu { gate, up } => swiglu::swiglu(gate, up),
+            Self::Geglu { gate, up } => geglu::geglu(gate, up),
+            Self::Gelu { x, form } => gelu::gelu(x, form),
         }
     }
-}
 
-fn plain(x: &Tensor<2>) -> FloatTensor<Dispatch> {
-    x.clone().inner().into_dispatch()
+    /// The first tensor it is made of: what a norm reads, which goes on beside it in a block.
+    pub(crate) fn read(&self) -> &Tensor<2> {
+        match self {
+            Self::Kept(x) | Self::RmsNorm { x, .. } | Self::LayerNorm { x, .. } | Self::Gelu { x, .. } => x,
+            Self::Swiglu { gate, .. } | Self::Geglu { gate, .. } => gate,
+        }
+    }
+
+    pub(crate) fn into_source(self) -> Source<Dispatch> {
+        match self {
+            Self::Kept(x) => Source::Kept { x: x.into_dispatch() },
+            Self::RmsNorm { x, weight, eps } => Source::RmsNorm {
+                x: x.into_dispatch(),
+                weight: weight.into_dispatch(),
+                eps,
+            },
+            Self::LayerNorm { x, weight, bias, eps } => Source::LayerNorm {
+                x: x.into_dispatch(),
+                weight: weight.into_dispatch(),
+                bias: bias.into_dispatch(),
+                eps,
+            },
+            Self::Swiglu { gate, up } => Source::Swiglu {
+                gate: gate.into_dispatch(),
+                up: up.into_dispatch(),
+            },
+            Self::Geglu { gate, up } => Source::Geglu {
+                gate: gate.into_dispatch(),
+                up: up.into_dispatch(),
+            },
+            Self::Gelu { x, form } => Source::Gelu {
+                x: x.into_dispatch(),
+                form,
+            },
+        }
+    }
 }
 
 /// The ops an activation can come from.
 pub trait Remake: RmsNormOp + LayerNormOp + SwigluOp + GegluOp + GeluOp {}
 impl<B: RmsNormOp + LayerNormOp + SwigluOp + GegluOp + GeluOp> Remake for B {}
 
+impl<B: Backend> Source<B> {
+    /// As [`Activation::read`].
+    pub(crate) fn read(&self) -> FloatTensor<B> {
+        match self {
+            Self::Kept { x } | Self::RmsNorm { x, .. } | Self::LayerNorm { x, .. } | Self::Gelu { x, .. } => x.clone(),
+            Self::Swiglu { gate, .. } | Self::Geglu { gate, .. } => gate.clone(),
+        }
+    }
+
+    /// The second tensor it is made of, where there is one.
+    pub(crate) fn second(&self) -> Option<FloatTensor<B>> {
+        match self {
+            Self::Swiglu { up, .. } | Self::Geglu { up, .. } => Some(up.clone()),
+            _ => None,
+        }
+    }
+}
+
 impl<B: Remake> Source<B> {
-    /// The activation, to the bit as it was.
+    /// The activation.
     pub(crate) fn remake(self) -> FloatTensor<B> {
         match self {
             Self::Kept { x } => x,
-            Self::RmsNorm { x, weight, eps } => B::rms_norm(x, weight, eps),
-            Self::LayerNorm { x, weight, bias, eps } => B::frozen_layer_norm(x, weight, bias, eps),
-            Self::Swiglu { gate, up } => B::swiglu(gate, up),
-            Self::Geglu { gate, up } => B::geglu(gate, up),
-            Self::Gelu { x, form } => B::gelu_of(x, form),
+            Self::RmsNorm { x, weight, eps } => {
+                let _running = clock::op("RMS norm");
+                B::rms_norm(x, weight, eps)
+            }
+            Self::LayerNorm { x, weight, bias, eps } => {
+                let _running = clock::op("layer norm");
+                B::frozen_layer_norm(x, weight, bias, eps)
+            }
+            Self::Swiglu { gate, up } => {
+                let _running = clock::op("SwiGLU");
+                B::swiglu(gate, up)
+            }
+            Self::Geglu { gate, up } => {
+                let _running = clock::op("GEGLU");
+                B::geglu(gate, up)
+            }
+            Self::Gelu { x, form } => {
+                let _running = clock::op("gelu");
+                B::gelu_of(x, form)
+            }
+        }
+    }
+
+    /// Given its gradient, those of what it is made of, the first with `beside` added; and the activation again, if it is wanted.
+    pub(crate) fn undo(
+        self,
+        dy: FloatTensor<B>,
+        beside: Option<FloatTensor<B>>,
+        wanted: bool,
+    ) -> (Vec<FloatTensor<B>>, Option<FloatTensor<B>>) {
+        match (self, beside) {
+            (Self::RmsNorm { x, weight, eps }, Some(beside)) => {
+                let _running = clock::op("RMS norm, backward");
+                let (dx, y) = B::rms_norm_undo(x, weight, dy, beside, eps);
+                (vec![dx], Some(y))
+            }
+            (Self::Swiglu { gate, up }, None) if wanted => {
+                let _running = clock::op("SwiGLU, backward");
+                let (dgate, dup, y) = B::swiglu_undo(gate, up, dy);
+                (vec![dgate, dup], Some(y))
+            }
+            (source, beside) => {
+                let again = wanted.then(|| source.clone());
+                let mut gradients = source.backward(dy);
+                if let Some(beside) = beside {
+                    let first = gradients.swap_remove(0);
+                    gradients.insert(0, B::float_add(first, beside));
+                }
+                // Now that `dy` is gone.
+                (gradients, again.map(Self::remake))
+            }
+        }
+    }
+
+    fn backward(self, dy: FloatTensor<B>) -> Vec<FloatTensor<B>> {
+        match self {
+            Self::Kept { .. } => vec![dy],
+            Self::RmsNorm { x, weight, eps } => {
+                let _running = clock::op("RMS norm, backward");
+                vec![B::rms_norm_backward(x, weight, dy, eps)]
+            }
+            Self::LayerNorm { x, weight, eps, .. } => {
+                let _running = clock::op("layer norm, backward");
+                vec![B::frozen_layer_norm_backward(x, weight, dy, eps)]
+            }
+            Self::Swiglu { gate, up } => {
+                let _running = clock::op("SwiGLU, backward");
+                let (dgate, dup) = B::swiglu_backward(gate, up, dy);
+                vec![dgate, dup]
+            }
+            Self::Geglu { gate, up } => {
+                let _running = clock::op("GEGLU, backward");
+                let (dgate, dup) = B::geglu_backward(gate, up, dy);
+                vec![dgate, dup]
+            }
+            Self::Gelu { x, form } => {
+                let _running = clock::op("gelu, backward");
+                vec![B::gelu_of_backward(x, dy, form)]
+            }
         }
     }
 }

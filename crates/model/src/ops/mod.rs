@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | [`rms_norm`] | yes | yes | yes |
 //! | [`layer_norm`] | yes | yes | yes |
-//! | [`linear`], [`lora_linear`] | yes | yes | yes |
+//! | [`linears`] | yes | yes | yes |
 //! | [`rope`] | yes | yes | yes |
 //! | [`swiglu`], [`geglu`], [`gelu`] | yes | yes | yes |
 //! | [`attention`] | yes | yes | yes |
@@ -25,7 +25,6 @@ pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
 pub mod linear_cross_entropy;
-pub mod lora_linear;
 pub mod offload;
 pub mod rms_norm;
 pub mod root;
@@ -45,9 +44,8 @@ pub use flex::{PackedBf16, has_dpbf16};
 pub use geglu::geglu;
 pub use gelu::{Gelu, gelu};
 pub use layer_norm::layer_norm;
-pub use linear::linear;
+pub use linear::{LoraCfg, Update, linear, linears, linears_beside};
 pub use linear_cross_entropy::linear_cross_entropy;
-pub use lora_linear::{LoraCfg, lora_linear};
 pub use offload::{from_host, to_host};
 pub use rms_norm::rms_norm;
 pub use root::root;

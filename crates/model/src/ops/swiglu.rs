@@ -13,6 +13,12 @@ pub trait SwigluOp: Backend {
         up: FloatTensor<Self>,
         dy: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    /// `(dgate, dup, y)`: the backward pass, and the forward one again, which may be put in the place of `dy`.
+    fn swiglu_undo(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
 /// `silu(gate) * up`, element by element.

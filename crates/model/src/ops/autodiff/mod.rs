@@ -4,7 +4,6 @@ mod geglu;
 mod gelu;
 mod layer_norm;
 mod linear;
-mod lora_linear;
 mod rms_norm;
 mod root;
 mod rope;

@@ -45,4 +45,11 @@ impl<B: SwigluOp, C: CheckpointStrategy> SwigluOp for Autodiff<B, C> {
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         unreachable!("{}", super::SECOND_ORDER)
     }
+    fn swiglu_undo(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        unreachable!("{}", super::SECOND_ORDER)
+    }
 }

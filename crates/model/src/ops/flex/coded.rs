@@ -100,7 +100,7 @@ fn slice<T: bytemuck::Pod + burn::tensor::Element>(tensor: &FlexTensor) -> Cow<'
 #[cfg(test)]
 mod tests {
     use crate::ops::testing::{assert_parity, random};
-    use crate::ops::{LoraCfg, linear, lora_linear};
+    use crate::ops::{LoraCfg, Update, linear, linears};
     use crate::precision::Stored;
     use crate::{Frozen, ops};
     use burn::tensor::DType;
@@ -115,26 +115,26 @@ mod tests {
                 assert_parity(
                     &[random(1, [rows, inputs])],
                     |p, i| linear(i[0].clone(), &Frozen::new(p.put(&weight), stored)),
-                    |i| ops::linear::reference(i[0].clone(), &dense),
+                    |i| ops::linear::reference(i[0].clone(), &dense, None),
                     1e-5,
                 );
-                let cfg = LoraCfg {
-                    scale: 1.7,
-                    dropout: 0.3,
-                    seed: 5,
+                let update = |i: &[burn::tensor::Tensor<2>]| {
+                    let cfg = LoraCfg {
+                        scale: 1.7,
+                        dropout: 0.3,
+                        seed: 5,
+                    };
+                    let (a, b) = (i[1].clone(), i[2].clone());
+                    Some(Update { a, b, cfg })
                 };
                 assert_parity(
                     &[random(1, [rows, inputs]), random(3, [4, inputs]), random(4, [21, 4])],
                     |p, i| {
-                        lora_linear(
-                            i[0].clone(),
-                            &Frozen::new(p.put(&weight), stored),
-                            i[1].clone(),
-                            i[2].clone(),
-                            cfg,
-                        )
+                        let weight = Frozen::new(p.put(&weight), stored);
+                        let [y] = linears(i[0].clone(), [(&weight, update(i))]);
+                        y
                     },
-                    |i| ops::lora_linear::reference(i[0].clone(), &dense, i[1].clone(), i[2].clone(), cfg),
+                    |i| ops::linear::reference(i[0].clone(), &dense, update(i)),
                     5e-5,
                 );
             }

@@ -8,7 +8,6 @@ mod gelu;
 mod layer_norm;
 mod linear;
 mod linear_cross_entropy;
-mod lora_linear;
 mod low_rank;
 mod matmul;
 mod packed;
@@ -38,6 +37,14 @@ impl Rows {
     }
     pub fn as_slice(&self) -> &[f32] {
         self.0.as_slice::<f32>().unwrap_or(&[])
+    }
+    /// To be written over; a copy where others see them.
+    pub fn as_mut_slice(&mut self) -> &mut [f32] {
+        let (start, end) = self.0.layout().contiguous_offsets().unwrap_or_default();
+        &mut self.0.storage_mut::<f32>()[start..end]
+    }
+    pub fn into_tensor(self) -> FlexTensor {
+        self.0
     }
     /// `[rows, columns]`; a 1-D tensor is one row.
     pub fn dims(&self) -> (usize, usize) {

@@ -54,4 +54,33 @@ impl SwigluOp for Flex {
         });
         (tensor(dgate, [rows, d]), tensor(dup, [rows, d]))
     }
+
+    fn swiglu_undo(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let (gate, up, mut dy) = (Rows::new(gate), Rows::new(up), Rows::new(dy));
+        let (rows, d) = gate.dims();
+        let (mut dgate, mut dup) = (unwritten(rows * d), unwritten(rows * d));
+        let step = rows_per_task(d) * d;
+        let outputs = dgate.par_chunks_mut(step).zip(dup.par_chunks_mut(step));
+        let outputs = outputs.zip(dy.as_mut_slice().par_chunks_mut(step));
+        let inputs = gate.as_slice().par_chunks(step).zip(up.as_slice().par_chunks(step));
+        outputs.zip(inputs).for_each(|(((dgate, dup), dy), (gate, up))| {
+            simd::vectorized(
+                #[inline(always)]
+                || {
+                    let outputs = dgate.iter_mut().zip(dup.iter_mut()).zip(dy.iter_mut());
+                    for (((dg, du), dy), (&g, &u)) in outputs.zip(gate.iter().zip(up)) {
+                        let sigmoid = 1.0 / (1.0 + simd::exp(-g));
+                        *dg = *dy * u * sigmoid * (1.0 + g * (1.0 - sigmoid));
+                        *du = *dy * g * sigmoid;
+                        *dy = g * sigmoid * u;
+                    }
+                },
+            )
+        });
+        (tensor(dgate, [rows, d]), tensor(dup, [rows, d]), dy.into_tensor())
+    }
 }

@@ -1,15 +1,143 @@
-//! One product forward, one backward.
-use super::{dense, new, times_transposed};
-use crate::frozen::Weight;
-use crate::ops::linear::LinearOp;
+//! Base products, low-rank ones accumulated into them by `addmm_`. Where nothing is dropped out, parts share one product with all
+//! their A, forward and backward, and one gradient of it. A carries the scale, since tch's `addmm_` takes none.
+use super::{cuda, dense, new, times_transposed};
+use crate::noise;
+use crate::ops::activation::Source;
+use crate::ops::linear::{Backpassed, LinearKernels, LinearsOp, LoraCfg, Outputs, Part, Parts, plain};
 use burn::backend::{LibTorch, tensor::FloatTensor};
+use rayon::prelude::*;
+use tch::{Kind, Tensor};
 
-impl LinearOp for LibTorch {
-    fn frozen_linear(x: FloatTensor<Self>, weight: Weight<Self>) -> FloatTensor<Self> {
-        new(times_transposed(&x.tensor, &weight))
+/// `x` times what dropout multiplies it by.
+fn dropped(x: &Tensor, cfg: &LoraCfg) -> Tensor {
+    if cfg.dropout == 0.0 {
+        return x.shallow_clone();
+    }
+    cuda::dropout(x, cfg.dropout, cfg.seed).unwrap_or_else(|| {
+        let factors: Vec<f32> = (0..x.numel() as u64)
+            .into_par_iter()
+            .map(|i| noise::keep(cfg.seed, i, cfg.dropout))
+            .collect();
+        let factors = Tensor::from_slice(&factors).view_as(x);
+        x * factors.to_device(x.device()).to_kind(x.kind())
+    })
+}
+
+/// The adapted parts: `s·A` in the dtype of the activations, B as it is, and how they count.
+fn updates(parts: &[Part<LibTorch>], kind: Kind) -> Vec<(Tensor, &Tensor, LoraCfg)> {
+    let updates = parts.iter().filter_map(Part::update);
+    updates
+        .map(|(a, b, cfg)| ((&a.tensor * cfg.scale).to_kind(kind), &b.tensor, cfg))
+        .collect()
+}
+
+fn shared(updates: &[(Tensor, &Tensor, LoraCfg)]) -> bool {
+    updates.len() > 1 && updates.iter().all(|(_, _, cfg)| cfg.dropout == 0.0)
+}
+
+/// One below the other.
+fn stacked(updates: &[(Tensor, &Tensor, LoraCfg)]) -> Tensor {
+    let all: Vec<&Tensor> = updates.iter().map(|(a, ..)| a).collect();
+    Tensor::cat(&all, 0)
+}
+
+/// `whole` cut along `dim` into what belongs to each update, by its rank.
+fn cut(whole: &Tensor, dim: i64, updates: &[(Tensor, &Tensor, LoraCfg)]) -> Vec<Tensor> {
+    let ranks: Vec<i64> = updates.iter().map(|(a, ..)| a.size()[0]).collect();
+    whole.split_with_sizes(&ranks, dim)
+}
+
+impl LinearsOp for LibTorch {
+    fn linears(x: Source<Self>, parts: Parts<Self>, beside: bool) -> Outputs<Self> {
+        plain(x, parts, beside)
+    }
+}
+
+/// What it keeps of each adapted part: `u = s·dropout(x)·Aᵀ`, then `v = dy·B`.
+impl LinearKernels for LibTorch {
+    fn linears_forward(x: FloatTensor<Self>, parts: &[Part<Self>]) -> (Vec<FloatTensor<Self>>, Vec<FloatTensor<Self>>) {
+        let (x, kind) = (&x.tensor, x.tensor.kind());
+        let updates = updates(parts, kind);
+        let us = match shared(&updates) {
+            true => cut(&x.mm(&stacked(&updates).tr()), 1, &updates),
+            false => updates.iter().map(|(a, _, cfg)| dropped(x, cfg).mm(&a.tr())).collect(),
+        };
+        let mut next = us.iter().zip(&updates);
+        let product = |part: &Part<Self>| {
+            let mut y = times_transposed(x, part.weight());
+            if let Some((u, (_, b, _))) = part.update().and_then(|_| next.next()) {
+                let _ = y.addmm_(u, &b.to_kind(kind).tr());
+            }
+            new(y)
+        };
+        (parts.iter().map(product).collect(), us.into_iter().map(new).collect())
     }
 
-    fn frozen_linear_backward(dy: FloatTensor<Self>, weight: Weight<Self>) -> FloatTensor<Self> {
-        new(dy.tensor.mm(&dense(&weight, dy.tensor.kind())))
+    /// `db = dyᵀ·u`, `dx = Σ dy·W + dropout(v·(s·A))`.
+    fn linears_backward(
+        dys: &[FloatTensor<Self>],
+        inner: &[FloatTensor<Self>],
+        parts: &[Part<Self>],
+        to_x: bool,
+    ) -> Backpassed<Self> {
+        let kind = dys[0].tensor.kind();
+        let updates = updates(parts, kind);
+        let adapted = dys.iter().zip(parts).filter(|(_, part)| part.update().is_some());
+        let (mut db, mut vs) = (Vec::new(), Vec::new());
+        for (((dy, _), u), (_, b, _)) in adapted.zip(inner).zip(&updates) {
+            db.push(new(dy.tensor.tr().mm(&u.tensor).to_kind(Kind::Float)));
+            vs.push(dy.tensor.mm(&b.to_kind(kind)));
+        }
+        if shared(&updates) {
+            vs = vec![Tensor::cat(&vs, 1)];
+        }
+        let mut dx: Option<Tensor> = None;
+        for (dy, part) in dys.iter().zip(parts).filter(|_| to_x) {
+            let weight = dense(part.weight(), kind);
+            match &mut dx {
+                None => dx = Some(dy.tensor.mm(&weight)),
+                Some(dx) => drop(dx.addmm_(&dy.tensor, &weight)),
+            }
+        }
+        if let Some(dx) = &mut dx {
+            match shared(&updates) {
+                true => drop(dx.addmm_(&vs[0], &stacked(&updates))),
+                false => {
+                    for (v, (a, _, cfg)) in vs.iter().zip(&updates) {
+                        let _ = match cfg.dropout == 0.0 {
+                            true => dx.addmm_(v, a),
+                            false => dx.g_add_(&dropped(&v.mm(a), cfg)),
+                        };
+                    }
+                }
+            }
+        }
+        Backpassed {
+            dx: dx.map(new),
+            db,
+            inner: vs.into_iter().map(new).collect(),
+        }
+    }
+
+    /// `da = s·vᵀ·dropout(x)`
+    fn linears_backward_a(
+        x: FloatTensor<Self>,
+        inner: Vec<FloatTensor<Self>>,
+        parts: &[Part<Self>],
+    ) -> Vec<FloatTensor<Self>> {
+        let x = &x.tensor;
+        let updates = updates(parts, x.kind());
+        let das = match shared(&updates) {
+            true => cut(&inner[0].tensor.tr().mm(x), 0, &updates),
+            false => {
+                let each = inner.iter().zip(&updates);
+                each.map(|(v, (_, _, cfg))| v.tensor.tr().mm(&dropped(x, cfg)))
+                    .collect()
+            }
+        };
+        let scaled = das.into_iter().zip(&updates);
+        scaled
+            .map(|(da, (_, _, cfg))| new(da.to_kind(Kind::Float) * cfg.scale))
+            .collect()
     }
 }

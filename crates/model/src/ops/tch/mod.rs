@@ -11,7 +11,6 @@ mod host;
 mod layer_norm;
 mod linear;
 mod linear_cross_entropy;
-mod lora_linear;
 mod quantized;
 mod rms_norm;
 mod rope;

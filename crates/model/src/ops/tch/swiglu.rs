@@ -31,6 +31,21 @@ impl SwigluOp for LibTorch {
             .unwrap_or_else(|| backward(gate, up, dy));
         (new(dgate), new(dup))
     }
+
+    fn swiglu_undo(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let (gate, up, dy) = (&gate.tensor, &up.tensor, &dy.tensor);
+        let (dgate, dup, y) = cuda::swiglu_undo(gate, up, dy)
+            .or_else(|| host::swiglu_undo(gate, up, dy))
+            .unwrap_or_else(|| {
+                let (dgate, dup) = backward(gate, up, dy);
+                (dgate, dup, forward(gate, up))
+            });
+        (new(dgate), new(dup), new(y))
+    }
 }
 
 #[cfg(test)]
@@ -48,5 +63,9 @@ mod tests {
         );
         assert_equal(&found.0, &wanted.0);
         assert_equal(&found.1, &wanted.1);
+        let (dgate, dup, y) = host::swiglu_undo(&gate, &up, &dy).unwrap();
+        assert_equal(&dgate, &wanted.0);
+        assert_equal(&dup, &wanted.1);
+        assert_equal(&y, &forward(&gate, &up));
     }
 }

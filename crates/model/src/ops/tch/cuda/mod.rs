@@ -120,6 +120,25 @@ pub fn rms_norm_backward(x: &Tensor, weight: &Tensor, dy: &Tensor, eps: f64) -> 
     })
 }
 
+/// `(dx + beside, y)`: the gradient of `x` that also goes on beside the norm, and the norm again.
+pub fn rms_norm_undo(x: &Tensor, weight: &Tensor, dy: &Tensor, beside: &Tensor, eps: f64) -> Option<(Tensor, Tensor)> {
+    let kernel = by_weight(x, weight, ["rms_norm_undo", "rms_norm_exact_undo"])?;
+    run("rms_norm.cuda", &[x, dy, beside], |on| {
+        let (x, weight, dy, beside) = (
+            x.contiguous(),
+            weight.contiguous(),
+            dy.contiguous(),
+            beside.contiguous(),
+        );
+        let (rows, cols) = rows_and_cols(&x);
+        let (dx, y) = (x.empty_like(), x.empty_like());
+        let tensors = [&x, &weight, &dy, &beside, &dx, &y].map(Arg::from).into_iter();
+        let args = tensors.chain([cols.into(), (eps as f32).into()]);
+        unsafe { launch(on, kernel, x.kind(), Grid::of_rows(rows, cols)?, args) }?;
+        Ok((dx, y))
+    })
+}
+
 /// As [`crate::ops::rope`]; the angles are f32.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: i64, inverse: bool) -> Option<Tensor> {
     let angles = [cos, sin]
@@ -199,6 +218,20 @@ pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Option<(Tenso
         ];
         unsafe { launch(on, "swiglu_backward", gate.kind(), Grid::of_elements(rows, cols)?, args) }?;
         Ok((dgate, dup))
+    })
+}
+
+/// `(dgate, dup, y)`, `y` in the place of `dy`.
+pub fn swiglu_undo(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Option<(Tensor, Tensor, Tensor)> {
+    let (gate_stride, up_stride) = (row_stride(gate)?, row_stride(up)?);
+    run("swiglu.cuda", &[gate, up, dy], |on| {
+        let (rows, cols) = rows_and_cols(gate);
+        let made = || Tensor::empty([rows, cols], (gate.kind(), gate.device()));
+        let (y, dgate, dup) = (dy.contiguous(), made(), made());
+        let tensors = [gate, up, &y, &dgate, &dup].map(Arg::from).into_iter();
+        let args = tensors.chain([rows, cols, gate_stride, up_stride].map(Arg::from));
+        unsafe { launch(on, "swiglu_undo", gate.kind(), Grid::of_elements(rows, cols)?, args) }?;
+        Ok((dgate, dup, y))
     })
 }
 

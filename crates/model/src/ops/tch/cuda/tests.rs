@@ -1,12 +1,18 @@
 //! Every kernel on the CPU: through the ops against their references, and alone at sizes and alignments of all kinds.
+use super::super::testing::waves;
 use super::host;
 use super::launch::{Arg, Grid, launch, parts};
 use super::*;
 use crate::noise;
 use crate::ops::testing::*;
-use crate::ops::{adamw, linear_cross_entropy, rms_norm, rope, swiglu};
+use crate::ops::{
+    Activation, LoraCfg, Update, adamw, linear, linear_cross_entropy, linears_beside, rms_norm, rope, swiglu,
+};
+use crate::precision::ADAPTER;
 use crate::quant::nf4::CODE;
 use half::bf16;
+
+type Tensor2 = burn::tensor::Tensor<2>;
 
 const BOTH: [Kind; 2] = [Kind::Float, Kind::BFloat16];
 
@@ -106,6 +112,77 @@ fn swiglu_reads_halves_of_wider_rows() {
         assert!(dup.allclose(&(gate.silu() * &y), 1e-6, 1e-6, false));
         assert!(dgate.allclose(&gate.silu_backward(&(&y * &up)), 1e-6, 1e-6, false));
     });
+}
+
+/// Under linears, whose backward passes make the norm again and add what goes on beside it.
+#[test]
+fn rms_norm_under_a_linear_equals_the_reference() {
+    for shape in [[3, 1], [11, 37], [2, 8200]] {
+        for exact in [false, true] {
+            let (norm, weight) = (random::<1>(2, [shape[1]]), random::<2>(3, [5, shape[1]]) / 8.0);
+            let [a, b] = [random::<2>(4, [2, shape[1]]) / 8.0, random(5, [5, 2])];
+            let update = |i: &[Tensor2]| {
+                let [a, b] = [&i[1], &i[2]].map(|x| x.clone().cast(ADAPTER));
+                let cfg = LoraCfg {
+                    scale: 0.5,
+                    dropout: 0.0,
+                    seed: 0,
+                };
+                Some(Update { a, b, cfg })
+            };
+            let ran = host::with(|| {
+                assert_parity(
+                    &[random(1, shape), a.clone(), b.clone()],
+                    |p, i| {
+                        let norm = if exact { p.exact(&norm) } else { p.put(&norm) };
+                        let x = Activation::rms_norm(i[0].clone(), &norm, 1e-5);
+                        let (x, [y]) = linears_beside(x, [(&p.put(&weight).into(), update(i))]);
+                        Tensor2::cat(vec![x, y], 1)
+                    },
+                    |i| {
+                        let x = rms_norm::reference(i[0].clone(), &norm, 1e-5);
+                        let y = linear::reference(x, &weight.clone().into(), update(i));
+                        Tensor2::cat(vec![i[0].clone(), y], 1)
+                    },
+                    2e-3,
+                );
+            });
+            let undo = if exact {
+                "rms_norm_exact_undo_bf16"
+            } else {
+                "rms_norm_undo_bf16"
+            };
+            assert!(ran.contains(&undo.to_string()), "{ran:?}");
+        }
+    }
+}
+
+#[test]
+fn what_undoes_a_norm_or_a_gate_equals_the_plain_passes() {
+    for kind in BOTH {
+        for [rows, cols] in [[1, 1], [11, 37], [3, 1536], [2, 8200]] {
+            let input = |seed: i64| waves(seed, [rows, cols]).to_kind(kind);
+            let (x, dy, beside, weight) = (input(1), input(2), input(3), waves(4, [cols]).to_kind(kind));
+            host::with(|| {
+                let (dx, y) = super::rms_norm_undo(&x, &weight, &dy, &beside, 1e-5).unwrap();
+                let plain = super::rms_norm_backward(&x, &weight, &dy, 1e-5).unwrap();
+                // The plain pass rounds before the sum.
+                let rounding = if kind == Kind::Float { 1e-6 } else { 1e-2 } * plain.abs().max().double_value(&[]);
+                let sum = plain.to_kind(Kind::Float) + beside.to_kind(Kind::Float);
+                assert!(dx.to_kind(Kind::Float).allclose(&sum, 1e-2, rounding, false));
+                assert!(y.equal(&super::rms_norm(&x, &weight, 1e-5).unwrap()));
+
+                let (gate, up) = (&x * 9.0, &beside);
+                let (wanted, value) = (
+                    super::swiglu_backward(&gate, up, &dy).unwrap(),
+                    super::swiglu(&gate, up).unwrap(),
+                );
+                let (dgate, dup, y) = super::swiglu_undo(&gate, up, &dy.copy()).unwrap();
+                assert!(dgate.equal(&wanted.0) && dup.equal(&wanted.1));
+                assert!(y.equal(&value));
+            });
+        }
+    }
 }
 
 #[test]
@@ -345,6 +422,21 @@ fn guarded(kind: Kind, cols: i64, shift: i64) {
     unsafe { launch(on, "swiglu_backward", kind, by_element, args) }.unwrap();
     y.assert_untouched_around(&what);
     z.assert_untouched_around(&what);
+
+    let args = [&x, &weight, &dy, &dy, &to_y, &to_z].map(Arg::from).into_iter();
+    let args = args.chain([cols.into(), 1e-5f32.into()]);
+    unsafe { launch(on, "rms_norm_undo", kind, by_row, args) }.unwrap();
+    y.assert_untouched_around(&what);
+    z.assert_untouched_around(&what);
+
+    let w = out();
+    let mut to_w = w.tensor();
+    to_w.copy_(&dy);
+    let args = [&x, &dy, &to_w, &to_y, &to_z].map(Arg::from).into_iter().chain(strides);
+    unsafe { launch(on, "swiglu_undo", kind, by_element, args) }.unwrap();
+    for made in [&w, &y, &z] {
+        made.assert_untouched_around(&what);
+    }
 
     let args = [
         Arg::from(&x),

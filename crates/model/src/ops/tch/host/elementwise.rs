@@ -28,6 +28,11 @@ pub fn rms_norm_backward(x: &Tensor, weight: &Tensor, dy: &Tensor, eps: f64) -> 
     by_kind!([x, weight, dy], normed_backward(x, weight, dy, eps as f32))
 }
 
+/// `(dx + beside, y)`.
+pub fn rms_norm_undo(x: &Tensor, weight: &Tensor, dy: &Tensor, beside: &Tensor, eps: f64) -> Option<(Tensor, Tensor)> {
+    by_kind!([x, weight, dy, beside], normed_undo(x, weight, dy, beside, eps as f32))
+}
+
 /// As [`crate::ops::swiglu`].
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Option<Tensor> {
     by_kind!([gate, up], gated(gate, up))
@@ -38,6 +43,11 @@ pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Option<(Tenso
     by_kind!([gate, up, dy], gated_backward(gate, up, dy))
 }
 
+/// `(dgate, dup, y)`.
+pub fn swiglu_undo(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Option<(Tensor, Tensor, Tensor)> {
+    by_kind!([gate, up, dy], gated_undo(gate, up, dy))
+}
+
 /// As [`crate::ops::rope`].
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize, inverse: bool) -> Option<Tensor> {
     match (cos.kind(), sin.kind()) {
@@ -46,20 +56,25 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize, inverse: bo
     }
 }
 
-/// Runs `f` on slices of `out` and the same of each input, whole rows of `columns` at a time, on all cores.
-fn map<E: Element, const N: usize>(
-    out: &mut [E],
+/// Runs `f` on slices of the outputs and the same of each input, whole rows of `columns` at a time, on all cores.
+fn map<E: Element, const M: usize, const N: usize>(
+    outputs: [&mut [E]; M],
     inputs: [&[E]; N],
     columns: usize,
-    f: impl Fn(&mut [E], [&[E]; N], usize) + Sync,
+    f: impl Fn([&mut [E]; M], [&[E]; N], usize) + Sync,
 ) {
     let step = rows_per_task(columns) * columns;
-    out.par_chunks_mut(step).enumerate().for_each(|(task, out)| {
-        let part = task * step..task * step + out.len();
+    let tasks = outputs[0].len().div_ceil(step.max(1));
+    let mut chunks = outputs.map(|output| output.chunks_mut(step));
+    let tasks: Vec<[&mut [E]; M]> = (0..tasks)
+        .map(|_| chunks.each_mut().map(|chunks| chunks.next().unwrap_or_default()))
+        .collect();
+    tasks.into_par_iter().enumerate().for_each(|(task, outputs)| {
+        let part = task * step..task * step + outputs[0].len();
         let inputs = inputs.map(|input| &input[part.clone()]);
         simd::vectorized(
             #[inline(always)]
-            || f(out, inputs, part.start),
+            || f(outputs, inputs, part.start),
         );
     });
 }
@@ -74,11 +89,11 @@ fn normed<E: Element>(x: &Tensor, weight: &Tensor, eps: f32) -> Tensor {
     let (x, weight, mut y) = (x.contiguous(), weight.contiguous(), x.empty_like());
     let w = slice::<E>(&weight);
     map(
-        slice_mut::<E>(&mut y),
+        [slice_mut::<E>(&mut y)],
         [slice(&x)],
         w.len(),
         #[inline(always)]
-        |y, [x], _| {
+        |[y], [x], _| {
             for (y, x) in y.chunks_exact_mut(w.len()).zip(x.chunks_exact(w.len())) {
                 let inverse = inverse_rms(x, eps);
                 for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
@@ -96,11 +111,11 @@ fn normed_backward<E: Element>(x: &Tensor, weight: &Tensor, dy: &Tensor, eps: f3
     let (w, mut dx) = (slice::<E>(&weight), x.empty_like());
     let d = w.len();
     map(
-        slice_mut::<E>(&mut dx),
+        [slice_mut::<E>(&mut dx)],
         [slice(&x), slice(&dy)],
         d,
         #[inline(always)]
-        |dx, [x, dy], _| {
+        |[dx], [x, dy], _| {
             let rows = x.chunks_exact(d).zip(dy.chunks_exact(d));
             for (dx, (x, dy)) in dx.chunks_exact_mut(d).zip(rows) {
                 let inverse = inverse_rms(x, eps);
@@ -114,6 +129,38 @@ fn normed_backward<E: Element>(x: &Tensor, weight: &Tensor, dy: &Tensor, eps: f3
     dx
 }
 
+fn normed_undo<E: Element>(x: &Tensor, weight: &Tensor, dy: &Tensor, beside: &Tensor, eps: f32) -> (Tensor, Tensor) {
+    let (x, weight, dy, beside) = (
+        x.contiguous(),
+        weight.contiguous(),
+        dy.contiguous(),
+        beside.contiguous(),
+    );
+    let (w, mut dx, mut y) = (slice::<E>(&weight), x.empty_like(), x.empty_like());
+    let d = w.len();
+    map(
+        [slice_mut::<E>(&mut dx), slice_mut(&mut y)],
+        [slice(&x), slice(&dy), slice(&beside)],
+        d,
+        #[inline(always)]
+        |[dx, y], [x, dy, beside], _| {
+            let rows = x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(beside.chunks_exact(d));
+            let outputs = dx.chunks_exact_mut(d).zip(y.chunks_exact_mut(d));
+            for ((dx, y), ((x, dy), beside)) in outputs.zip(rows) {
+                let inverse = inverse_rms(x, eps);
+                let shared = simd::sum(d, |i| dy[i].get() * w[i].get() * x[i].get()) * inverse / d as f32;
+                let inputs = x.iter().zip(dy).zip(beside).zip(w);
+                for ((dx, y), (((x, dy), beside), w)) in dx.iter_mut().zip(y).zip(inputs) {
+                    let n = x.get() * inverse;
+                    *dx = E::put((dy.get() * w.get() - n * shared) * inverse + beside.get());
+                    *y = E::put(n * w.get());
+                }
+            }
+        },
+    );
+    (dx, y)
+}
+
 #[inline(always)]
 fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + simd::exp(-x))
@@ -123,11 +170,11 @@ fn gated<E: Element>(gate: &Tensor, up: &Tensor) -> Tensor {
     let (gate, up) = (gate.contiguous(), up.contiguous());
     let mut y = gate.empty_like();
     map(
-        slice_mut::<E>(&mut y),
+        [slice_mut::<E>(&mut y)],
         [slice(&gate), slice(&up)],
         1,
         #[inline(always)]
-        |y, [gate, up], _| {
+        |[y], [gate, up], _| {
             for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
                 *y = E::put(g.get() * sigmoid(g.get()) * u.get());
             }
@@ -140,29 +187,41 @@ fn gated_backward<E: Element>(gate: &Tensor, up: &Tensor, dy: &Tensor) -> (Tenso
     let (gate, up, dy) = (gate.contiguous(), up.contiguous(), dy.contiguous());
     let (mut dgate, mut dup) = (gate.empty_like(), up.empty_like());
     map(
-        slice_mut::<E>(&mut dgate),
+        [slice_mut::<E>(&mut dgate), slice_mut(&mut dup)],
         [slice(&gate), slice(&up), slice(&dy)],
         1,
         #[inline(always)]
-        |dgate, [gate, up, dy], _| {
-            for (((dgate, g), u), dy) in dgate.iter_mut().zip(gate).zip(up).zip(dy) {
+        |[dgate, dup], [gate, up, dy], _| {
+            let inputs = gate.iter().zip(up).zip(dy);
+            for ((dgate, dup), ((g, u), dy)) in dgate.iter_mut().zip(dup).zip(inputs) {
                 let (g, s) = (g.get(), sigmoid(g.get()));
                 *dgate = E::put(dy.get() * u.get() * s * (1.0 + g * (1.0 - s)));
-            }
-        },
-    );
-    map(
-        slice_mut::<E>(&mut dup),
-        [slice(&gate), slice(&dy)],
-        1,
-        #[inline(always)]
-        |dup, [gate, dy], _| {
-            for ((dup, g), dy) in dup.iter_mut().zip(gate).zip(dy) {
-                *dup = E::put(dy.get() * g.get() * sigmoid(g.get()));
+                *dup = E::put(dy.get() * g * s);
             }
         },
     );
     (dgate, dup)
+}
+
+fn gated_undo<E: Element>(gate: &Tensor, up: &Tensor, dy: &Tensor) -> (Tensor, Tensor, Tensor) {
+    let (gate, up, dy) = (gate.contiguous(), up.contiguous(), dy.contiguous());
+    let (mut dgate, mut dup, mut y) = (gate.empty_like(), up.empty_like(), dy.empty_like());
+    map(
+        [slice_mut::<E>(&mut dgate), slice_mut(&mut dup), slice_mut(&mut y)],
+        [slice(&gate), slice(&up), slice(&dy)],
+        1,
+        #[inline(always)]
+        |[dgate, dup, y], [gate, up, dy], _| {
+            let inputs = gate.iter().zip(up).zip(dy);
+            for (((dgate, dup), y), ((g, u), dy)) in dgate.iter_mut().zip(dup).zip(y).zip(inputs) {
+                let (g, u, s) = (g.get(), u.get(), sigmoid(g.get()));
+                *dgate = E::put(dy.get() * u * s * (1.0 + g * (1.0 - s)));
+                *dup = E::put(dy.get() * g * s);
+                *y = E::put(g * s * u);
+            }
+        },
+    );
+    (dgate, dup, y)
 }
 
 fn rotated<E: Element>(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize, inverse: bool) -> Tensor {
@@ -171,11 +230,11 @@ fn rotated<E: Element>(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize, 
     let (c, s, sign) = (slice::<f32>(&cos), slice::<f32>(&sin), if inverse { -1.0 } else { 1.0 });
     let mut y = x.empty_like();
     map(
-        slice_mut::<E>(&mut y),
+        [slice_mut::<E>(&mut y)],
         [slice(&x)],
         width,
         #[inline(always)]
-        |y, [x], start| {
+        |[y], [x], start| {
             let rows = y.chunks_exact_mut(width).zip(x.chunks_exact(width));
             for (row, (y, x)) in (start / width..).zip(rows) {
                 let (c, s) = (&c[row * half..][..half], &s[row * half..][..half]);

@@ -1,6 +1,9 @@
-//! Base products, low-rank ones accumulated into them by `addmm_`. Where nothing is dropped out, parts share one product with all
-//! their A, forward and backward, and one gradient of it. A carries the scale, since tch's `addmm_` takes none.
-use super::{cuda, dense, new, times_transposed};
+//! Low-rank products, and base products accumulated into them by `addmm_`: the other way round a pass over memory more would be
+//! left to the product that is bound by it, and what is small rounded to the precision of what is large. Where nothing is dropped
+//! out, parts share one product with all their A, forward and backward, and one gradient of it. A carries the scale, since tch's
+//! `addmm_` takes none.
+use super::{cuda, dense, new, quantized, times_transposed};
+use crate::frozen::Weight;
 use crate::noise;
 use crate::ops::activation::Source;
 use crate::ops::linear::{Backpassed, LinearKernels, LinearsOp, LoraCfg, Outputs, Part, Parts, plain};
@@ -47,6 +50,14 @@ fn cut(whole: &Tensor, dim: i64, updates: &[(Tensor, &Tensor, LoraCfg)]) -> Vec<
     whole.split_with_sizes(&ranks, dim)
 }
 
+/// `y + x · weightᵀ`, in the place of `y`.
+fn added(mut y: Tensor, x: &Tensor, weight: &Weight<LibTorch>) -> Tensor {
+    match quantized::few_rows(x, weight) {
+        Some(product) => y.g_add_(&product),
+        None => y.addmm_(x, &dense(weight, x.kind()).tr()),
+    }
+}
+
 impl LinearsOp for LibTorch {
     fn linears(x: Source<Self>, parts: Parts<Self>, beside: bool) -> Outputs<Self> {
         plain(x, parts, beside)
@@ -64,11 +75,10 @@ impl LinearKernels for LibTorch {
         };
         let mut next = us.iter().zip(&updates);
         let product = |part: &Part<Self>| {
-            let mut y = times_transposed(x, part.weight());
-            if let Some((u, (_, b, _))) = part.update().and_then(|_| next.next()) {
-                let _ = y.addmm_(u, &b.to_kind(kind).tr());
-            }
-            new(y)
+            new(match part.update().and_then(|_| next.next()) {
+                Some((u, (_, b, _))) => added(u.mm(&b.to_kind(kind).tr()), x, part.weight()),
+                None => times_transposed(x, part.weight()),
+            })
         };
         (parts.iter().map(product).collect(), us.into_iter().map(new).collect())
     }
@@ -91,27 +101,23 @@ impl LinearKernels for LibTorch {
         if shared(&updates) {
             vs = vec![Tensor::cat(&vs, 1)];
         }
-        let mut dx: Option<Tensor> = None;
-        for (dy, part) in dys.iter().zip(parts).filter(|_| to_x) {
+        let low_rank = match shared(&updates) {
+            _ if !to_x => None,
+            true => Some(vs[0].mm(&stacked(&updates))),
+            false => {
+                let each = vs.iter().zip(&updates);
+                let each = each.map(|(v, (a, _, cfg))| dropped(&v.mm(a), cfg));
+                each.reduce(|mut sum, other| sum.g_add_(&other))
+            }
+        };
+        let products = dys.iter().zip(parts).filter(|_| to_x);
+        let dx = products.fold(low_rank, |dx, (dy, part)| {
             let weight = dense(part.weight(), kind);
-            match &mut dx {
-                None => dx = Some(dy.tensor.mm(&weight)),
-                Some(dx) => drop(dx.addmm_(&dy.tensor, &weight)),
-            }
-        }
-        if let Some(dx) = &mut dx {
-            match shared(&updates) {
-                true => drop(dx.addmm_(&vs[0], &stacked(&updates))),
-                false => {
-                    for (v, (a, _, cfg)) in vs.iter().zip(&updates) {
-                        let _ = match cfg.dropout == 0.0 {
-                            true => dx.addmm_(v, a),
-                            false => dx.g_add_(&dropped(&v.mm(a), cfg)),
-                        };
-                    }
-                }
-            }
-        }
+            Some(match dx {
+                Some(mut dx) => dx.addmm_(&dy.tensor, &weight),
+                None => dy.tensor.mm(&weight),
+            })
+        });
         Backpassed {
             dx: dx.map(new),
             db,

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
-use tune_rag::store::{Point, Sqlite, Store};
+use tune_rag::store::{Filter, Point, Sqlite, Store};
 
 const DOCUMENTS: usize = 600;
 const QUESTIONS: usize = 64;
@@ -168,7 +168,10 @@ fn index_killed_at_any_moment_and_run_again_is_the_same_index() {
     let (_, _, start) = finished(dir, INDEX);
     let indexed = || {
         let store = Sqlite::open(&dir.join("index")).unwrap();
-        (points(dir), store.lexical("item 17 by the door", 20, None).unwrap())
+        (
+            points(dir),
+            store.lexical("item 17 by the door", 20, &Filter::default()).unwrap(),
+        )
     };
     let (wanted, hits) = (indexed(), found(dir));
     let all = wanted.0.len();
@@ -400,7 +403,7 @@ fn an_old_index_is_told() {
     let none = [&search[..], &["--set", "rag.only=*.pdf"]].concat();
     assert_eq!(
         warned(&none),
-        ["warning: rag.only = *.pdf matches no document of the index: nothing will be found"]
+        ["warning: rag.only = *.pdf matches nothing in the index: nothing will be found"]
     );
     // As a rebuild leaves it that was ended in its middle.
     let mut index = Sqlite::create(&dir.join("index")).unwrap();

@@ -405,7 +405,22 @@ fn an_old_index_is_told() {
         warned(&none),
         ["warning: rag.only = *.pdf matches nothing in the index: nothing will be found"]
     );
-    // As a rebuild leaves it that was ended in its middle.
+    let hits = |only: &[&str]| {
+        let (data, talk, _) = finished(dir, &[&search[..], &["--json"], only].concat());
+        let found: Value = serde_json::from_str(&data).unwrap();
+        (found["hits"].as_array().unwrap().len(), talk)
+    };
+    assert_eq!(hits(&["--only", "9.md", "--only", "type:md"]).0, 1);
+    let (none, talk) = hits(&["--only", "type:md", "--only", "heading:Costs"]);
+    assert!(
+        none == 0 && talk.contains("rag.only = type:md, heading:Costs matches nothing"),
+        "{talk}"
+    );
+    let anew = finished(dir, &[INDEX, &["--set", "rag.chunk_tokens=32"]].concat()).1;
+    let told = "the index was made with other settings and is made anew; the old one answers until this run is through";
+    assert!(anew.contains(told) && anew.contains("4 new or changed"), "{anew}");
+    finished(dir, INDEX);
+    // As a first run leaves it that was ended in its middle.
     let mut index = Sqlite::create(&dir.join("index")).unwrap();
     index.remove("1.md").unwrap();
     index.remove("2.md").unwrap();
@@ -592,6 +607,14 @@ fn what_is_wrong_is_said() {
     let long = json!({ "id": "long", "question": "item ".repeat(40), "answers": ["K9"], "stratum": "seen" });
     std::fs::write(dir.join("long.jsonl"), long.to_string()).unwrap();
     said.extend([
+        told(
+            dir,
+            &[
+                &search[..],
+                &["--only", "page:0", "--only", "titel:x", "--only", "type:exe"],
+            ]
+            .concat(),
+        ),
         told(dir, &[&raft[..5], &["--out", "questions.jsonl"]].concat()),
         told(
             dir,

@@ -134,8 +134,8 @@ fn sqlite_hint(error: &rusqlite::Error) -> Option<String> {
     Some(hint.to_string())
 }
 
-pub(crate) const CHANGE_SETTINGS: &str = "configs/rag.toml explains every key of [rag], [raft], \
-    [eval], [advise] and [log]; change them in the config file, or with --set key=value";
+pub(crate) const CHANGE_SETTINGS: &str =
+    "configs/rag.toml explains each of these keys; change them in the config file, or with --set key=value";
 
 pub(crate) fn unusable(problems: &[String]) -> String {
     format!("the settings cannot be used:\n  {}", problems.join("\n  "))

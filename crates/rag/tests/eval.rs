@@ -401,7 +401,7 @@ fn questions_that_are_too_long_are_all_named_before_the_first_is_asked() {
     let told = error.to_string();
     assert!(
         told.starts_with(&format!(
-            "3 of 66 questions are too long to be asked: {ids}. Of the longest, "
+            "questions too long to be asked: 3 of 66 ({ids}). Of the longest, "
         )),
         "{told}"
     );

@@ -18,11 +18,11 @@ pub enum EvalError {
     NoArm { reasons: Vec<String> },
     #[error("the index is not of these documents: {}", .0.examples())]
     Stale(Staleness),
-    #[error("{} of {of} questions are too long to be asked: {}. Of the longest, {longest}", ids.len(), first(ids))]
+    #[error("questions too long to be asked: {} of {of} ({}). Of the longest, {longest}", ids.len(), first(ids))]
     TooLong {
         ids: Vec<String>,
         of: usize,
-        longest: RagError,
+        longest: Box<RagError>,
     },
     #[error("another evaluation is writing {}", .0.display())]
     Locked(PathBuf),

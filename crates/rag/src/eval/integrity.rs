@@ -40,6 +40,14 @@ pub struct Repeats {
     pub of: usize,
 }
 
+/// What [`Overlaps`] saw.
+pub struct Found {
+    /// In the order of the questions.
+    pub overlaps: Vec<Vec<Overlap>>,
+    /// Of all weights that have training rows.
+    pub repeats: BTreeMap<Weights, Repeats>,
+}
+
 /// Questions first, then training rows, then passages, one by one: no text but theirs is kept.
 pub struct Overlaps<'a> {
     questions: Runs,
@@ -107,8 +115,7 @@ impl<'a> Overlaps<'a> {
         }
     }
 
-    /// In the order of the questions; and of each weights with training rows.
-    pub fn finish(self) -> (Vec<Vec<Overlap>>, BTreeMap<Weights, Repeats>) {
+    pub fn finish(self) -> Found {
         let mut repeats: BTreeMap<Weights, Repeats> = BTreeMap::new();
         for row in self.training {
             let words = words(&row.taught);
@@ -117,7 +124,10 @@ impl<'a> Overlaps<'a> {
             count.of += 1;
             count.rows += usize::from(repeated);
         }
-        (self.found, repeats)
+        Found {
+            overlaps: self.found,
+            repeats,
+        }
     }
 }
 
@@ -217,7 +227,7 @@ mod tests {
         ];
         let mut overlaps = Overlaps::new(&questions, &training);
         overlaps.see_passage(&passage("How long may I return it, then? Too short to tell."));
-        let (found, _) = overlaps.finish();
+        let found = overlaps.finish().overlaps;
         assert_eq!(found[0].len(), 1);
         assert_eq!(found[0][0].origin, "b:4");
         assert_eq!(found[1][0].words, "how long may i return it");
@@ -233,7 +243,7 @@ mod tests {
         let training = [row(1, LONG, "short"), row(2, "Say it!", &format!("Well: {LONG}."))];
         let mut overlaps = Overlaps::new(&questions, &training);
         overlaps.see_passage(&passage(LONG));
-        let (found, _) = overlaps.finish();
+        let found = overlaps.finish().overlaps;
         assert_eq!(found[0].len(), 1, "{found:?}");
         assert_eq!(
             (found[0][0].told, found[0][0].origin.as_str()),
@@ -257,7 +267,7 @@ mod tests {
         ];
         let mut overlaps = Overlaps::new(&[], &training);
         overlaps.see_passage(&passage(&format!("zero {LONG}")));
-        let (_, repeats) = overlaps.finish();
+        let repeats = overlaps.finish().repeats;
         let counts: Vec<_> = repeats
             .into_iter()
             .map(|(weights, found)| (weights, found.rows, found.of))

@@ -104,7 +104,7 @@ impl Gatherer<'_> {
             Some((_, longest)) => Err(EvalError::TooLong {
                 ids,
                 of: questions.len(),
-                longest,
+                longest: Box::new(longest),
             }),
         }
     }

@@ -22,7 +22,7 @@ use arm::{Arm, Context};
 use cache::{Cache, Entry, Key, Likelihood};
 use cost::{Facts, break_even};
 use error::{EvalError, Result, asking};
-use integrity::{Overlap, Overlaps, Repeats};
+use integrity::{Found, Overlap, Overlaps};
 use material::Material;
 use settings::Eval;
 use std::collections::{BTreeMap, HashMap};
@@ -142,7 +142,7 @@ pub fn evaluate(inputs: Inputs, watch: &mut dyn FnMut(Progress)) -> Result<Resul
         source,
     })?;
     let mut cache = Cache::open(&settings.output.join("answers.jsonl"))?;
-    let (overlaps, repeats) = overlaps(questions, library, training)?;
+    let Found { overlaps, repeats } = overlaps(questions, library, training)?;
     let materials = material::gather(&arms, settings, questions, prompts, answerer, library, watch)?;
     if library.is_some() {
         unmeasured(questions, &materials)
@@ -328,11 +328,7 @@ fn check_fresh(settings: &Eval, library: Option<&dyn Library>) -> Result<Vec<Str
     }
 }
 
-fn overlaps(
-    questions: &[Question],
-    library: Option<&dyn Library>,
-    training: &[TrainingText],
-) -> Result<(Vec<Vec<Overlap>>, BTreeMap<Weights, Repeats>)> {
+fn overlaps(questions: &[Question], library: Option<&dyn Library>, training: &[TrainingText]) -> Result<Found> {
     let mut overlaps = Overlaps::new(questions, training);
     if let Some(library) = library {
         let mut see = |passage: &Passage| overlaps.see_passage(passage);

@@ -247,7 +247,7 @@ pub(super) fn overlap_line(results: &Results) -> String {
     };
     let answers = match results.questions.iter().filter(given_away).count() {
         0 => String::new(),
-        count => format!(", of {count} a training row teaches 13 words in a row of the reference answer"),
+        count => format!(", or have a reference answer of which a training row teaches so much ({count})"),
     };
     format!(
         "{overlapping} of {} questions share 13 words in a row (or stand whole) with a training row or a document{answers}. \

@@ -82,6 +82,19 @@ pub fn scatter(title: &str, points: &[Point]) -> String {
             },
         ));
     }
+    let anchors: Vec<(f64, f64)> = points.iter().map(|point| (x(point.x), y(point.y[0]))).collect();
+    let labels = place_labels(points, &anchors);
+    for label in &labels {
+        let (x, y) = label.at;
+        if (label.y - y).abs() > LINE / 2.0 {
+            out.push_str(&format!(
+                "<line class=\"leader {}\" x1=\"{x:.1}\" y1=\"{y:.1}\" x2=\"{:.1}\" y2=\"{:.1}\"/>",
+                label.class,
+                label.x,
+                label.y - 5.0
+            ));
+        }
+    }
     for point in points {
         let (px, [mean, low, high]) = (x(point.x), point.y.map(y));
         let class = &point.class;
@@ -94,18 +107,8 @@ pub fn scatter(title: &str, points: &[Point]) -> String {
             super::html::escape(&point.title)
         ));
     }
-    let anchors: Vec<(f64, f64)> = points.iter().map(|point| (x(point.x), y(point.y[0]))).collect();
-    for label in place_labels(points, &anchors) {
+    for label in labels {
         let anchor = if label.left { "end" } else { "start" };
-        let (x, y) = label.at;
-        if (label.y - y).abs() > LINE / 2.0 {
-            out.push_str(&format!(
-                "<line class=\"leader {}\" x1=\"{x:.1}\" y1=\"{y:.1}\" x2=\"{:.1}\" y2=\"{:.1}\"/>",
-                label.class,
-                label.x,
-                label.y - 5.0
-            ));
-        }
         out.push_str(&text(label.x, label.y, anchor, "label", label.text));
     }
     out + "</svg>"

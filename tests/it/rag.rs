@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
-use tune_rag::store::{Point, Sqlite, Store};
+use tune_rag::store::{Filter, Point, Sqlite, Store};
 
 const DOCUMENTS: usize = 600;
 const QUESTIONS: usize = 64;
@@ -168,7 +168,10 @@ fn index_killed_at_any_moment_and_run_again_is_the_same_index() {
     let (_, _, start) = finished(dir, INDEX);
     let indexed = || {
         let store = Sqlite::open(&dir.join("index")).unwrap();
-        (points(dir), store.lexical("item 17 by the door", 20, None).unwrap())
+        (
+            points(dir),
+            store.lexical("item 17 by the door", 20, &Filter::default()).unwrap(),
+        )
     };
     let (wanted, hits) = (indexed(), found(dir));
     let all = wanted.0.len();
@@ -400,9 +403,24 @@ fn an_old_index_is_told() {
     let none = [&search[..], &["--set", "rag.only=*.pdf"]].concat();
     assert_eq!(
         warned(&none),
-        ["warning: rag.only = *.pdf matches no document of the index: nothing will be found"]
+        ["warning: rag.only = *.pdf matches nothing in the index: nothing will be found"]
     );
-    // As a rebuild leaves it that was ended in its middle.
+    let hits = |only: &[&str]| {
+        let (data, talk, _) = finished(dir, &[&search[..], &["--json"], only].concat());
+        let found: Value = serde_json::from_str(&data).unwrap();
+        (found["hits"].as_array().unwrap().len(), talk)
+    };
+    assert_eq!(hits(&["--only", "9.md", "--only", "type:md"]).0, 1);
+    let (none, talk) = hits(&["--only", "type:md", "--only", "heading:Costs"]);
+    assert!(
+        none == 0 && talk.contains("rag.only = type:md, heading:Costs matches nothing"),
+        "{talk}"
+    );
+    let anew = finished(dir, &[INDEX, &["--set", "rag.chunk_tokens=32"]].concat()).1;
+    let told = "the index was made with other settings and is made anew; the old one answers until this run is through";
+    assert!(anew.contains(told) && anew.contains("4 new or changed"), "{anew}");
+    finished(dir, INDEX);
+    // As a first run leaves it that was ended in its middle.
     let mut index = Sqlite::create(&dir.join("index")).unwrap();
     index.remove("1.md").unwrap();
     index.remove("2.md").unwrap();
@@ -589,6 +607,14 @@ fn what_is_wrong_is_said() {
     let long = json!({ "id": "long", "question": "item ".repeat(40), "answers": ["K9"], "stratum": "seen" });
     std::fs::write(dir.join("long.jsonl"), long.to_string()).unwrap();
     said.extend([
+        told(
+            dir,
+            &[
+                &search[..],
+                &["--only", "page:0", "--only", "titel:x", "--only", "type:exe"],
+            ]
+            .concat(),
+        ),
         told(dir, &[&raft[..5], &["--out", "questions.jsonl"]].concat()),
         told(
             dir,

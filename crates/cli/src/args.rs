@@ -203,6 +203,7 @@ pub struct Index {
 #[command(after_help = "\
 Examples:
   tune search configs/support/config.toml \"How long do refunds take?\"
+  tune search configs/support/config.toml --only type:pdf --only page:1-3 \"How do I wind it?\"
   tune search configs/support/config.toml --queries datasets/support/questions.jsonl --json > hits.jsonl")]
 pub struct Search {
     #[command(flatten)]
@@ -216,6 +217,10 @@ pub struct Search {
     /// Passages a query, instead of rag.top_k
     #[arg(long, value_name = "K")]
     pub top_k: Option<usize>,
+    /// Search these alone, instead of rag.only: a glob of paths, title:GLOB, heading:GLOB, page:A-B or type:pdf; may be
+    /// repeated
+    #[arg(long, value_name = "CONDITION")]
+    pub only: Vec<String>,
     /// One JSON object a query
     #[arg(long)]
     pub json: bool,
@@ -234,6 +239,10 @@ pub struct Ask {
     /// Who answers: base, rag, tuned or hybrid
     #[arg(long, default_value = "rag")]
     pub arm: String,
+    /// Search these alone, instead of rag.only: a glob of paths, title:GLOB, heading:GLOB, page:A-B or type:pdf; may be
+    /// repeated
+    #[arg(long, value_name = "CONDITION")]
+    pub only: Vec<String>,
     /// Add question, passages, answer and timings to this interaction log, instead of log.path
     #[arg(long, value_name = "FILE.jsonl")]
     pub log: Option<PathBuf>,

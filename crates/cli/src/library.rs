@@ -5,15 +5,17 @@ use crate::printer::Printer;
 use burn::tensor::Device;
 use tune_rag::Reranker;
 use tune_rag::eval::library::Indexed;
+use tune_rag::filter::filter;
 use tune_rag::index::glance;
-use tune_rag::retrieve::matching;
 use tune_rag::settings::Rag;
-use tune_rag::store::{self, Store};
+use tune_rag::store::{self, Filter, Store};
 
 pub struct Opened {
     pub store: Box<dyn Store>,
     pub embedder: BertEncoder,
     reranker: Option<BertEncoder>,
+    /// What `rag.only` names in this index.
+    only: Filter,
     rag: Rag,
 }
 
@@ -23,10 +25,14 @@ impl Opened {
         rag.validate()?;
         // The index first: it is refused in no time, the models take seconds.
         let store = store::open(rag, environment::store_key(rag.store).as_deref(), create)?;
-        if !create && matching(&*store, &rag.only)?.is_some_and(|documents| documents.is_empty()) {
-            let globs = rag.only.join(", ");
+        let only = match create {
+            true => Filter::default(),
+            false => filter(&*store, &rag.only)?,
+        };
+        if only.is_void() {
+            let conditions = rag.only.join(", ");
             printer.warning(&format!(
-                "rag.only = {globs} matches no document of the index: nothing will be found"
+                "rag.only = {conditions} matches nothing in the index: nothing will be found"
             ));
         }
         let load = |base: &str| BertEncoder::load(base, device, printer);
@@ -34,6 +40,7 @@ impl Opened {
             store,
             embedder: load(&rag.embedder)?,
             reranker: (!rag.reranker.is_empty()).then(|| load(&rag.reranker)).transpose()?,
+            only,
             rag: rag.clone(),
         })
     }
@@ -61,6 +68,6 @@ impl Opened {
     /// Refuses an index made with another embedder.
     pub fn library(&self) -> tune_rag::Result<Indexed<'_>> {
         let reranker = self.reranker.as_ref().map(|reranker| reranker as &dyn Reranker);
-        Indexed::new(&*self.store, &self.embedder, reranker, &self.rag)
+        Indexed::new(&*self.store, &self.embedder, reranker, &self.rag, self.only.clone())
     }
 }

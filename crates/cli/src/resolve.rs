@@ -125,8 +125,12 @@ fn refused(problems: &[Problem]) -> anyhow::Error {
         many => format!("{many} problems in the settings\n{list}"),
     };
     let of_rag = |problem: &Problem| {
-        let sections = ["`rag.", "`raft.", "`eval.", "`advise.", "`log."];
-        sections.iter().any(|section| problem.text.contains(section))
+        let sections = ["`rag", "`raft", "`eval", "`advise", "`log"];
+        let named = |section: &&str| {
+            let rest = problem.text.split_once(*section).map(|(_, rest)| rest);
+            rest.is_some_and(|rest| rest.starts_with(['.', '`']))
+        };
+        sections.iter().any(named)
     };
     let hint = match problems.iter().all(of_rag) {
         true => "configs/rag.toml explains every key of [rag], [raft], [eval], [advise] and [log]",
@@ -214,6 +218,8 @@ mod tests {
         let hint = |set| layers("", &[], &[set]).unwrap_err().downcast::<Failure>().unwrap().hint;
         assert!(hint("rag.topk=3").starts_with("configs/rag.toml"));
         assert!(hint("eval.batch_size=x").starts_with("configs/rag.toml"));
+        assert!(hint("log=x").starts_with("configs/rag.toml"));
+        assert!(hint("logs=x").contains("tune init"));
         assert!(hint("train.sede=3").contains("tune init"));
     }
 }

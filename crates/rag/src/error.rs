@@ -1,5 +1,6 @@
 //! How indexing and retrieval can fail, and what to do about it.
 use std::path::PathBuf;
+use std::time::Duration;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RagError {
@@ -44,6 +45,9 @@ pub enum RagError {
 
     #[error("no answer from {url}: {problem}")]
     Unreachable { url: String, problem: String },
+
+    #[error("{url} was asked and has not answered for {} s", patience.as_secs_f64())]
+    Slow { url: String, patience: Duration },
 
     #[error("{url} answered {status}: {body}")]
     Refused { url: String, status: u16, body: String },
@@ -90,6 +94,9 @@ impl RagError {
             Self::BadIndex { .. } => "remove it and run `tune index` again",
             Self::Sqlite { source, .. } => return sqlite_hint(source),
             Self::Unreachable { .. } => "is the server running, and rag.url its address with port?",
+            Self::Slow { .. } => {
+                "is it overloaded, or another program on this port? What is in the index stays: run the same command again"
+            }
             Self::Refused { status: 401 | 403, .. } => {
                 "set the variable QDRANT_API_KEY, for Chroma CHROMA_API_KEY, to a key that the server takes"
             }
@@ -127,7 +134,8 @@ fn sqlite_hint(error: &rusqlite::Error) -> Option<String> {
     Some(hint.to_string())
 }
 
-pub(crate) const CHANGE_SETTINGS: &str = "change these keys in the config file, or with --set key=value";
+pub(crate) const CHANGE_SETTINGS: &str =
+    "configs/rag.toml explains each of these keys; change them in the config file, or with --set key=value";
 
 pub(crate) fn unusable(problems: &[String]) -> String {
     format!("the settings cannot be used:\n  {}", problems.join("\n  "))

@@ -1,5 +1,5 @@
 //! Documents into a store: only what changed is read, split and embedded again; what is gone leaves. Each document is
-//! put whole, so that a run may be killed at any moment and gone on with.
+//! put whole, so that a run may be killed at any moment and gone on with. Under other settings all is made anew.
 use crate::chunk::{Chunk, chunks, embedded_text, limit};
 use crate::error::{RagError, Result, first};
 use crate::ingest::{Document, Format, Raw, Skipped, Source, read, sources};
@@ -149,7 +149,7 @@ pub fn index(
     let begun = Instant::now();
     let (sources, mut skipped) = sources(&settings.documents)?;
     let manifest = Manifest::of(settings, embedder);
-    let known = known(store, &manifest)?;
+    let (known, rebuilt) = known(store, &manifest)?;
     let mut run = Run {
         store,
         embedder,
@@ -192,7 +192,7 @@ pub fn index(
         store.remove(&record.path)?;
         report.removed += usize::from(record.skipped.is_none());
     }
-    if report.changed + report.removed > 0 {
+    if rebuilt || report.changed + report.removed > 0 {
         store.settle()?;
     }
     summed(store, &mut report)?;
@@ -208,13 +208,14 @@ pub fn index(
     Ok(report)
 }
 
-/// What the store has already; nothing, after it was emptied, if that is of another manifest.
-fn known(store: &mut dyn Store, manifest: &Manifest) -> Result<BTreeMap<String, Record>> {
-    if store.manifest()?.as_ref() != Some(manifest) {
-        store.reset(manifest)?;
+/// What the store has already for this manifest, and whether it is being rebuilt for it.
+fn known(store: &mut dyn Store, manifest: &Manifest) -> Result<(BTreeMap<String, Record>, bool)> {
+    let other = store.manifest()?.as_ref() != Some(manifest);
+    if other {
+        store.rebuild(manifest)?;
     }
     let records = store.records()?.into_iter();
-    Ok(records.map(|record| (record.path.clone(), record)).collect())
+    Ok((records.map(|record| (record.path.clone(), record)).collect(), other))
 }
 
 fn summed(store: &dyn Store, report: &mut Report) -> Result<()> {
@@ -280,7 +281,7 @@ impl Run<'_> {
                     skipped: Some(reason.reason.clone()),
                     ..bare
                 };
-                self.store.put(&record, &[])?;
+                self.store.put(&[(record, Vec::new())])?;
                 self.report.removed += usize::from(before.is_some_and(|record| record.skipped.is_none()));
                 skipped.push(reason);
             }
@@ -290,6 +291,9 @@ impl Run<'_> {
 
     fn flush(&mut self, embedded: &mut dyn FnMut(usize)) -> Result<()> {
         let pending = std::mem::take(&mut self.pending);
+        if pending.is_empty() {
+            return Ok(());
+        }
         let chunks = || pending.iter().flat_map(|(_, chunks)| chunks);
         let texts: Vec<String> = chunks()
             .map(|chunk| embedded_text(&chunk.passage, self.settings.breadcrumb))
@@ -311,7 +315,7 @@ impl Run<'_> {
             .into_iter()
             .map(|(record, chunks)| (record, with_vectors(chunks)));
         let documents: Vec<(Record, Vec<Point>)> = documents.collect();
-        self.store.put_all(&documents)?;
+        self.store.put(&documents)?;
         self.report.changed += documents.len();
         Ok(())
     }
@@ -449,9 +453,9 @@ pub fn move_index(from: &dyn Store, to: &mut dyn Store, progress: &mut dyn FnMut
     let manifest = from
         .manifest()?
         .ok_or_else(|| RagError::NoIndex { place: from.place() })?;
-    let mut there = known(to, &manifest)?;
+    let (mut there, _) = known(to, &manifest)?;
     let records = from.records()?;
-    let mut moved = 0;
+    let (mut pending, mut waiting, mut moved) = (Vec::new(), 0, 0);
     for (documents, record) in records.iter().enumerate() {
         progress(Progress {
             documents,
@@ -460,9 +464,17 @@ pub fn move_index(from: &dyn Store, to: &mut dyn Store, progress: &mut dyn FnMut
         });
         if there.remove(&record.path).as_ref() != Some(record) {
             let points = from.points_of(&record.path)?;
-            to.put(record, &points)?;
-            moved += points.len();
+            waiting += points.len();
+            pending.push((record.clone(), points));
         }
+        if waiting >= CHUNKS_AT_ONCE {
+            to.put(&std::mem::take(&mut pending))?;
+            moved += std::mem::take(&mut waiting);
+        }
+    }
+    if !pending.is_empty() {
+        to.put(&pending)?;
+        moved += waiting;
     }
     for path in there.keys() {
         to.remove(path)?;
@@ -474,7 +486,7 @@ pub fn move_index(from: &dyn Store, to: &mut dyn Store, progress: &mut dyn FnMut
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Sqlite;
+    use crate::store::{Filter, Sqlite};
     use crate::testing::Words;
     use fs_err as fs;
     use std::path::Path;
@@ -540,8 +552,8 @@ mod tests {
         assert_eq!(identity(&store).unwrap(), identity(&rebuilt).unwrap());
         for query in ["sentence of number 12", "seven short", "new one"] {
             assert_eq!(
-                store.lexical(query, 10, None).unwrap(),
-                rebuilt.lexical(query, 10, None).unwrap()
+                store.lexical(query, 10, &Filter::default()).unwrap(),
+                rebuilt.lexical(query, 10, &Filter::default()).unwrap()
             );
         }
     }
@@ -660,9 +672,9 @@ mod tests {
         assert!(!staleness(&store, &elsewhere, &settings).unwrap().is_stale());
         let again = index(&mut store, &elsewhere, &settings, &mut |_| ()).unwrap();
         assert_eq!(again.embedded, 0);
-        crate::retrieve::Searcher::new(&store, &elsewhere, &settings).unwrap();
-        let error = crate::retrieve::Searcher::new(&store, &Placed("/b/large@9876543210"), &settings);
-        let error = error.err().unwrap().to_string();
+        let searched = |embedder| crate::retrieve::Searcher::new(&store, embedder, &settings, Filter::default());
+        searched(&elsewhere).unwrap();
+        let error = searched(&Placed("/b/large@9876543210")).err().unwrap().to_string();
         assert_eq!(error, "the index was made with mini@01234567; wanted large@98765432");
     }
 
@@ -734,6 +746,96 @@ mod tests {
         let report = index(&mut store, &Words::default(), &settings, &mut |_| ()).unwrap();
         assert_eq!((report.changed, report.chunks), (3, store.count().unwrap()));
         assert_eq!(report.embedded, report.chunks);
+    }
+
+    /// Fails after so many chunks, as a process that is killed.
+    struct Failing(std::cell::Cell<usize>);
+
+    impl Embedder for Failing {
+        fn identity(&self) -> String {
+            Words::default().identity()
+        }
+        fn dimensions(&self) -> usize {
+            Words::default().dimensions()
+        }
+        fn max_tokens(&self) -> usize {
+            512
+        }
+        fn count_tokens(&self, text: &str) -> usize {
+            Words::default().count_tokens(text)
+        }
+        fn embed(&self, texts: &[&str], kind: TextKind) -> anyhow::Result<Vec<Vec<f32>>> {
+            let left = self.0.get().checked_sub(texts.len());
+            self.0.set(left.ok_or_else(|| anyhow::anyhow!("killed"))?);
+            Words::default().embed(texts, kind)
+        }
+    }
+
+    #[test]
+    fn what_stands_answers_until_a_rebuild_is_whole_and_a_rebuild_is_gone_on_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let docs = folder.path().join("docs");
+        fill(&docs, 100);
+        let old = settings(&docs);
+        let place = folder.path().join("index");
+        index(
+            &mut Sqlite::create(&place).unwrap(),
+            &Words::default(),
+            &old,
+            &mut |_| (),
+        )
+        .unwrap();
+        let reader = Sqlite::open(&place).unwrap();
+        let answers = |store: &Sqlite| store.lexical("sentence of number 42", 9, &Filter::default()).unwrap();
+        let (before, points) = (answers(&reader), all(&reader));
+
+        let new = Rag {
+            chunk_tokens: 20,
+            ..old.clone()
+        };
+        let killed = Failing(std::cell::Cell::new(2 * CHUNKS_AT_ONCE + 100));
+        index(&mut Sqlite::create(&place).unwrap(), &killed, &new, &mut |_| ()).unwrap_err();
+        for store in [&reader, &Sqlite::open(&place).unwrap()] {
+            assert_eq!(staleness(store, &Words::default(), &old).unwrap(), Staleness::default());
+            assert!(staleness(store, &Words::default(), &new).unwrap().other_settings);
+            assert_eq!((answers(store), all(store)), (before.clone(), points.clone()));
+        }
+        let report = index(
+            &mut Sqlite::create(&place).unwrap(),
+            &Words::default(),
+            &new,
+            &mut |_| (),
+        )
+        .unwrap();
+        assert!(report.embedded < report.chunks, "from the start");
+
+        let mut whole = Sqlite::create(&folder.path().join("whole")).unwrap();
+        let at_once = index(&mut whole, &Words::default(), &new, &mut |_| ()).unwrap();
+        assert_eq!((report.chunks, report.documents), (at_once.chunks, at_once.documents));
+        for store in [&reader, &Sqlite::open(&place).unwrap()] {
+            assert_eq!(identity(store).unwrap(), identity(&whole).unwrap());
+            assert_eq!((answers(store), all(store)), (answers(&whole), all(&whole)));
+        }
+        let files = || {
+            let entries = fs::read_dir(&place)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            entries.filter(|name| name.contains("rebuild")).collect::<Vec<_>>()
+        };
+        assert_eq!(files(), [""; 0]);
+        // One that is given up goes with the next change of what stands.
+        let killed = Failing(std::cell::Cell::new(CHUNKS_AT_ONCE + 100));
+        index(&mut Sqlite::create(&place).unwrap(), &killed, &old, &mut |_| ()).unwrap_err();
+        assert!(!files().is_empty());
+        fs::write(docs.join("0007.md"), "Short.").unwrap();
+        let changed = index(
+            &mut Sqlite::create(&place).unwrap(),
+            &Words::default(),
+            &new,
+            &mut |_| (),
+        )
+        .unwrap();
+        assert_eq!((changed.embedded, files().len()), (1, 0));
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub trait Ask {
 pub enum JudgeError {
     #[error("the judge at {url} did not answer: {problem}")]
     Silent { url: String, problem: String },
+    #[error("the judge at {url} was asked and has not answered for {seconds} s")]
+    Slow { url: String, seconds: u64 },
     #[error("the judge at {url} answered {status}: {body}")]
     Refused {
         url: String,
@@ -43,6 +45,11 @@ impl JudgeError {
                 "" => "it wants a key: name the variable that holds it in eval.judge.key_variable".into(),
                 name => format!("it wants another key than {name} (eval.judge.key_variable) holds"),
             },
+            Self::Slow { .. } => {
+                "raise eval.judge.timeout_seconds, or let the judge answer fewer at once. Answers are kept: run the same \
+                 command again; without a judge leave out [eval.judge]"
+                    .into()
+            }
             Self::Silent { .. } => {
                 "is it running, and eval.judge.url its address up to and with /v1? Answers are kept; \
                                     without a judge leave out [eval.judge]"
@@ -63,6 +70,7 @@ pub struct HttpJudge {
     url: String,
     key: Option<String>,
     key_variable: String,
+    timeout_seconds: u64,
 }
 
 impl HttpJudge {
@@ -77,6 +85,7 @@ impl HttpJudge {
             url,
             key,
             key_variable: settings.key_variable.clone(),
+            timeout_seconds: settings.timeout_seconds,
         }
     }
 }
@@ -88,9 +97,15 @@ impl Ask for HttpJudge {
             request = request.header("Authorization", &format!("Bearer {key}"));
         }
         let url = || self.url.clone();
-        let silent = |error: ureq::Error| JudgeError::Silent {
-            url: url(),
-            problem: error.to_string(),
+        let silent = |error: ureq::Error| match error {
+            ureq::Error::Timeout(_) => JudgeError::Slow {
+                url: url(),
+                seconds: self.timeout_seconds,
+            },
+            other => JudgeError::Silent {
+                url: url(),
+                problem: other.to_string(),
+            },
         };
         let strange = |problem: String| JudgeError::Reply { url: url(), problem };
         let mut response = request.send_json(body).map_err(silent)?;
@@ -330,6 +345,20 @@ mod tests {
             );
             server.join().unwrap();
         }
+        let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/v1", deaf.local_addr().unwrap());
+        let settings = Judge {
+            url,
+            timeout_seconds: 1,
+            ..Judge::default()
+        };
+        let slow = HttpJudge::new(&settings, None).ask(&json!({})).unwrap_err();
+        assert!(
+            slow.to_string().ends_with("was asked and has not answered for 1 s"),
+            "{slow}"
+        );
+        let hint = EvalError::Judge(slow).hint().unwrap();
+        assert!(hint.starts_with("raise eval.judge.timeout_seconds"), "{hint}");
         let down = judge("http://127.0.0.1:1/v1").ask(&json!({})).unwrap_err();
         let wanted = "the judge at http://127.0.0.1:1/v1/chat/completions did not answer: ";
         assert!(down.to_string().starts_with(wanted), "{down}");

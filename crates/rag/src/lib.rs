@@ -4,6 +4,7 @@ pub mod advise;
 pub mod chunk;
 pub mod error;
 pub mod eval;
+pub mod filter;
 pub mod index;
 pub mod ingest;
 pub mod judge;

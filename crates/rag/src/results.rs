@@ -3,7 +3,7 @@ use crate::eval::arm::{Arm, Context};
 use crate::eval::cache::Likelihood;
 use crate::eval::cost::{ArmCost, BreakEven, Facts};
 use crate::eval::error::{EvalError, Result};
-use crate::eval::integrity::Overlap;
+use crate::eval::integrity::{Overlap, Repeats};
 use crate::eval::settings::Eval;
 use crate::judge::Judgements;
 use crate::metrics::{Metric, abstention::Abstention, harm::Harm, retrieval::RankScores};
@@ -31,6 +31,9 @@ pub struct Results {
     pub contrasts: Vec<Contrast>,
     pub retrieval: Vec<RetrieverSummary>,
     pub forgetting: BTreeMap<Weights, f64>,
+    /// Training rows that teach what documents say; empty without documents, and in files from before it was counted.
+    #[serde(default)]
+    pub repeats: BTreeMap<Weights, Repeats>,
     pub break_even: Vec<BreakEven>,
     pub judgements: Vec<Judgements>,
     /// As sacrebleu prints them.

@@ -1,8 +1,7 @@
 //! Question to passages: dense, BM25 or both fused, then reranked and made different from each other.
 use crate::error::{RagError, Result};
-use crate::ingest::glob;
 use crate::settings::{Rag, Retriever};
-use crate::store::{Hit, Store, content};
+use crate::store::{Filter, Hit, Store, content};
 use crate::{Embedder, Passage, Reranker, TextKind};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -47,8 +46,7 @@ pub struct Searcher<'a> {
     embedder: &'a dyn Embedder,
     reranker: Option<&'a dyn Reranker>,
     settings: &'a Rag,
-    /// Documents to search; `None` = all.
-    only: Option<Vec<String>>,
+    only: Filter,
     /// The last question with its vector, which clones share: retrievers that are compared embed it once.
     last: Rc<RefCell<(String, Vec<f32>)>>,
 }
@@ -60,8 +58,8 @@ struct Candidate {
 }
 
 impl<'a> Searcher<'a> {
-    /// Refuses an index made with another embedder.
-    pub fn new(store: &'a dyn Store, embedder: &'a dyn Embedder, settings: &'a Rag) -> Result<Self> {
+    /// `only`: what [`crate::filter::filter`] makes of `rag.only`. Refuses an index made with another embedder.
+    pub fn new(store: &'a dyn Store, embedder: &'a dyn Embedder, settings: &'a Rag, only: Filter) -> Result<Self> {
         let manifest = store
             .manifest()?
             .ok_or_else(|| RagError::NoIndex { place: store.place() })?;
@@ -73,11 +71,11 @@ impl<'a> Searcher<'a> {
             });
         }
         Ok(Self {
-            only: matching(store, &settings.only)?,
             store,
             embedder,
             reranker: None,
             settings,
+            only,
             last: Rc::default(),
         })
     }
@@ -142,7 +140,7 @@ impl<'a> Searcher<'a> {
     }
 
     fn candidates(&self, retriever: Retriever, question: &str, vector: &[f32], depth: usize) -> Result<Vec<Candidate>> {
-        let only = self.only.as_deref();
+        let only = &self.only;
         let dense = match retriever {
             Retriever::Bm25 => Vec::new(),
             _ => self.store.dense(vector, depth, only)?,
@@ -203,20 +201,6 @@ struct Found {
     passage: Passage,
     scores: Scores,
     vector: Vec<f32>,
-}
-
-/// Documents of the store that one of `globs` matches; `None` = all, where there are no globs.
-pub fn matching(store: &dyn Store, globs: &[String]) -> Result<Option<Vec<String>>> {
-    if globs.is_empty() {
-        return Ok(None);
-    }
-    let globs: Vec<_> = globs.iter().map(|pattern| glob(pattern)).collect::<Result<_>>()?;
-    let paths = store.records()?.into_iter().map(|record| record.path);
-    Ok(Some(
-        paths
-            .filter(|path| globs.iter().any(|glob| glob.is_match(path)))
-            .collect(),
-    ))
 }
 
 /// An embedder's name without folders, and the beginning of its hash.
@@ -310,6 +294,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::filter::filter;
     use crate::index::index;
     use crate::store::Sqlite;
     use crate::testing::{Words, vector};
@@ -365,7 +350,7 @@ mod tests {
         let words = Words::default();
         index(&mut store, &words, &settings, &mut |_| ()).unwrap();
         work(
-            &Searcher::new(&store, &words, &settings)
+            &Searcher::new(&store, &words, &settings, filter(&store, &settings.only).unwrap())
                 .unwrap()
                 .with_reranker_if(&settings),
         )

@@ -1,5 +1,6 @@
 //! `[rag]` of the config: every setting of indexing, retrieval and prompts, with its default and its limits.
 use crate::error::{RagError, Result};
+use crate::filter::Conditions;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -38,7 +39,7 @@ pub struct Rag {
     pub bm25_weight: f64,
     /// Maximal marginal relevance: 1 = relevance alone, lower = more different passages.
     pub mmr_lambda: f64,
-    /// Globs of documents to search; empty = all.
+    /// What to search: globs of paths, and `title:GLOB`, `heading:GLOB`, `page:A-B`, `type:pdf`; empty = all.
     pub only: Vec<String>,
     /// Folder or hub id of a cross-encoder; empty = none.
     pub reranker: String,
@@ -117,7 +118,10 @@ impl Default for Rag {
 impl Rag {
     /// All that is wrong, at once.
     pub fn validate(&self) -> Result<()> {
-        let problems: Vec<String> = self.problems().into_iter().flatten().collect();
+        let mut problems: Vec<String> = self.problems().into_iter().flatten().collect();
+        if let Err(RagError::Settings { problems: of_only }) = Conditions::parse(&self.only) {
+            problems.extend(of_only);
+        }
         if problems.is_empty() {
             Ok(())
         } else {
@@ -285,6 +289,7 @@ mod tests {
             mmr_lambda: f64::NAN,
             template: "no placeholder".into(),
             store: StoreKind::Chroma,
+            only: vec!["page:0".into()],
             ..Rag::default()
         };
         let RagError::Settings { problems } = bad.validate().unwrap_err() else {
@@ -305,7 +310,8 @@ mod tests {
                 "rag.top_k",
                 "rag.mmr_lambda",
                 "rag.retriever with store = \"chroma\"",
-                "rag.template"
+                "rag.template",
+                "rag.only"
             ]
         );
     }

@@ -353,6 +353,63 @@ struct World {
     items: usize,
 }
 
+/// As the program builds prompts, where so many tokens are room enough.
+struct Short(usize);
+
+impl Prompts for Short {
+    fn prompt(
+        &self,
+        answerer: &dyn Answerer,
+        question: &str,
+        passages: Option<&[Passage]>,
+        max_new_tokens: usize,
+    ) -> anyhow::Result<Prompt> {
+        let settings = tune_rag::settings::Rag {
+            prompt_tokens: self.0,
+            ..Default::default()
+        };
+        tune_rag::PromptBuilder::new(&settings, &[]).prompt(answerer, question, passages, max_new_tokens)
+    }
+}
+
+#[test]
+fn questions_that_are_too_long_are_all_named_before_the_first_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(folder.path());
+    let mut questions = questions(60);
+    for (place, words) in [(3, 40), (50, 90), (64, 40)] {
+        questions[place].question = format!("{} item {place}?", "really ".repeat(words));
+    }
+    let mut world = World::new(60, &[(Base, 1, 9)]);
+    let inputs = Inputs {
+        settings: &settings,
+        questions: &questions,
+        prompts: &Short(60),
+        answerer: &mut world.echo,
+        library: Some(&world.shelf),
+        embedder: None,
+        training: &[],
+        judge: None,
+        facts: facts(),
+    };
+    let mut retrieved = false;
+    let error = evaluate(inputs, &mut |told| {
+        retrieved |= matches!(told, Progress::Retrieving { .. })
+    })
+    .unwrap_err();
+    let ids = [3, 50, 64].map(|place: usize| questions[place].id.as_str()).join(", ");
+    let told = error.to_string();
+    assert!(
+        told.starts_with(&format!(
+            "questions too long to be asked: 3 of 66 ({ids}). Of the longest, "
+        )),
+        "{told}"
+    );
+    assert!(told.ends_with("tokens; the prompt may have 60"), "{told}");
+    assert!(error.hint().unwrap().contains("rag.prompt_tokens"));
+    assert!(world.echo.asked == 0 && !retrieved);
+}
+
 impl World {
     fn new(items: usize, skills: &[(Weights, usize, usize)]) -> Self {
         World {
@@ -372,6 +429,7 @@ impl World {
             weights: Weights::Tuned,
             origin: "train.jsonl:3".into(),
             text: questions[3].question.clone(),
+            taught: String::new(),
         }];
         let inputs = Inputs {
             settings,
@@ -1218,7 +1276,7 @@ fn a_real_index_is_asked_as_it_answers() {
             question
         })
         .collect();
-    let library = Indexed::new(store.as_ref(), &words, None, &rag).unwrap();
+    let library = Indexed::new(store.as_ref(), &words, None, &rag, store::Filter::default()).unwrap();
     let settings = settings(folder.path());
     let mut echo = Echo::new(&[(Base, 1, 9)]);
     let mut run = || {

@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 use tune_rag::Passage;
-use tune_rag::store::{Manifest, Point, Record, Sqlite, Store};
+use tune_rag::store::{Filter, Manifest, Point, Record, Sqlite, Store};
 
 const DIMENSIONS: usize = 384;
 const WORDS: usize = 150;
@@ -128,7 +128,7 @@ fn measure(chunks: usize) -> (f64, f64) {
     for number in 0..chunks / CHUNKS_A_DOCUMENT {
         let (record, points) = document(number, &mut random);
         let begun = Instant::now();
-        store.put(&record, &points).unwrap();
+        store.put(&[(record, points)]).unwrap();
         seconds += begun.elapsed().as_secs_f64();
     }
     let begun = Instant::now();
@@ -142,7 +142,7 @@ fn measure(chunks: usize) -> (f64, f64) {
     drop(store);
     let store = Sqlite::open(folder.path()).unwrap();
     let begun = Instant::now();
-    store.dense(&random.vector(), 50, None).unwrap();
+    store.dense(&random.vector(), 50, &Filter::default()).unwrap();
     println!(
         "first dense search, vectors read: {:.0} ms",
         begun.elapsed().as_secs_f64() * 1e3
@@ -155,12 +155,12 @@ fn measure(chunks: usize) -> (f64, f64) {
     let begun = cpu();
     let dense = (0..200).map(|_| {
         let vector = random.vector();
-        timed(&mut || assert_eq!(store.dense(&vector, 50, None).unwrap().len(), 50))
+        timed(&mut || assert_eq!(store.dense(&vector, 50, &Filter::default()).unwrap().len(), 50))
     });
     let dense = percentiles("dense", dense.collect());
     println!("dense: {:.1} ms of processor a query", (cpu() - begun) / 200.0 * 1e3);
     let begun = Instant::now();
-    store.lexical("w1", 50, None).unwrap();
+    store.lexical("w1", 50, &Filter::default()).unwrap();
     println!(
         "first BM25 search, words read: {:.0} ms",
         begun.elapsed().as_secs_f64() * 1e3
@@ -168,7 +168,7 @@ fn measure(chunks: usize) -> (f64, f64) {
     let begun = cpu();
     let lexical = (0..200).map(|_| {
         let question = random.text(10);
-        timed(&mut || drop(store.lexical(&question, 50, None).unwrap()))
+        timed(&mut || drop(store.lexical(&question, 50, &Filter::default()).unwrap()))
     });
     let lexical = percentiles("bm25", lexical.collect());
     println!("bm25: {:.1} ms of processor a query", (cpu() - begun) / 200.0 * 1e3);

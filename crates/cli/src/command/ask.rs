@@ -15,7 +15,10 @@ use tune_rag::metrics::{abstention::abstains, citation::cited};
 use tune_rag::{Answerer, Prompt, PromptBuilder, Retrieved, Weights};
 
 pub fn run(args: &Ask, printer: &Printer) -> anyhow::Result<End> {
-    let resolved = resolve::resolve(&args.config.config, &args.config.set.set)?;
+    let mut resolved = resolve::resolve(&args.config.config, &args.config.set.set)?;
+    if !args.only.is_empty() {
+        resolved.rag.only.clone_from(&args.only);
+    }
     let (settings, eval) = (&resolved.settings, &resolved.eval);
     eval.validate_answer()?;
     let arm = Arm::parse(&args.arm).filter(|arm| matches!(arm.context, Context::None | Context::Retrieved));

@@ -12,7 +12,7 @@ use crate::{End, device, environment, errors, interrupt, resolve};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use tune_data::Record;
+use tune_data::{Learn, Record};
 use tune_model::Precision;
 use tune_rag::eval::arm::Context;
 use tune_rag::eval::cost::Facts;
@@ -176,20 +176,34 @@ fn adapters(resolved: &Resolved) -> impl Iterator<Item = (Weights, &PathBuf)> {
 
 /// What the adapters were trained on, as far as their run folders tell: to find questions that training gives away.
 fn training_texts(resolved: &Resolved) -> Vec<TrainingText> {
+    let spec = resolved.settings.data_spec();
     let mut texts = Vec::new();
     for (weights, adapter) in adapters(resolved) {
         for file in run_config(adapter).map(|config| config.files).unwrap_or_default() {
-            let Ok((_, records)) = tune_data::corpus::records(&file, &resolved.settings.data_spec()) else {
+            let Ok((_, records)) = tune_data::corpus::records(&file, &spec) else {
                 continue;
             };
             texts.extend(records.into_iter().map(|record: Record| TrainingText {
                 weights,
                 origin: record.origin.to_string(),
+                taught: taught(&record, spec.learn),
                 text: record.plain_text(),
             }));
         }
     }
     texts
+}
+
+fn taught(record: &Record, learn: Learn) -> String {
+    if learn == Learn::All || record.messages().is_empty() {
+        return record.plain_text();
+    }
+    let answers = record
+        .messages()
+        .iter()
+        .filter(|message| message.role == "assistant" && message.weight != 0.0);
+    let answers: Vec<&str> = answers.map(|message| message.content.as_str()).collect();
+    answers.join("\n")
 }
 
 /// What a run left about itself in its folder; `adapter` is that folder or one in it.

@@ -33,9 +33,19 @@ fn make(rag: &Rag, device: &str, printer: &Printer) -> anyhow::Result<End> {
     let mut opened = Opened::open(rag, &device::checked(device, printer)?.device, true, printer)?;
     interrupt::ends(printer)?;
     let costs_file = rag.path.join(COSTS);
-    if opened.store.manifest()? != Some(Manifest::of(rag, &opened.embedder)) {
-        // It will be made anew: what the old one cost is no longer true, even if this run is stopped.
+    let made = opened.store.manifest()?;
+    if made != Some(Manifest::of(rag, &opened.embedder)) {
+        // It will be made anew: wherever this run is stopped, what the old one cost may no longer be true.
         let _ = fs_err::remove_file(&costs_file);
+        let meanwhile = match rag.store {
+            StoreKind::Sqlite => "the old one answers until this run is through",
+            StoreKind::Qdrant | StoreKind::Chroma => "the old one is emptied first",
+        };
+        if made.is_some() {
+            printer.talk(&format!(
+                "the index was made with other settings and is made anew; {meanwhile}"
+            ));
+        }
     }
     let mut console = Console::new(printer);
     let report = index::index(

@@ -22,6 +22,9 @@ pub fn run(args: &Search, printer: &Printer) -> anyhow::Result<End> {
         resolved.rag.top_k = top_k;
         resolved.rag.candidates = resolved.rag.candidates.max(top_k);
     }
+    if !args.only.is_empty() {
+        resolved.rag.only.clone_from(&args.only);
+    }
     let queries = match (&args.query, &args.queries) {
         (Some(query), _) => vec![query.clone()],
         (None, Some(file)) => read_queries(file)?,

@@ -1,5 +1,5 @@
 //! How an evaluation can fail, and what to do about it.
-use crate::error::{CHANGE_SETTINGS, unusable};
+use crate::error::{CHANGE_SETTINGS, RagError, first, unusable};
 use crate::index::Staleness;
 use crate::judge::JudgeError;
 use crate::question::QuestionError;
@@ -18,6 +18,12 @@ pub enum EvalError {
     NoArm { reasons: Vec<String> },
     #[error("the index is not of these documents: {}", .0.examples())]
     Stale(Staleness),
+    #[error("questions too long to be asked: {} of {of} ({}). Of the longest, {longest}", ids.len(), first(ids))]
+    TooLong {
+        ids: Vec<String>,
+        of: usize,
+        longest: Box<RagError>,
+    },
     #[error("another evaluation is writing {}", .0.display())]
     Locked(PathBuf),
     #[error("cannot keep answers in {}", path.display())]
@@ -58,6 +64,7 @@ impl EvalError {
         let hint = match self {
             Self::Questions(error) => return error.hint(),
             Self::Judge(source) => return source.downcast_ref().map(JudgeError::hint),
+            Self::TooLong { longest, .. } => return longest.hint(),
             Self::NoArm { .. } => "give what an arm lacks, or name other arms in eval.arms",
             Self::Stale(_) => "run `tune index` again, or set eval.allow_stale = true",
             Self::Locked(_) => "wait for it, or give this one another eval.output",

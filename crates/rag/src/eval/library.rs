@@ -4,7 +4,7 @@ use crate::index::{Staleness, identity, staleness};
 use crate::question::Gold;
 use crate::retrieve::Searcher;
 use crate::settings::{Rag, Retriever, StoreKind};
-use crate::store::Store;
+use crate::store::{Filter, Store};
 use crate::{Answerer, Embedder, Passage, Prompt, PromptBuilder, Reranker, Result, Retrieved};
 
 pub struct Indexed<'a> {
@@ -19,13 +19,15 @@ pub struct Indexed<'a> {
 const RERANKER: &str = "+reranker";
 
 impl<'a> Indexed<'a> {
+    /// `only`: as in [`Searcher::new`].
     pub fn new(
         store: &'a dyn Store,
         embedder: &'a dyn Embedder,
         reranker: Option<&'a dyn Reranker>,
         settings: &'a Rag,
+        only: Filter,
     ) -> Result<Self> {
-        let searcher = Searcher::new(store, embedder, settings)?;
+        let searcher = Searcher::new(store, embedder, settings, only)?;
         Ok(Self {
             store,
             embedder,

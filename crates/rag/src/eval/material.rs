@@ -1,13 +1,13 @@
 //! Per question, before any model answers: what each retriever ranks, and the conversation of each context.
 use super::arm::{Arm, Context};
-use super::error::{Result, asking};
+use super::error::{EvalError, Result, asking};
 use super::settings::Eval;
 use super::{Library, Progress, Prompts};
 use crate::metrics::retrieval::relevance;
 use crate::question::Question;
 use crate::results::{Asked, Seen, Shown};
 use crate::retrieve::Timings;
-use crate::{Answerer, Message, Passage, Prompt};
+use crate::{Answerer, Message, Passage, Prompt, RagError};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
 
@@ -58,6 +58,7 @@ pub fn gather(
         answerer,
         library,
     };
+    gatherer.all_fit(questions)?;
     let mut materials = Vec::with_capacity(questions.len());
     for question in questions {
         materials.push(gatherer.material(question)?);
@@ -78,6 +79,41 @@ struct Gatherer<'a> {
 }
 
 impl Gatherer<'_> {
+    /// Refuses questions that no prompt has room for, all at once and before anything is retrieved or answered.
+    fn all_fit(&self, questions: &[Question]) -> Result<()> {
+        let over = |question: &Question, context: Context| {
+            let passages = (context != Context::None).then_some(&[][..]);
+            match self.prompt(question, passages).err()?.downcast().ok()? {
+                error @ RagError::Budget { tokens, .. } => Some((tokens, error)),
+                _ => None,
+            }
+        };
+        let (mut ids, mut longest) = (Vec::new(), None);
+        for question in questions {
+            let found = self.contexts.iter().filter_map(|&context| over(question, context));
+            let Some((tokens, error)) = found.max_by_key(|(tokens, _)| *tokens) else {
+                continue;
+            };
+            ids.push(question.id.clone());
+            if longest.as_ref().is_none_or(|(most, _)| tokens > *most) {
+                longest = Some((tokens, error));
+            }
+        }
+        match longest {
+            None => Ok(()),
+            Some((_, longest)) => Err(EvalError::TooLong {
+                ids,
+                of: questions.len(),
+                longest: Box::new(longest),
+            }),
+        }
+    }
+
+    fn prompt(&self, question: &Question, passages: Option<&[Passage]>) -> anyhow::Result<Prompt> {
+        let limit = self.settings.max_new_tokens;
+        self.prompts.prompt(self.answerer, &question.question, passages, limit)
+    }
+
     fn material(&self, question: &Question) -> Result<Material> {
         let mut material = Material::default();
         let mut found = BTreeMap::new();
@@ -90,10 +126,8 @@ impl Gatherer<'_> {
             if !has_what_it_needs {
                 continue;
             }
-            let limit = self.settings.max_new_tokens;
             let prompt = self
-                .prompts
-                .prompt(self.answerer, &question.question, passages, limit)
+                .prompt(question, passages)
                 .map_err(asking(format!("building the prompt of question {}", question.id)))?;
             material.show(context, question, prompt);
         }

@@ -22,7 +22,7 @@ use arm::{Arm, Context};
 use cache::{Cache, Entry, Key, Likelihood};
 use cost::{Facts, break_even};
 use error::{EvalError, Result, asking};
-use integrity::{Overlap, Overlaps, Told};
+use integrity::{Found, Overlap, Overlaps};
 use material::Material;
 use settings::Eval;
 use std::collections::{BTreeMap, HashMap};
@@ -65,6 +65,8 @@ pub struct TrainingText {
     /// File and line.
     pub origin: String,
     pub text: String,
+    /// Of it what the model learned to say.
+    pub taught: String,
 }
 
 /// Everything an evaluation works with; what is `None` or empty is told as not measured.
@@ -140,7 +142,7 @@ pub fn evaluate(inputs: Inputs, watch: &mut dyn FnMut(Progress)) -> Result<Resul
         source,
     })?;
     let mut cache = Cache::open(&settings.output.join("answers.jsonl"))?;
-    let overlaps = overlaps(questions, library, training)?;
+    let Found { overlaps, repeats } = overlaps(questions, library, training)?;
     let materials = material::gather(&arms, settings, questions, prompts, answerer, library, watch)?;
     if library.is_some() {
         unmeasured(questions, &materials)
@@ -222,6 +224,7 @@ pub fn evaluate(inputs: Inputs, watch: &mut dyn FnMut(Progress)) -> Result<Resul
         left_out,
         contrasts,
         forgetting,
+        repeats: if library.is_some() { repeats } else { BTreeMap::new() },
         judgements,
         bleu_signature: bleu::signature(references()),
         chrf_signature: chrf::signature(references()),
@@ -325,17 +328,10 @@ fn check_fresh(settings: &Eval, library: Option<&dyn Library>) -> Result<Vec<Str
     }
 }
 
-fn overlaps(
-    questions: &[Question],
-    library: Option<&dyn Library>,
-    training: &[TrainingText],
-) -> Result<Vec<Vec<Overlap>>> {
-    let mut overlaps = Overlaps::new(questions.iter().map(|question| question.question.as_str()));
-    for row in training {
-        overlaps.see(Told::Training(row.weights), &row.origin, &row.text);
-    }
+fn overlaps(questions: &[Question], library: Option<&dyn Library>, training: &[TrainingText]) -> Result<Found> {
+    let mut overlaps = Overlaps::new(questions, training);
     if let Some(library) = library {
-        let mut see = |passage: &Passage| overlaps.see(Told::Corpus, &passage.id, &passage.text);
+        let mut see = |passage: &Passage| overlaps.see_passage(passage);
         library.each_passage(&mut see).map_err(asking("reading the index"))?;
     }
     Ok(overlaps.finish())

@@ -10,7 +10,6 @@ mod walk;
 
 #[cfg(test)]
 pub(crate) use markdown::headings;
-pub(crate) use walk::glob;
 pub use walk::{Source, sources};
 
 use crate::settings::Rag;
@@ -111,6 +110,13 @@ impl Format {
             "jsonl" | "ndjson" => Self::Jsonl,
             _ => return None,
         })
+    }
+
+    /// Of a document by its name: a line of a JSONL file is `file.jsonl#id`, whatever its id ends in.
+    pub fn of_document(name: &str) -> Option<Self> {
+        let mut files = name.match_indices('#').map(|(at, _)| Self::of(Path::new(&name[..at])));
+        let line = files.find(|format| *format == Some(Self::Jsonl));
+        line.unwrap_or_else(|| Self::of(Path::new(name)))
     }
 }
 

@@ -111,7 +111,7 @@ fn parse(pattern: &str) -> Result<(PathBuf, Option<GlobMatcher>)> {
 }
 
 /// `*` stays within a folder, `**` does not.
-pub(crate) fn glob(pattern: &str) -> Result<GlobMatcher> {
+fn glob(pattern: &str) -> Result<GlobMatcher> {
     let glob = GlobBuilder::new(pattern).literal_separator(true).build();
     glob.map(|glob| glob.compile_matcher())
         .map_err(|error| RagError::Pattern {

@@ -1,11 +1,12 @@
 //! `report.html`: one page without scripts or anything fetched. Text of documents and models is escaped, always.
-use super::markdown::{overlap_line, unindexed_line};
+use super::markdown::{overlap_line, repeats_line, unindexed_line};
 use super::svg::{self, Line, Point};
 use super::tables::{self, Table};
 use super::text::{grouped, p_value, percent, seconds, signed};
 use super::{by_spread, spread};
 use crate::Weights;
 use crate::eval::arm::{Arm, Context, WEIGHTS, weights_label};
+use crate::eval::integrity::{Overlap, Told};
 use crate::metrics::Metric;
 use crate::question::Stratum;
 use crate::results::{ArmSummary, Asked, Contrast, Finding, Given, Results, Seen, Stage};
@@ -601,8 +602,13 @@ fn integrity(results: &Results) -> String {
     let out =
         |out: &crate::results::LeftOut| format!("<li>{} was left out: {}</li>", tag(out.arm), escape(&out.reason));
     let left_out: String = results.left_out.iter().map(out).collect();
-    let lines = [overlap_line(results)].into_iter().chain(unindexed_line(results));
-    let lines: String = lines.map(|line| format!("<li>{}</li>", escape(&line))).collect();
+    let lines = [
+        Some(overlap_line(results)),
+        repeats_line(results),
+        unindexed_line(results),
+    ];
+    let line = |line: String| format!("<li>{}</li>", escape(&line));
+    let lines: String = lines.into_iter().flatten().map(line).collect();
     format!("<ul>{lines}{left_out}</ul><dl>{pairs}</dl>")
 }
 
@@ -670,12 +676,11 @@ fn question(asked: &Asked, results: &Results, open: bool) -> String {
     )
 }
 
-fn overlap(overlap: &crate::eval::integrity::Overlap) -> String {
+fn overlap(overlap: &Overlap) -> String {
     let what = match overlap.told {
-        crate::eval::integrity::Told::Training(weights) => {
-            format!("in the training rows of {}", weights_label(weights))
-        }
-        crate::eval::integrity::Told::Corpus => "word for word in a document".into(),
+        Told::Training(weights) => format!("in the training rows of {}", weights_label(weights)),
+        Told::Answer(weights) => format!("answer in the training rows of {}", weights_label(weights)),
+        Told::Corpus => "word for word in a document".into(),
     };
     let title = format!("{}: {}", overlap.origin, overlap.words);
     format!(" <span class=\"chip warn\" title=\"{}\">{what}</span>", escape(&title))

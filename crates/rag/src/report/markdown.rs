@@ -2,8 +2,9 @@
 use super::tables::{self, Table};
 use super::text::{grouped, interval, p_value, percent, signed_interval};
 use super::{by_spread, spread};
-use crate::eval::arm::Arm;
-use crate::eval::arm::{Context, WEIGHTS, weights_label};
+use crate::Weights;
+use crate::eval::arm::{Arm, Context, WEIGHTS, weights_label};
+use crate::eval::integrity::{Repeats, Told};
 use crate::question::Stratum;
 use crate::results::{Asked, Contrast, Results};
 
@@ -215,7 +216,8 @@ fn integrity(results: &Results) -> String {
         .map(|(name, value)| format!("- {name}: `{}`\n", one_line(&value)))
         .collect();
     out.push_str(&format!("- {}\n", overlap_line(results)));
-    out.extend(unindexed_line(results).map(|line| format!("- {line}\n")));
+    let more = repeats_line(results).into_iter().chain(unindexed_line(results));
+    out.extend(more.map(|line| format!("- {line}\n")));
     for left_out in &results.left_out {
         out.push_str(&format!("- left out: {} ({})\n", left_out.arm, left_out.reason));
     }
@@ -229,18 +231,50 @@ pub(super) fn overlap_line(results: &Results) -> String {
         .filter(|asked| !asked.overlaps.is_empty())
         .count();
     if overlapping == 0 {
-        return "No question shares 13 words in a row with a training row or a document.".into();
+        return "No question shares 13 words in a row with a training row or a document, and no training row teaches 13 of \
+                a reference answer."
+            .into();
     }
     let clean = results
         .arms
         .iter()
         .filter_map(|arm| Some(format!("{} {}", arm.arm, interval(arm.clean.as_ref()?))));
+    let given_away = |asked: &&Asked| {
+        asked
+            .overlaps
+            .iter()
+            .any(|overlap| matches!(overlap.told, Told::Answer(_)))
+    };
+    let answers = match results.questions.iter().filter(given_away).count() {
+        0 => String::new(),
+        count => format!(", or have a reference answer of which a training row teaches so much ({count})"),
+    };
     format!(
-        "{overlapping} of {} questions share 13 words in a row (or stand whole) with a training row or a document. \
+        "{overlapping} of {} questions share 13 words in a row (or stand whole) with a training row or a document{answers}. \
          Without them: {}.",
         results.questions.len(),
         clean.collect::<Vec<_>>().join(", ")
     )
+}
+
+/// No fault of a comparison: what tuned weights know of the documents they were taught.
+pub(super) fn repeats_line(results: &Results) -> Option<String> {
+    let count = |(weights, found): (&Weights, &Repeats)| {
+        let rows = grouped(found.rows as u64);
+        format!(
+            "{rows} of the {} training rows of {}",
+            grouped(found.of as u64),
+            weights_label(*weights)
+        )
+    };
+    let counts: Vec<String> = results.repeats.iter().map(count).collect();
+    (!counts.is_empty()).then(|| {
+        format!(
+            "{} teach an answer that repeats 13 words in a row of a document; passages in their prompts, as RAFT rows have \
+             them, do not count.",
+            counts.join(" and ")
+        )
+    })
 }
 
 /// Often a sign that questions name documents otherwise than the index does.

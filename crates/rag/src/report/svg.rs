@@ -82,6 +82,19 @@ pub fn scatter(title: &str, points: &[Point]) -> String {
             },
         ));
     }
+    let anchors: Vec<(f64, f64)> = points.iter().map(|point| (x(point.x), y(point.y[0]))).collect();
+    let labels = place_labels(points, &anchors);
+    for label in &labels {
+        let (x, y) = label.at;
+        if (label.y - y).abs() > LINE / 2.0 {
+            out.push_str(&format!(
+                "<line class=\"leader {}\" x1=\"{x:.1}\" y1=\"{y:.1}\" x2=\"{:.1}\" y2=\"{:.1}\"/>",
+                label.class,
+                label.x,
+                label.y - 5.0
+            ));
+        }
+    }
     for point in points {
         let (px, [mean, low, high]) = (x(point.x), point.y.map(y));
         let class = &point.class;
@@ -94,8 +107,7 @@ pub fn scatter(title: &str, points: &[Point]) -> String {
             super::html::escape(&point.title)
         ));
     }
-    let anchors: Vec<(f64, f64)> = points.iter().map(|point| (x(point.x), y(point.y[0]))).collect();
-    for label in place_labels(points, &anchors) {
+    for label in labels {
         let anchor = if label.left { "end" } else { "start" };
         out.push_str(&text(label.x, label.y, anchor, "label", label.text));
     }
@@ -107,35 +119,67 @@ struct Label<'a> {
     x: f64,
     y: f64,
     left: bool,
+    /// Of the point it names.
+    at: (f64, f64),
+    class: &'a str,
 }
 
-/// Beside its point, on the side with room, moved down where another label stands.
+/// Left, right, top and bottom.
+type Frame = [f64; 4];
+
+/// Of a label, as wide as it is on a phone.
+const LETTER: f64 = 9.4;
+const LINE: f64 = 18.0;
+/// From the middle of a point to its label, and to where a label may begin that is another's.
+const GAP: f64 = 11.0;
+const DOT: f64 = 8.0;
+
+/// Beside its point or, where that would cover a point or another label, the nearest line above or below.
 fn place_labels<'a>(points: &'a [Point], anchors: &[(f64, f64)]) -> Vec<Label<'a>> {
-    let mut taken: Vec<(f64, f64, f64)> = Vec::new();
+    let mut taken: Vec<Frame> = anchors
+        .iter()
+        .map(|(x, y)| [x - DOT, x + DOT, y - DOT, y + DOT])
+        .collect();
     let mut order: Vec<usize> = (0..points.len()).filter(|&i| !points[i].label.is_empty()).collect();
     order.sort_by(|&a, &b| anchors[a].1.total_cmp(&anchors[b].1));
     let mut labels = Vec::new();
     for i in order {
-        let width = 8.2 * points[i].label.chars().count() as f64;
-        let left = anchors[i].0 + 12.0 + width > WIDTH;
-        let x = if left { anchors[i].0 - 11.0 } else { anchors[i].0 + 11.0 };
-        let (from, to) = if left { (x - width, x) } else { (x, x + width) };
-        let mut y = anchors[i].1 + 5.0;
-        while let Some(other) = taken
-            .iter()
-            .find(|(a, b, at)| *a < to && from < *b && (at - y).abs() < 15.0)
-        {
-            y = other.2 + 15.0;
-        }
-        taken.push((from, to, y));
+        let width = LETTER * points[i].label.chars().count() as f64;
+        let (at_x, at_y) = anchors[i];
+        let place = |(left, y): (bool, f64)| {
+            let x = if left { at_x - GAP } else { at_x + GAP };
+            let begin = if left { x - width } else { x };
+            (left, x, y + 5.0, [begin, begin + width, y - LINE / 2.0, y + LINE / 2.0])
+        };
+        let lines = (0..12).flat_map(|step| {
+            let away = LINE * f64::from(step);
+            [
+                (false, at_y - away),
+                (true, at_y - away),
+                (false, at_y + away),
+                (true, at_y + away),
+            ]
+        });
+        let free = |(_, _, _, frame): &(bool, f64, f64, Frame)| {
+            let inside = frame[0] >= 0.0 && frame[1] <= WIDTH && frame[2] >= 0.0 && frame[3] <= HEIGHT - BOTTOM;
+            inside && !taken.iter().any(|other| covers(other, frame))
+        };
+        let (left, x, y, frame) = lines.map(place).find(free).unwrap_or_else(|| place((false, at_y)));
+        taken.push(frame);
         labels.push(Label {
             text: &points[i].label,
             x,
             y,
             left,
+            at: anchors[i],
+            class: &points[i].class,
         });
     }
     labels
+}
+
+fn covers(a: &Frame, b: &Frame) -> bool {
+    a[0] < b[1] && b[0] < a[1] && a[2] < b[3] && b[2] < a[3]
 }
 
 /// 1, 2 or 5 times a power of ten, so that about four fit.
@@ -185,19 +229,47 @@ mod tests {
     }
 
     #[test]
-    fn labels_do_not_cover_each_other() {
-        let point = |x: f64| Point {
-            label: "tuned".into(),
+    fn labels_cover_neither_points_nor_each_other() {
+        let point = |label: &str| Point {
+            label: label.into(),
             title: String::new(),
             class: String::new(),
-            x,
+            x: 0.0,
             y: [0.5; 3],
         };
-        let points = [point(1.0), point(1.01), point(2.0)];
-        let anchors = [(100.0, 100.0), (101.0, 101.0), (450.0, 100.0)];
-        let labels = place_labels(&points, &anchors);
-        // From the highest point down.
-        assert!((labels[0].y - labels[2].y).abs() >= 15.0);
-        assert!(labels[1].left);
+        let points = ["base", "rag", "tuned", "hybrid"].map(point);
+        let frame = |label: &Label| {
+            let width = LETTER * label.text.len() as f64;
+            let begin = if label.left { label.x - width } else { label.x };
+            [
+                begin,
+                begin + width,
+                label.y - 5.0 - LINE / 2.0,
+                label.y - 5.0 + LINE / 2.0,
+            ]
+        };
+        for anchors in [
+            [(100.0, 100.0), (104.0, 101.0), (110.0, 103.0), (120.0, 100.0)],
+            [(100.0, 100.0); 4],
+            [(444.0, 14.0), (440.0, 18.0), (438.0, 22.0), (430.0, 20.0)],
+            [(44.0, 258.0), (44.0, 258.0), (60.0, 250.0), (62.0, 258.0)],
+            [(100.0, 100.0), (180.0, 100.0), (260.0, 100.0), (340.0, 100.0)],
+        ] {
+            let labels = place_labels(&points, &anchors);
+            let dots = anchors.map(|(x, y)| [x - 7.0, x + 7.0, y - 7.0, y + 7.0]);
+            for (i, label) in labels.iter().enumerate() {
+                let here = frame(label);
+                let others = labels[..i].iter().map(frame).chain(dots);
+                assert!(here[0] >= 0.0 && here[1] <= WIDTH, "{anchors:?}");
+                assert!(
+                    others.into_iter().all(|other| !covers(&other, &here)),
+                    "{} {anchors:?}",
+                    label.text
+                );
+            }
+        }
+        // Where there is room, beside the point.
+        let labels = place_labels(&points[..1], &[(100.0, 100.0)]);
+        assert_eq!((labels[0].x, labels[0].y, labels[0].left), (111.0, 105.0, false));
     }
 }

@@ -1,15 +1,15 @@
 //! A Chroma server, by its REST API v2. Vectors only, found approximately by its HNSW index. Documents and the manifest
 //! are in a collection of their own.
-use super::rest::{POINTS_AT_ONCE, Rest, by_place, in_order, metadata, point, unfinished};
-use super::{Hit, Manifest, Only, Point, Record, Store, ranked};
+use super::rest::{POINTS_AT_ONCE, Rest, batches, by_place, in_order, metadata, of_documents, point, unfinished};
+use super::{Filter, Hit, Manifest, Point, Record, Store, ranked};
 use crate::error::{RagError, Result};
 use serde_json::{Map, Value, json};
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use ureq::http::Method;
 
 pub struct Chroma {
-    rest: Rest,
+    pub(super) rest: Rest,
     /// Of the chunks.
     collection: String,
     /// Collections are addressed by ids the server gives them.
@@ -66,27 +66,32 @@ impl Chroma {
         self.rest.send(Method::POST, COLLECTIONS, &body).map(drop)
     }
 
-    fn upsert_record(&self, record: &Record) -> Result<()> {
-        let content = serde_json::to_string(record).unwrap_or_default();
-        // The embedding is there because the server wants one.
-        let body = json!({"ids": [record.path], "embeddings": [[1.0]], "metadatas": [{"record": content}]});
+    fn upsert_records<'r>(&self, records: impl Iterator<Item = &'r Record>) -> Result<()> {
+        let (mut ids, mut metadatas) = (Vec::new(), Vec::new());
+        for record in records {
+            ids.push(&record.path);
+            metadatas.push(json!({"record": serde_json::to_string(record).unwrap_or_default()}));
+        }
+        // The embeddings are there because the server wants some.
+        let body = json!({"ids": ids, "embeddings": vec![[1.0]; ids.len()], "metadatas": metadatas});
         self.post(&self.records_name(), "upsert", &body).map(drop)
     }
 
-    /// All entries under a condition, page by page: id, metadata, vector.
+    /// All entries under a condition, page by page: id, metadata, vector; null for what is not included.
     fn entries(&self, name: &str, condition: &Map<String, Value>) -> Result<Vec<(String, Value, Value)>> {
         let mut entries = Vec::new();
         loop {
             let mut body = condition.clone();
             body.insert("limit".into(), POINTS_AT_ONCE.into());
             body.insert("offset".into(), entries.len().into());
-            body.insert("include".into(), json!(["metadatas", "embeddings"]));
+            body.entry("include")
+                .or_insert_with(|| json!(["metadatas", "embeddings"]));
             let reply = self.post(name, "get", &Value::Object(body))?;
-            let column = |key: &str| reply[key].as_array().ok_or_else(|| self.strange(&reply));
-            let (ids, metadatas, vectors) = (column("ids")?, column("metadatas")?, column("embeddings")?);
-            for ((id, metadata), vector) in ids.iter().zip(metadatas).zip(vectors) {
+            let ids = reply["ids"].as_array().ok_or_else(|| self.strange(&reply))?;
+            for (at, id) in ids.iter().enumerate() {
                 let id = id.as_str().ok_or_else(|| self.strange(&reply))?;
-                entries.push((id.to_string(), metadata.clone(), vector.clone()));
+                let of_it = |column: &str| reply[column][at].clone();
+                entries.push((id.to_string(), of_it("metadatas"), of_it("embeddings")));
             }
             if ids.len() < POINTS_AT_ONCE {
                 return Ok(entries);
@@ -139,17 +144,18 @@ impl Store for Chroma {
         Ok(records)
     }
 
-    fn put(&mut self, record: &Record, points: &[Point]) -> Result<()> {
-        self.upsert_record(&unfinished(record))?;
-        self.post(&self.collection, "delete", &json!({"where": {"document": record.path}}))?;
-        for batch in points.chunks(POINTS_AT_ONCE) {
+    fn put(&mut self, documents: &[(Record, Vec<Point>)]) -> Result<()> {
+        self.upsert_records(unfinished(documents).iter())?;
+        let old = condition(&of_documents(documents));
+        self.post(&self.collection, "delete", &json!({ "where": old }))?;
+        for batch in batches(documents) {
             let ids: Vec<&str> = batch.iter().map(|point| point.passage.id.as_str()).collect();
             let vectors: Vec<&[f32]> = batch.iter().map(|point| point.vector.as_slice()).collect();
-            let metadatas: Vec<Value> = batch.iter().map(metadata).collect();
+            let metadatas: Vec<Value> = batch.iter().map(|point| metadata(point)).collect();
             let body = json!({"ids": ids, "embeddings": vectors, "metadatas": metadatas});
             self.post(&self.collection, "upsert", &body)?;
         }
-        self.upsert_record(record)
+        self.upsert_records(documents.iter().map(|(record, _)| record))
     }
 
     fn remove(&mut self, path: &str) -> Result<()> {
@@ -158,13 +164,23 @@ impl Store for Chroma {
             .map(drop)
     }
 
-    fn dense(&self, vector: &[f32], k: usize, only: Only) -> Result<Vec<Hit>> {
-        if only.is_some_and(<[String]>::is_empty) || self.count()? == 0 {
+    fn headings(&self) -> Result<Vec<String>> {
+        let condition = Map::from_iter([("include".to_string(), json!(["metadatas"]))]);
+        let entries = self.entries(&self.collection, &condition)?;
+        let heading = |fields: &Value| fields["heading"].as_str().map(str::to_string);
+        let each = entries
+            .iter()
+            .map(|(_, fields, _)| heading(fields).ok_or_else(|| self.strange(fields)));
+        Ok(each.collect::<Result<BTreeSet<String>>>()?.into_iter().collect())
+    }
+
+    fn dense(&self, vector: &[f32], k: usize, only: &Filter) -> Result<Vec<Hit>> {
+        if only.is_void() || self.count()? == 0 {
             return Ok(Vec::new());
         }
         let mut body = json!({"query_embeddings": [vector], "n_results": k, "include": ["distances"]});
-        if let Some(only) = only {
-            body["where"] = json!({"document": {"$in": only}});
+        if let Some(condition) = condition(only) {
+            body["where"] = condition;
         }
         let reply = self.post(&self.collection, "query", &body)?;
         let column = |key: &str| reply[key][0].as_array().ok_or_else(|| self.strange(&reply));
@@ -178,7 +194,7 @@ impl Store for Chroma {
         Ok(ranked(hits.ok_or_else(|| self.strange(&reply))?, k))
     }
 
-    fn lexical(&self, _: &str, _: usize, _: Only) -> Result<Vec<Hit>> {
+    fn lexical(&self, _: &str, _: usize, _: &Filter) -> Result<Vec<Hit>> {
         Err(RagError::NoLexical { store: "Chroma" })
     }
 
@@ -207,5 +223,24 @@ impl Store for Chroma {
     /// The server keeps its index itself.
     fn settle(&mut self) -> Result<()> {
         Ok(())
+    }
+}
+
+fn condition(only: &Filter) -> Option<Value> {
+    let mut all = Vec::new();
+    for (field, names) in [("document", &only.documents), ("heading", &only.headings)] {
+        all.extend(names.as_ref().map(|names| json!({field: {"$in": names}})));
+    }
+    let within = |&(first, last): &(u32, u32)| json!({"$and": [{"page": {"$gte": first}}, {"page": {"$lte": last}}]});
+    let pages = only.pages.iter().flatten().map(within).collect();
+    all.extend(joined("$or", pages));
+    joined("$and", all)
+}
+
+/// The server wants at least two under an operator.
+fn joined(operator: &str, mut conditions: Vec<Value>) -> Option<Value> {
+    match conditions.len() {
+        0 | 1 => conditions.pop(),
+        _ => Some(json!({ operator: conditions })),
     }
 }

@@ -2,7 +2,7 @@
 mod bm25;
 mod chroma;
 #[cfg(test)]
-mod contract;
+pub(crate) mod contract;
 mod dense;
 mod qdrant;
 mod rest;
@@ -66,8 +66,23 @@ pub struct Hit {
     pub score: f64,
 }
 
-/// Documents a search is held to; `None` = all.
-pub type Only<'a> = Option<&'a [String]>;
+/// What a search is held to, before the best are taken; a part that is `None` holds of every passage.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    pub documents: Option<Vec<String>>,
+    /// Heading paths, as [`Passage::heading`] has them.
+    pub headings: Option<Vec<String>>,
+    /// First and last page on which a passage may begin.
+    pub pages: Option<Vec<(u32, u32)>>,
+}
+
+impl Filter {
+    /// No passage can be found.
+    pub fn is_void(&self) -> bool {
+        let void = |names: &Option<Vec<String>>| names.as_ref().is_some_and(Vec::is_empty);
+        void(&self.documents) || void(&self.headings)
+    }
+}
 
 /// Hits come best first, ties in the order of their ids.
 pub trait Store {
@@ -76,21 +91,22 @@ pub trait Store {
     fn manifest(&self) -> Result<Option<Manifest>>;
     /// Empties the store for points of this manifest.
     fn reset(&mut self, manifest: &Manifest) -> Result<()>;
+    /// As [`Store::reset`], but where the store can, what it holds goes on answering others until [`Store::settle`], and
+    /// what was begun for this manifest is gone on with.
+    fn rebuild(&mut self, manifest: &Manifest) -> Result<()> {
+        self.reset(manifest)
+    }
     /// In the order of their paths.
     fn records(&self) -> Result<Vec<Record>>;
-    /// Puts a document in place of what the store has under its path: wholly, or after a crash as one that is to be
-    /// put again.
-    fn put(&mut self, record: &Record, points: &[Point]) -> Result<()>;
-    /// Documents that were embedded together; all or none of them, where the store can. Then a run that goes on after a
-    /// crash embeds the same batches, and its vectors are the same to the bit.
-    fn put_all(&mut self, documents: &[(Record, Vec<Point>)]) -> Result<()> {
-        documents
-            .iter()
-            .try_for_each(|(record, points)| self.put(record, points))
-    }
+    /// Puts documents in place of what the store has under their paths: all or none where the store can, so that a run
+    /// that goes on after a crash embeds the same batches, and its vectors are the same to the bit; else each wholly, or
+    /// after a crash as one that is to be put again.
+    fn put(&mut self, documents: &[(Record, Vec<Point>)]) -> Result<()>;
     fn remove(&mut self, path: &str) -> Result<()>;
-    fn dense(&self, vector: &[f32], k: usize, only: Only) -> Result<Vec<Hit>>;
-    fn lexical(&self, query: &str, k: usize, only: Only) -> Result<Vec<Hit>>;
+    /// Heading paths of its passages, each once.
+    fn headings(&self) -> Result<Vec<String>>;
+    fn dense(&self, vector: &[f32], k: usize, only: &Filter) -> Result<Vec<Hit>>;
+    fn lexical(&self, query: &str, k: usize, only: &Filter) -> Result<Vec<Hit>>;
     /// In the order of `ids`; what is not there is left out.
     fn points(&self, ids: &[&str]) -> Result<Vec<Point>>;
     /// In the order of the text.
@@ -99,7 +115,7 @@ pub trait Store {
     fn count(&self) -> Result<usize>;
     /// On disk; `None` where the store does not say.
     fn bytes(&self) -> Result<Option<u64>>;
-    /// Called once after many changes.
+    /// Called once after many changes, and after a rebuild.
     fn settle(&mut self) -> Result<()>;
 }
 

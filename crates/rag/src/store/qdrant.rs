@@ -1,21 +1,29 @@
 //! A Qdrant server, by REST: dense vectors, and BM25 as sparse vectors whose rarity of words the server knows.
 //! Documents and the manifest are points without vectors in the same collection.
 use super::bm25::{B, Bag, K1};
-use super::rest::{POINTS_AT_ONCE, Rest, by_place, in_order, metadata, point, unfinished};
+use super::rest::{POINTS_AT_ONCE, Rest, batches, by_place, in_order, metadata, of_documents, point, unfinished};
 use super::words::{bags, terms};
-use super::{Hit, Manifest, Only, Point, Record, Store, ranked};
+use super::{Filter, Hit, Manifest, Point, Record, Store, ranked};
 use crate::chunk::embedded_text;
 use crate::error::{RagError, Result};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use ureq::http::Method;
 
 pub struct Qdrant {
-    rest: Rest,
+    pub(super) rest: Rest,
     collection: String,
 }
 
 /// Words of an average chunk: a fixed number, as in Qdrant's own BM25, since a chunk is weighed before the next is known.
 const AVERAGE_WORDS: f32 = 256.0;
+/// What searches are held to.
+const FIELDS: [(&str, &str); 4] = [
+    ("kind", "keyword"),
+    ("document", "keyword"),
+    ("heading", "keyword"),
+    ("page", "integer"),
+];
 
 impl Qdrant {
     pub fn new(url: &str, collection: &str, api_key: Option<&str>) -> Self {
@@ -37,12 +45,15 @@ impl Qdrant {
             .map(drop)
     }
 
-    fn upsert_record(&self, record: &Record) -> Result<()> {
-        let payload = json!({"kind": "document", "document": record.path, "record": record});
-        self.upsert(&[json!({"id": name_id(&record.path), "vector": {}, "payload": payload})])
+    fn upsert_records<'r>(&self, records: impl Iterator<Item = &'r Record>) -> Result<()> {
+        let sent = |record: &Record| {
+            let payload = json!({"kind": "document", "document": record.path, "record": record});
+            json!({"id": name_id(&record.path), "vector": {}, "payload": payload})
+        };
+        self.upsert(&records.map(sent).collect::<Vec<_>>())
     }
 
-    fn search(&self, using: &str, query: Value, k: usize, only: Only) -> Result<Vec<Hit>> {
+    fn search(&self, using: &str, query: Value, k: usize, only: &Filter) -> Result<Vec<Hit>> {
         let reply = self.post(
             "/points/query",
             &json!({
@@ -62,13 +73,13 @@ impl Qdrant {
     }
 
     /// All points under a filter, page by page.
-    fn scroll(&self, filter: Value, with_vector: bool) -> Result<Vec<Value>> {
+    fn scroll(&self, filter: Value, with_payload: &Value, with_vector: bool) -> Result<Vec<Value>> {
         let (mut found, mut offset) = (Vec::new(), Value::Null);
         loop {
             let reply = self.post(
                 "/points/scroll",
                 &json!({
-                    "filter": filter, "limit": POINTS_AT_ONCE, "offset": offset, "with_payload": true,
+                    "filter": filter, "limit": POINTS_AT_ONCE, "offset": offset, "with_payload": with_payload,
                     "with_vector": with_vector,
                 }),
             )?;
@@ -133,8 +144,8 @@ impl Store for Qdrant {
             "sparse_vectors": {"bm25": {"modifier": "idf"}},
         });
         self.rest.send(Method::PUT, &self.collection, &schema)?;
-        for field in ["kind", "document"] {
-            let index = json!({"field_name": field, "field_schema": "keyword"});
+        for (field, kind) in FIELDS {
+            let index = json!({"field_name": field, "field_schema": kind});
             self.rest
                 .send(Method::PUT, &format!("{}/index?wait=true", self.collection), &index)?;
         }
@@ -143,7 +154,7 @@ impl Store for Qdrant {
     }
 
     fn records(&self) -> Result<Vec<Record>> {
-        let found = self.scroll(json!({"must": [is("kind", "document")]}), false)?;
+        let found = self.scroll(json!({"must": [is("kind", "document")]}), &json!(true), false)?;
         let parse = |point: &Value| serde_json::from_value(point["payload"]["record"].clone());
         let each = found.iter().map(|point| parse(point).map_err(|_| self.strange(point)));
         let mut records: Vec<Record> = each.collect::<Result<_>>()?;
@@ -151,17 +162,17 @@ impl Store for Qdrant {
         Ok(records)
     }
 
-    fn put(&mut self, record: &Record, points: &[Point]) -> Result<()> {
-        self.upsert_record(&unfinished(record))?;
-        let old = json!({"must": [is("kind", "chunk"), is("document", &record.path)]});
+    fn put(&mut self, documents: &[(Record, Vec<Point>)]) -> Result<()> {
+        self.upsert_records(unfinished(documents).iter())?;
+        let old = chunks_of(&of_documents(documents));
         self.post("/points/delete?wait=true", &json!({ "filter": old }))?;
-        for batch in points.chunks(POINTS_AT_ONCE) {
+        for batch in batches(documents) {
             let texts: Vec<String> = batch.iter().map(|point| embedded_text(&point.passage, true)).collect();
             let bags = bags(&texts).map_err(|source| self.unsplit(source))?;
             let sent: Vec<Value> = batch.iter().zip(bags).map(|(point, bag)| sent(point, &bag)).collect();
             self.upsert(&sent)?;
         }
-        self.upsert_record(record)
+        self.upsert_records(documents.iter().map(|(record, _)| record))
     }
 
     fn remove(&mut self, path: &str) -> Result<()> {
@@ -170,11 +181,20 @@ impl Store for Qdrant {
             .map(drop)
     }
 
-    fn dense(&self, vector: &[f32], k: usize, only: Only) -> Result<Vec<Hit>> {
+    fn headings(&self) -> Result<Vec<String>> {
+        let found = self.scroll(chunks_of(&Filter::default()), &json!(["heading"]), false)?;
+        let heading = |point: &Value| point["payload"]["heading"].as_str().map(str::to_string);
+        let each = found
+            .iter()
+            .map(|point| heading(point).ok_or_else(|| self.strange(point)));
+        Ok(each.collect::<Result<BTreeSet<String>>>()?.into_iter().collect())
+    }
+
+    fn dense(&self, vector: &[f32], k: usize, only: &Filter) -> Result<Vec<Hit>> {
         self.search("dense", json!(vector), k, only)
     }
 
-    fn lexical(&self, query: &str, k: usize, only: Only) -> Result<Vec<Hit>> {
+    fn lexical(&self, query: &str, k: usize, only: &Filter) -> Result<Vec<Hit>> {
         let terms = terms(query).map_err(|source| self.unsplit(source))?;
         if terms.is_empty() {
             return Ok(Vec::new());
@@ -190,12 +210,19 @@ impl Store for Qdrant {
     }
 
     fn points_of(&self, path: &str) -> Result<Vec<Point>> {
-        let found = self.scroll(json!({"must": [is("kind", "chunk"), is("document", path)]}), true)?;
+        let found = self.scroll(
+            json!({"must": [is("kind", "chunk"), is("document", path)]}),
+            &json!(true),
+            true,
+        )?;
         Ok(by_place(self.parsed(&found)?))
     }
 
     fn count(&self) -> Result<usize> {
-        let reply = self.post("/points/count", &json!({"filter": chunks_of(None), "exact": true}))?;
+        let reply = self.post(
+            "/points/count",
+            &json!({"filter": chunks_of(&Filter::default()), "exact": true}),
+        )?;
         let count = reply["result"]["count"].as_u64();
         Ok(count.ok_or_else(|| self.strange(&reply))? as usize)
     }
@@ -214,9 +241,20 @@ fn is(key: &str, value: &str) -> Value {
     json!({"key": key, "match": {"value": value}})
 }
 
-fn chunks_of(only: Only) -> Value {
+fn chunks_of(only: &Filter) -> Value {
     let mut must = vec![is("kind", "chunk")];
-    must.extend(only.map(|only| json!({"key": "document", "match": {"any": only}})));
+    for (field, names) in [("document", &only.documents), ("heading", &only.headings)] {
+        must.extend(
+            names
+                .as_ref()
+                .map(|names| json!({"key": field, "match": {"any": names}})),
+        );
+    }
+    if let Some(pages) = &only.pages {
+        let within = |(first, last): &(u32, u32)| json!({"key": "page", "range": {"gte": first, "lte": last}});
+        let each: Vec<Value> = pages.iter().map(within).collect();
+        must.push(json!({ "should": each }));
+    }
     json!({ "must": must })
 }
 

@@ -1,5 +1,5 @@
 //! JSON over HTTP, with one message for each way a server can fail.
-use super::{Point, Record};
+use super::{Filter, Point, Record};
 use crate::Passage;
 use crate::error::{RagError, Result};
 use serde_json::{Value, json};
@@ -8,7 +8,6 @@ use std::time::Duration;
 use ureq::Agent;
 use ureq::http::{Method, Request};
 
-/// Of one call, the server's thinking included.
 const PATIENCE: Duration = Duration::from_secs(60);
 const MAX_REPLY: u64 = 256 << 20;
 /// Of a refusal's body in a message.
@@ -20,19 +19,19 @@ pub(super) struct Rest {
     server: &'static str,
     /// Header and value.
     key: Option<(&'static str, String)>,
+    /// How long one call may take, the server's thinking included.
+    pub patience: Duration,
 }
 
 impl Rest {
     pub fn new(url: &str, server: &'static str, key: Option<(&'static str, String)>) -> Self {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(PATIENCE))
-            .build();
+        let config = Agent::config_builder().http_status_as_error(false).build();
         Self {
             agent: config.new_agent(),
             url: url.trim_end_matches('/').to_string(),
             server,
             key,
+            patience: PATIENCE,
         }
     }
 
@@ -62,6 +61,13 @@ impl Rest {
             url: url.clone(),
             problem,
         };
+        let failed = |error: ureq::Error| match error {
+            ureq::Error::Timeout(_) => RagError::Slow {
+                url: url.clone(),
+                patience: self.patience,
+            },
+            other => unreachable(other.to_string()),
+        };
         let mut request = Request::builder()
             .method(method)
             .uri(&url)
@@ -71,12 +77,11 @@ impl Rest {
         }
         let body = body.map(Value::to_string).unwrap_or_default();
         let request = request.body(body).map_err(|error| unreachable(error.to_string()))?;
-        let mut reply = self
-            .agent
-            .run(request)
-            .map_err(|error| unreachable(error.to_string()))?;
+        let request = self.agent.configure_request(request);
+        let request = request.timeout_global(Some(self.patience)).build();
+        let mut reply = self.agent.run(request).map_err(failed)?;
         let text = reply.body_mut().with_config().limit(MAX_REPLY).read_to_string();
-        let text = text.map_err(|error| unreachable(error.to_string()))?;
+        let text = text.map_err(failed)?;
         let status = reply.status();
         if !status.is_success() {
             let body = text.chars().take(SHOWN).collect();
@@ -156,10 +161,25 @@ pub(super) fn by_place(mut points: Vec<Point>) -> Vec<Point> {
     points
 }
 
-/// A record that says its document is to be put again: no content has this hash.
-pub(super) fn unfinished(record: &Record) -> Record {
-    Record {
+/// Records that say their documents are to be put again: no content has this hash.
+pub(super) fn unfinished(documents: &[(Record, Vec<Point>)]) -> Vec<Record> {
+    let unfinished = |(record, _): &(Record, _)| Record {
         hash: String::new(),
         ..record.clone()
+    };
+    documents.iter().map(unfinished).collect()
+}
+
+/// What finds the passages of these documents.
+pub(super) fn of_documents(documents: &[(Record, Vec<Point>)]) -> Filter {
+    Filter {
+        documents: Some(documents.iter().map(|(record, _)| record.path.clone()).collect()),
+        ..Filter::default()
     }
+}
+
+/// Their points, as many as are sent in one request.
+pub(super) fn batches(documents: &[(Record, Vec<Point>)]) -> Vec<Vec<&Point>> {
+    let points: Vec<&Point> = documents.iter().flat_map(|(_, points)| points).collect();
+    points.chunks(POINTS_AT_ONCE).map(<[_]>::to_vec).collect()
 }

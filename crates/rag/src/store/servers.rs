@@ -2,7 +2,7 @@
 //! packages are missing (`pip install chromadb qdrant-client`), the tests that need them say so and pass; in CI they fail.
 #![allow(clippy::print_stderr, clippy::disallowed_methods)] // a skipped test says so, unless CI is set
 
-use super::{Chroma, Qdrant, Store, contract};
+use super::{Chroma, Filter, Qdrant, Store, contract};
 use crate::error::RagError;
 use crate::index::{index, move_index};
 use crate::retrieve::Searcher;
@@ -10,7 +10,7 @@ use crate::settings::{Rag, Retriever};
 use crate::store::Sqlite;
 use crate::testing::Words;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -80,7 +80,7 @@ fn moves(to: &mut dyn Store, retriever: Retriever) {
     assert_eq!(move_index(&from, to, &mut |_| ()).unwrap(), 0);
     assert_eq!(index(to, &words, &settings, &mut |_| ()).unwrap().embedded, 0);
     let best = |store: &dyn Store| {
-        let found = Searcher::new(store, &words, &settings)
+        let found = Searcher::new(store, &words, &settings, Filter::default())
             .unwrap()
             .retrieve("price of item 17")
             .unwrap();
@@ -105,6 +105,7 @@ fn qdrant_keeps_the_contract() {
     contract::check(&mut store);
     contract::check_lexical(&mut store);
     moves(&mut store, Retriever::Hybrid);
+    survives_silence(port, &|url| Qdrant::new(url, "silent", None));
 }
 
 #[test]
@@ -120,8 +121,81 @@ fn chroma_keeps_the_contract() {
     let mut store = Chroma::new(&format!("http://127.0.0.1:{port}/"), "tune", None);
     assert_eq!(store.manifest().unwrap(), None);
     contract::check(&mut store);
-    assert!(matches!(store.lexical("x", 1, None), Err(RagError::NoLexical { .. })));
+    assert!(matches!(
+        store.lexical("x", 1, &Filter::default()),
+        Err(RagError::NoLexical { .. })
+    ));
     moves(&mut store, Retriever::Dense);
+}
+
+/// Hands `calls` connections on to a server that speaks HTTP/1.0, then accepts and never answers.
+fn tiring(port: u16, calls: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for (call, near) in listener.incoming().map(Result::unwrap).enumerate() {
+            if call >= calls {
+                held.push(near);
+                continue;
+            }
+            let far = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let (mut asks, mut hears) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut asks, &mut hears));
+            let (mut far, mut near) = (far, near);
+            let _ = std::io::copy(&mut far, &mut near);
+            let _ = near.shutdown(Shutdown::Both);
+        }
+    });
+    url
+}
+
+/// Whatever it was doing, the program says so and ends; run again with a server that answers, all is there, many
+/// documents put by one call.
+fn survives_silence(port: u16, store_at: &dyn Fn(&str) -> Qdrant) {
+    let impatient = |calls| {
+        let mut store = store_at(&tiring(port, calls));
+        store.rest.patience = Duration::from_secs(1);
+        store
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let docs = folder.path().join("docs");
+    fs_err::create_dir_all(&docs).unwrap();
+    for n in 0..600 {
+        fs_err::write(
+            docs.join(format!("{n:03}.md")),
+            format!("The price of item {n} is {} euros.", n * 7),
+        )
+        .unwrap();
+    }
+    let settings = Rag {
+        documents: vec![docs.display().to_string()],
+        ..Rag::default()
+    };
+    let words = Words::default();
+    let mut whole = Sqlite::create(&folder.path().join("index")).unwrap();
+    index(&mut whole, &words, &settings, &mut |_| ()).unwrap();
+    for calls in [0, 1, 5, 10, 8, 3] {
+        let error = index(&mut impatient(calls), &words, &settings, &mut |_| ()).unwrap_err();
+        assert!(matches!(error, RagError::Slow { .. }), "after {calls} calls: {error:?}");
+        assert!(
+            error.to_string().ends_with("was asked and has not answered for 1 s"),
+            "{error}"
+        );
+        assert!(error.hint().unwrap().ends_with("run the same command again"));
+    }
+    let report = index(&mut store_at(&tiring(port, 25)), &words, &settings, &mut |_| ()).unwrap();
+    assert!(
+        report.embedded < report.chunks,
+        "nothing of what was put before the silence is there"
+    );
+    let mut store = store_at(&format!("http://127.0.0.1:{port}"));
+    assert_eq!(store.records().unwrap(), whole.records().unwrap());
+    assert_eq!(store.count().unwrap(), whole.count().unwrap());
+    let before = store.records().unwrap();
+    assert!(impatient(1).put(&[(before[0].clone(), Vec::new())]).is_err());
+    assert_eq!(index(&mut store, &words, &settings, &mut |_| ()).unwrap().changed, 1);
+    assert_eq!(store.records().unwrap(), before);
 }
 
 /// Answers the first request with `reply`.
@@ -141,6 +215,24 @@ fn both(url: &str) -> [Box<dyn Store>; 2] {
         Box::new(Qdrant::new(url, "tune", None)),
         Box::new(Chroma::new(url, "tune", None)),
     ]
+}
+
+#[test]
+fn a_server_that_accepts_and_never_answers_is_given_up() {
+    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", deaf.local_addr().unwrap());
+    let (mut qdrant, mut chroma) = (Qdrant::new(&url, "tune", None), Chroma::new(&url, "tune", None));
+    qdrant.rest.patience = Duration::from_millis(100);
+    chroma.rest.patience = Duration::from_millis(100);
+    for store in [&qdrant as &dyn Store, &chroma] {
+        let error = store.manifest().unwrap_err();
+        let told = error.to_string();
+        assert!(
+            told.starts_with(&url) && told.ends_with("has not answered for 0.1 s"),
+            "{told}"
+        );
+        assert!(error.hint().unwrap().starts_with("is it overloaded"), "{error:?}");
+    }
 }
 
 #[test]

@@ -3,12 +3,13 @@
 use super::bm25::{Bag, Postings, packed};
 use super::dense::Matrix;
 use super::words::{bags, terms};
-use super::{Hit, Manifest, Only, Point, Record, Store};
+use super::{Filter, Hit, Manifest, Point, Record, Store};
 use crate::Passage;
 use crate::chunk::embedded_text;
 use crate::error::{RagError, Result};
 use fs_err as fs;
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, ffi, params};
 use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::fs::TryLockError;
@@ -17,6 +18,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 const FILE: &str = "index.sqlite";
+/// A rebuild, until it is whole.
+const BESIDE: &str = "rebuild.sqlite";
 const LOCK: &str = ".lock";
 /// How long to wait for another process that writes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,6 +41,8 @@ const SCHEMA: &str = "
 pub struct Sqlite {
     path: PathBuf,
     connection: Connection,
+    /// The index that answers others while `connection` is of the one built beside it.
+    standing: Option<Connection>,
     memory: RefCell<Option<Rc<Memory>>>,
     /// Of whoever makes an index: two at once would mix what they make. Freed however the process ends.
     _lock: Option<fs::File>,
@@ -47,11 +52,18 @@ pub struct Sqlite {
 struct Memory {
     version: i64,
     ids: Vec<String>,
-    documents: Vec<Rc<str>>,
+    places: Vec<Place>,
     /// Chunk of each row.
     chunks: HashMap<i64, usize>,
     matrix: OnceCell<Matrix>,
     postings: OnceCell<Postings>,
+}
+
+/// Of a chunk: what a search can be held to.
+struct Place {
+    document: Rc<str>,
+    heading: Rc<str>,
+    page: Option<u32>,
 }
 
 impl Sqlite {
@@ -71,7 +83,7 @@ impl Sqlite {
         }
         Ok(Self {
             _lock: Some(lock),
-            ..Self::connect(folder)?
+            ..Self::connect(folder, FILE)?
         })
     }
 
@@ -82,11 +94,11 @@ impl Sqlite {
                 place: folder.display().to_string(),
             });
         }
-        Self::connect(folder)
+        Self::connect(folder, FILE)
     }
 
-    fn connect(folder: &Path) -> Result<Self> {
-        let path = folder.join(FILE);
+    fn connect(folder: &Path, file: &str) -> Result<Self> {
+        let path = folder.join(file);
         let failed = |source| RagError::Sqlite {
             doing: "opening",
             place: path.display().to_string(),
@@ -98,6 +110,7 @@ impl Sqlite {
         Ok(Self {
             path,
             connection,
+            standing: None,
             memory: RefCell::new(None),
             _lock: None,
         })
@@ -121,6 +134,14 @@ impl Sqlite {
         self.said("writing", done)
     }
 
+    /// Copies a rebuild over what stands, in one transaction that every reader sees whole.
+    fn take_over(&self, standing: &mut Connection) -> rusqlite::Result<()> {
+        match Backup::new(&self.connection, standing)?.step(-1)? {
+            StepResult::Done => Ok(()),
+            _ => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), None)),
+        }
+    }
+
     /// Read again after a change, by this process or another.
     fn memory(&self) -> rusqlite::Result<Rc<Memory>> {
         let version = self.connection.query_row("PRAGMA data_version", [], |row| row.get(0))?;
@@ -136,26 +157,28 @@ impl Sqlite {
 
     fn names(&self, version: i64) -> rusqlite::Result<Memory> {
         let mut names: HashMap<String, Rc<str>> = HashMap::new();
-        let (mut chunks, mut ids, mut documents) = (HashMap::new(), Vec::new(), Vec::new());
+        let mut named = |name: String| {
+            let name = names.entry(name).or_insert_with_key(|name| name.as_str().into());
+            name.clone()
+        };
+        let (mut chunks, mut ids, mut places) = (HashMap::new(), Vec::new(), Vec::new());
         let mut statement = self
             .connection
-            .prepare("SELECT row, id, document FROM chunk ORDER BY id")?;
+            .prepare("SELECT row, id, document, heading, page FROM chunk ORDER BY id")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             chunks.insert(row.get(0)?, ids.len());
             ids.push(row.get(1)?);
-            let name: String = row.get(2)?;
-            documents.push(
-                names
-                    .entry(name)
-                    .or_insert_with_key(|name| name.as_str().into())
-                    .clone(),
-            );
+            places.push(Place {
+                document: named(row.get(2)?),
+                heading: named(row.get(3)?),
+                page: row.get(4)?,
+            });
         }
         Ok(Memory {
             version,
             ids,
-            documents,
+            places,
             chunks,
             matrix: OnceCell::new(),
             postings: OnceCell::new(),
@@ -205,14 +228,19 @@ impl Sqlite {
 }
 
 impl Memory {
-    fn wanted(&self, only: Only) -> impl Fn(usize) -> bool + Sync {
-        let wanted: Option<Vec<bool>> = only.map(|only| {
-            let only: HashSet<&str> = only.iter().map(String::as_str).collect();
-            self.documents
-                .iter()
-                .map(|document| only.contains(&**document))
-                .collect()
-        });
+    fn wanted(&self, only: &Filter) -> impl Fn(usize) -> bool + Sync + use<> {
+        fn set(names: Option<&Vec<String>>) -> Option<HashSet<&str>> {
+            names.map(|names| names.iter().map(String::as_str).collect())
+        }
+        let (documents, headings) = (set(only.documents.as_ref()), set(only.headings.as_ref()));
+        let holds = |place: &Place| {
+            let within = |&(first, last): &(u32, u32)| place.page.is_some_and(|page| first <= page && page <= last);
+            documents.as_ref().is_none_or(|names| names.contains(&*place.document))
+                && headings.as_ref().is_none_or(|names| names.contains(&*place.heading))
+                && only.pages.as_ref().is_none_or(|pages| pages.iter().any(within))
+        };
+        let all = *only == Filter::default();
+        let wanted: Option<Vec<bool>> = (!all).then(|| self.places.iter().map(holds).collect());
         move |chunk| wanted.as_ref().is_none_or(|wanted| wanted[chunk])
     }
 
@@ -251,6 +279,19 @@ impl Store for Sqlite {
         })
     }
 
+    fn rebuild(&mut self, manifest: &Manifest) -> Result<()> {
+        if self.manifest()?.is_none() {
+            return self.reset(manifest);
+        }
+        let mut beside = Self::connect(self.path.parent().unwrap_or(&self.path), BESIDE)?;
+        if beside.manifest()?.as_ref() != Some(manifest) {
+            beside.reset(manifest)?;
+        }
+        self.memory.replace(None);
+        self.standing = Some(std::mem::replace(&mut self.connection, beside.connection));
+        Ok(())
+    }
+
     fn records(&self) -> Result<Vec<Record>> {
         let read = || -> rusqlite::Result<Vec<String>> {
             let mut statement = self.connection.prepare("SELECT content FROM document ORDER BY path")?;
@@ -266,11 +307,7 @@ impl Store for Sqlite {
             })
     }
 
-    fn put(&mut self, record: &Record, points: &[Point]) -> Result<()> {
-        self.change(|transaction| put(transaction, record, points))
-    }
-
-    fn put_all(&mut self, documents: &[(Record, Vec<Point>)]) -> Result<()> {
+    fn put(&mut self, documents: &[(Record, Vec<Point>)]) -> Result<()> {
         let put_each = |transaction: &Transaction| {
             let mut documents = documents.iter();
             documents.try_for_each(|(record, points)| put(transaction, record, points))
@@ -282,7 +319,17 @@ impl Store for Sqlite {
         self.change(|transaction| delete(transaction, path))
     }
 
-    fn dense(&self, vector: &[f32], k: usize, only: Only) -> Result<Vec<Hit>> {
+    fn headings(&self) -> Result<Vec<String>> {
+        let read = || -> rusqlite::Result<Vec<String>> {
+            let mut statement = self
+                .connection
+                .prepare("SELECT DISTINCT heading FROM chunk ORDER BY heading")?;
+            statement.query_map([], |row| row.get(0))?.collect()
+        };
+        self.said("reading", read())
+    }
+
+    fn dense(&self, vector: &[f32], k: usize, only: &Filter) -> Result<Vec<Hit>> {
         let _unchanged = self.said("reading", self.connection.unchecked_transaction())?;
         let memory = self.said("reading", self.memory())?;
         if memory.ids.is_empty() {
@@ -298,7 +345,7 @@ impl Store for Sqlite {
         Ok(memory.hits(matrix.nearest(vector, k, memory.wanted(only))))
     }
 
-    fn lexical(&self, query: &str, k: usize, only: Only) -> Result<Vec<Hit>> {
+    fn lexical(&self, query: &str, k: usize, only: &Filter) -> Result<Vec<Hit>> {
         let best = || {
             let _unchanged = self.connection.unchecked_transaction()?;
             let memory = self.memory()?;
@@ -341,12 +388,23 @@ impl Store for Sqlite {
         Ok(Some(self.said("reading", bytes)? as u64))
     }
 
-    /// Takes the log into the file.
+    /// Puts a rebuild in its place, and takes the log into the file.
     fn settle(&mut self) -> Result<()> {
+        if let Some(mut standing) = self.standing.take() {
+            let taken = self.take_over(&mut standing);
+            self.said("writing", taken)?;
+            self.memory.replace(None);
+            self.connection = standing;
+        }
         let settled = self
             .connection
             .execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE)");
-        self.said("writing", settled)
+        self.said("writing", settled)?;
+        for end in ["", "-wal", "-shm"] {
+            // One that was given up halfway too: its settings are no longer those of the index.
+            let _ = fs::remove_file(self.path.with_file_name(format!("{BESIDE}{end}")));
+        }
+        Ok(())
     }
 }
 
@@ -473,9 +531,14 @@ mod tests {
         writer.reset(&contract::manifest()).unwrap();
         let reader = Sqlite::open(folder.path()).unwrap();
         let (record, points) = contract::document("a", &["one two"]);
-        assert!(reader.dense(&points[0].vector, 1, None).unwrap().is_empty());
-        writer.put(&record, &points).unwrap();
-        assert_eq!(reader.dense(&points[0].vector, 1, None).unwrap().len(), 1);
+        assert!(
+            reader
+                .dense(&points[0].vector, 1, &Filter::default())
+                .unwrap()
+                .is_empty()
+        );
+        writer.put(&[(record.clone(), points.clone())]).unwrap();
+        assert_eq!(reader.dense(&points[0].vector, 1, &Filter::default()).unwrap().len(), 1);
     }
 
     #[test]
@@ -484,12 +547,15 @@ mod tests {
         let mut store = Sqlite::create(folder.path()).unwrap();
         store.reset(&contract::manifest()).unwrap();
         let (record, points) = contract::document("a", &["one two"]);
-        store.put(&record, &points).unwrap();
+        store.put(&[(record.clone(), points.clone())]).unwrap();
         store.connection.pragma_update(None, "max_page_count", 20).unwrap();
         let (large, many) = contract::document("a", &["more words than there is room for"; 500]);
-        let error = store.put(&large, &many).unwrap_err();
+        let error = store.put(&[(large, many)]).unwrap_err();
         assert!(error.hint().unwrap().starts_with("the disk is full"), "{error:?}");
         assert_eq!(store.records().unwrap(), [record]);
-        assert_eq!(store.lexical("two", 1, None).unwrap()[0].id, points[0].passage.id);
+        assert_eq!(
+            store.lexical("two", 1, &Filter::default()).unwrap()[0].id,
+            points[0].passage.id
+        );
     }
 }

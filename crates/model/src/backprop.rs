@@ -9,10 +9,11 @@
 //! Blocks below the lowest adapter need neither: no gradient goes there.
 use crate::causal_lm::{Input, Keep, Losses, Noise};
 use crate::family::Family;
-use crate::lora::Factors;
+use crate::lora::{self, Factors};
 use crate::nn::{Angles, ByPath, Pass, Tape};
 use crate::noise;
 use crate::ops::{self, Segment, Segments};
+use crate::precision::is_flex;
 #[cfg(feature = "tch")]
 use crate::{libtorch, ops::tch::fixed, precision::DeviceKind};
 use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
@@ -170,6 +171,7 @@ pub fn loss_and_gradients(model: &dyn Family, staged: Staged, keep: Keep, noise:
     let pass = Pass {
         local_angles,
         noise,
+        ready: ready(model, adapters.as_deref(), &x),
         adapters,
         ..Pass::plain(segments, angles)
     };
@@ -223,6 +225,32 @@ pub fn forget_tapes(device: &Device) {
     if DeviceKind::of(device) == DeviceKind::Cuda {
         libtorch::empty_cache();
     }
+}
+
+/// `s·A` and `B` of each adapter in the dtype of `like`, all made end to end: one by one that is an operation or two for each use of
+/// each, thousands in a step. Flex, which computes in the adapters' own dtype, does without.
+fn ready(model: &dyn Family, placed: Option<&ByPath>, like: &Tensor<2>) -> Option<Arc<ByPath>> {
+    if is_flex(&like.device()) {
+        return None;
+    }
+    let (mut paths, mut factors, mut scales) = (Vec::new(), Vec::new(), Vec::new());
+    for linear in model.linears() {
+        let Some(lora) = &linear.lora else { continue };
+        let placed = placed.and_then(|placed| placed.get(&linear.path));
+        paths.push(linear.path.clone());
+        factors.push(placed.unwrap_or(&lora.factors));
+        scales.push(lora.scale);
+    }
+    let scale = *scales.first()?;
+    let [a, b] = lora::end_to_end(factors.iter().copied());
+    let a = if scales.iter().all(|other| *other == scale) {
+        a * scale
+    } else {
+        let each = factors.iter().zip(&scales);
+        Tensor::cat(each.map(|(f, scale)| f.a.clone().reshape([-1]) * *scale).collect(), 0)
+    };
+    let whole = [a, b].map(|side| side.cast(like.dtype()));
+    Some(Arc::new(paths.into_iter().zip(lora::cut(&whole, factors)).collect()))
 }
 
 /// Losses alone, nothing kept.

@@ -107,6 +107,30 @@ impl<T> IntoIterator for Factors<T> {
     }
 }
 
+/// All A end to end, and all B.
+pub(crate) fn end_to_end<'a>(all: impl IntoIterator<Item = &'a Factors>) -> [Tensor<1>; 2] {
+    let flat = |t: &Tensor<2>| t.clone().reshape([-1]);
+    let (a, b): (Vec<_>, Vec<_>) = all.into_iter().map(|pair| (flat(&pair.a), flat(&pair.b))).unzip();
+    [a, b].map(|side| Tensor::cat(side, 0))
+}
+
+/// Undoes [`end_to_end`], without copying.
+pub(crate) fn cut<'a>(whole: &[Tensor<1>; 2], like: impl IntoIterator<Item = &'a Factors>) -> Vec<Factors> {
+    let mut starts = [0, 0];
+    let mut part = |side: usize, [rows, columns]: [usize; 2]| {
+        let start = starts[side];
+        starts[side] += rows * columns;
+        let part = whole[side].clone().narrow(0, start, rows * columns);
+        part.reshape([rows, columns])
+    };
+    let cut = |like: &Factors| Factors {
+        a: part(0, like.a.dims()),
+        b: part(1, like.b.dims()),
+        m: None,
+    };
+    like.into_iter().map(cut).collect()
+}
+
 /// An adapter to be attached: the linear's place in `Family::linears`, its rank and scale.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Planned {

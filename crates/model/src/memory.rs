@@ -75,11 +75,11 @@ pub fn footprint(sizes: &Sizes, micro: Micro, keep: Keep, kind: DeviceKind) -> F
             kept: below.clone().filter(|l| kept(*l)).map(|l| count.saved(l)).sum(),
             inputs: below.filter(|l| !kept(*l) && !offloaded(*l)).count() * count.input(),
             gradients: above.map(|l| count.gradients(l)).sum::<usize>() + count.sums(),
-            workspace: count.angles(),
+            workspace: count.angles() + count.ready(),
         }
     };
     let head = Moment {
-        workspace: count.angles() + count.head(),
+        workspace: count.angles() + count.ready() + count.head(),
         ..at(sizes.shape.layers)
     };
     let backward = |layer: usize| {
@@ -126,9 +126,9 @@ pub fn footprint(sizes: &Sizes, micro: Micro, keep: Keep, kind: DeviceKind) -> F
     }
 }
 
-/// FLOP of a block's frozen products, forward and backward, below which its operations, about 60 of 10 µs each, take longer to
+/// FLOP of a block's frozen products, forward and backward, below which its operations, about 90 of 10 µs each, take longer to
 /// launch than to run at 400 TFLOP/s.
-const LAUNCH_BOUND: usize = 240_000_000_000;
+const LAUNCH_BOUND: usize = 360_000_000_000;
 
 /// Parts of a [`Footprint`] that are there before a step: weights, adapters, moments.
 const BEFORE_A_STEP: usize = 4;
@@ -286,6 +286,14 @@ impl Count<'_> {
         self.input()
             + learned * (3 * shape.hidden * compute + EXACT.size())
             + chunk_rows(shape.vocab, self.kind == DeviceKind::Cuda).min(learned) * shape.vocab * compute
+    }
+
+    /// All adapters in the dtype of the activations, where they are made ready for their products.
+    fn ready(&self) -> usize {
+        match self.kind {
+            DeviceKind::Flex => 0,
+            DeviceKind::LibTorch | DeviceKind::Cuda => self.sizes.lora_params() * self.sizes.precision.compute.size(),
+        }
     }
 
     /// Cosines and sines.

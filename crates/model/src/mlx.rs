@@ -67,7 +67,7 @@ pub fn is_earlier(dir: &Path) -> bool {
     dir.join(WEIGHTS).is_file()
 }
 
-/// What [`write`] wrote, by what MLX makes of it.
+/// What [`write()`] wrote, by what MLX makes of it.
 pub fn read(dir: &Path) -> Result<BTreeMap<String, LoraPair>> {
     let path = dir.join(CONFIG);
     let bytes = fs_err::read(&path).map_err(|source| ModelError::Read {

@@ -4,9 +4,9 @@
 //! overwritten before each replay, and what it made is copied out after it. A recorded step is trusted once it agreed with a
 //! plain one before and after an update: whatever it kept of the micro-batch or adapters it was recorded with has shown by then.
 use crate::backprop::{self, Staged};
-use crate::causal_lm::{AdapterTensors, CausalLm, Input, Keep, Losses, Noise};
+use crate::causal_lm::{CausalLm, Input, Keep, Losses, Noise};
 use crate::graph::Captured;
-use crate::lora::Factors;
+use crate::lora::{Factors, cut, end_to_end};
 use crate::memory;
 use crate::nn::ByPath;
 use crate::ops::tch::{cuda::CUDNN_STEP, fixed};
@@ -125,16 +125,17 @@ struct Adapters {
 
 impl Adapters {
     fn new(model: &CausalLm) -> Self {
-        let (adapters, whole) = (model.adapters(), whole(pairs(model)));
+        let (adapters, pairs) = (model.adapters(), pairs(model));
+        let whole = end_to_end(&pairs);
         let paths = adapters.iter().map(|adapter| adapter.path.clone());
         Self {
-            pairs: Arc::new(paths.zip(cut(&whole, &adapters)).collect()),
+            pairs: Arc::new(paths.zip(cut(&whole, &pairs)).collect()),
             whole,
         }
     }
 
     fn refresh(&self, model: &CausalLm) -> Result<(), String> {
-        let now = whole(pairs(model));
+        let now = end_to_end(&pairs(model));
         let both = self.whole.iter().zip(&now);
         both.into_iter()
             .try_for_each(|(into, from)| fixed::overwrite(into, from))
@@ -143,28 +144,6 @@ impl Adapters {
 
 fn pairs(model: &CausalLm) -> Vec<Factors> {
     model.adapters().into_iter().map(|adapter| adapter.factors).collect()
-}
-
-fn whole(pairs: Vec<Factors>) -> [Tensor<1>; 2] {
-    let (a, b): (Vec<_>, Vec<_>) = pairs.into_iter().map(|pair| (pair.a, pair.b)).unzip();
-    [a, b].map(|side| Tensor::cat(side.into_iter().map(|t| t.reshape([-1])).collect(), 0))
-}
-
-/// Undoes [`whole`], without copying.
-fn cut(whole: &[Tensor<1>; 2], adapters: &[AdapterTensors]) -> Vec<Factors> {
-    let mut starts = [0, 0];
-    let mut part = |side: usize, [rows, columns]: [usize; 2]| {
-        let start = starts[side];
-        starts[side] += rows * columns;
-        let part = whole[side].clone().narrow(0, start, rows * columns);
-        part.reshape([rows, columns])
-    };
-    let cut = |adapter: &AdapterTensors| Factors {
-        a: part(0, adapter.factors.a.dims()),
-        b: part(1, adapter.factors.b.dims()),
-        m: None,
-    };
-    adapters.iter().map(cut).collect()
 }
 
 /// What a step makes, the gradients as in [`Adapters::whole`].
@@ -178,7 +157,7 @@ impl Made {
         let (losses, gradients) = backprop::loss_and_gradients(model.family(), staged, keep, Noise::default());
         Self {
             losses: losses.0,
-            gradients: whole(model.in_order(gradients)),
+            gradients: end_to_end(&model.in_order(gradients)),
         }
     }
 
@@ -191,7 +170,7 @@ impl Made {
     }
 
     /// Of losses and of each adapter's gradients, the one that is furthest from `wanted`: by how much, relative to that.
-    fn difference(&self, wanted: &Self, adapters: &[AdapterTensors]) -> f32 {
+    fn difference(&self, wanted: &Self, adapters: &[Factors]) -> f32 {
         let parts = |made: &Self| -> Vec<Tensor<1>> {
             let pairs = cut(&made.gradients, adapters).into_iter();
             let gradients = pairs.flatten().map(|t| t.reshape([-1]));
@@ -273,7 +252,7 @@ impl Recorder {
         staged.overwrite(&fresh)?;
         adapters.refresh(model)?;
         let replayed = captured.replay(|| Made::by(model, staged.clone(), keep))?;
-        let adapters = model.adapters();
+        let adapters = pairs(model);
         let made = if *trusted {
             replayed.copied()?
         } else {
@@ -515,9 +494,9 @@ mod tests {
             },
             keep,
         );
-        assert_eq!(found.difference(&wanted, &good.adapters()), 0.0);
+        assert_eq!(found.difference(&wanted, &pairs(&good)), 0.0);
         let lost = Made::by(&blank, staged, keep);
-        assert_eq!(lost.difference(&wanted, &good.adapters()), f32::INFINITY);
+        assert_eq!(lost.difference(&wanted, &pairs(&good)), f32::INFINITY);
     }
 
     #[test]

@@ -385,7 +385,7 @@ fn encode_header(metadata: &[(&str, &str)], plan: &[Plan]) -> Result<Vec<u8>> {
     Ok(header)
 }
 
-/// A tensor's data for [`write`].
+/// A tensor's data for [`write()`].
 pub enum Data<'a> {
     F32(&'a [f32]),
     /// Already in the stored type, little-endian.

@@ -349,7 +349,8 @@ fn update(a: &Tensor<2>, b: &Tensor<2>, dropout: f64) -> Option<Update> {
         dropout,
         seed: 5,
     };
-    Some(Update { a, b, cfg })
+    let ready = None;
+    Some(Update { a, b, cfg, ready })
 }
 
 /// The two halves of a block of Llama's: linears over a norm, beside which the stream goes on; one over a gate.

@@ -61,7 +61,7 @@ pub fn write(adapter: &Adapter, base: &Checkpoint, path: &Path) -> Result<()> {
     writer.finish()
 }
 
-/// What [`write`] wrote, by what llama.cpp makes of it.
+/// What [`write()`] wrote, by what llama.cpp makes of it.
 pub fn read(path: &Path, base: &Checkpoint) -> Result<BTreeMap<String, LoraPair>> {
     let file = GgufFile::open(path)?;
     let arch = arch::of(base)?;

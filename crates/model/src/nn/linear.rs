@@ -126,7 +126,9 @@ impl Linear {
             dropout: pass.noise.dropout,
             seed: noise::derive(pass.noise.seed, &self.path),
         };
-        (Some(Update { a, b, cfg }), m)
+        let ready = pass.ready.as_ref().and_then(|ready| ready.get(&self.path));
+        let ready = ready.map(|Factors { a, b, .. }| [a.clone(), b.clone()]);
+        (Some(Update { a, b, cfg, ready }), m)
     }
 
     /// What comes after the products: DoRA's magnitudes and the bias.

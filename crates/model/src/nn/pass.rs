@@ -32,6 +32,8 @@ pub struct Pass<'a> {
     pub tape: Option<&'a Tape>,
     /// In place of the linears' own.
     pub adapters: Option<Arc<ByPath>>,
+    /// `s·A` and `B` of all adapters, in the dtype of the activations: made once for a step, in a few operations.
+    pub ready: Option<Arc<ByPath>>,
     /// Present while generating.
     pub cache: Option<&'a RefCell<Cache>>,
 }
@@ -68,6 +70,7 @@ impl<'a> Pass<'a> {
             noise: Noise::default(),
             tape: None,
             adapters: None,
+            ready: None,
             cache: None,
         }
     }
@@ -80,6 +83,7 @@ impl<'a> Pass<'a> {
             noise: self.noise,
             tape: Some(tape),
             adapters: self.adapters.clone(),
+            ready: self.ready.clone(),
             cache: None,
         }
     }

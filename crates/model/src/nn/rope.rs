@@ -36,7 +36,7 @@ pub(crate) fn theta(config: &Value) -> f64 {
 }
 
 impl Rope {
-    /// Reads [`theta`] and `rope_scaling` (or transformers 5's `rope_parameters`) of a `config.json`. `rotary`: how many
+    /// Reads `rope_theta` and `rope_scaling` (or transformers 5's `rope_parameters`) of a `config.json`. `rotary`: how many
     /// dimensions of a head rotate, the first ones. The error names what is not supported.
     pub fn from_config(config: &Value, rotary: usize) -> Result<Self, String> {
         let parameters = config.get("rope_parameters").filter(|v| v.is_object());

@@ -10,6 +10,7 @@ use burn::tensor::Tensor;
 
 /// `[tokens, d]`, still to be made.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // Handles, moved a few times a block: a box would save nothing.
 pub enum Activation {
     Kept(Tensor<2>),
     RmsNorm {

@@ -24,6 +24,8 @@ pub struct Update {
     pub a: Tensor<2>,
     pub b: Tensor<2>,
     pub cfg: LoraCfg,
+    /// `s·A` and `B` in the dtype of the activations, where they were made for all at once.
+    pub ready: Option<[Tensor<2>; 2]>,
 }
 
 /// One of the linears, as kernels are given it.
@@ -37,7 +39,16 @@ pub enum Part<B: Backend> {
         a: FloatTensor<B>,
         b: FloatTensor<B>,
         cfg: LoraCfg,
+        #[extension_type]
+        ready: Ready<B>,
     },
+}
+
+/// As [`Update::ready`].
+#[derive(Debug, Clone, ExtensionType)]
+pub enum Ready<B: Backend> {
+    No,
+    Yes { a: FloatTensor<B>, b: FloatTensor<B> },
 }
 
 /// Up to three, which is what blocks have: tensors cross to a backend in structs and enums alone.
@@ -208,11 +219,15 @@ fn run<const N: usize>(
         let weight = weight.clone().into_dispatch();
         match update {
             None => Part::Frozen(weight),
-            Some(Update { a, b, cfg }) => Part::Adapted {
+            Some(Update { a, b, cfg, ready }) => Part::Adapted {
                 weight,
                 a: a.into_dispatch(),
                 b: b.into_dispatch(),
                 cfg,
+                ready: match ready.map(|ready| ready.map(Tensor::into_dispatch)) {
+                    None => Ready::No,
+                    Some([a, b]) => Ready::Yes { a, b },
+                },
             },
         }
     };
@@ -227,7 +242,9 @@ fn run<const N: usize>(
 pub fn reference(x: Tensor<2>, weight: &Frozen, update: Option<Update>) -> Tensor<2> {
     let dtype = x.dtype();
     let y = x.clone().matmul(weight.dense(dtype).transpose());
-    let Some(Update { a, b, cfg }) = update else { return y };
+    let Some(Update { a, b, cfg, .. }) = update else {
+        return y;
+    };
     let x = if cfg.dropout > 0.0 {
         let [n, inputs] = x.dims();
         let mask: Vec<f32> = (0..n * inputs)
@@ -259,8 +276,8 @@ mod tests {
     /// `a` and `b`, in f32 whatever the place.
     fn update(a: &Tensor<2>, b: &Tensor<2>, dropout: f64) -> Option<Update> {
         let [a, b] = [a, b].map(|adapter| adapter.clone().cast(ADAPTER));
-        let cfg = cfg(dropout);
-        Some(Update { a, b, cfg })
+        let (cfg, ready) = (cfg(dropout), None);
+        Some(Update { a, b, cfg, ready })
     }
 
     #[test]
@@ -294,7 +311,30 @@ mod tests {
         }
     }
 
-    /// What an activation is made of, `u8` from inputs 0 and 1, at a place.
+    #[test]
+    fn factors_made_ready_for_all_at_once_give_the_same() {
+        let weight = random::<2>(2, [21, 37]);
+        for dropout in [0.0, 0.3] {
+            assert_parity(
+                &[random(1, [40, 37]), random(3, [4, 37]), random(4, [21, 4])],
+                |p, i| {
+                    let weight = p.put(&weight).into();
+                    let update = update(&i[1], &i[2], dropout).map(|update| Update {
+                        ready: Some(
+                            [i[1].clone().inner().cast(ADAPTER) * 1.7, i[2].clone().inner()].map(|t| t.cast(p.dtype)),
+                        ),
+                        ..update
+                    });
+                    let [y] = linears(i[0].clone(), [(&weight, update)]);
+                    y
+                },
+                |i| reference(i[0].clone(), &weight.clone().into(), update(&i[1], &i[2], dropout)),
+                5e-5,
+            );
+        }
+    }
+
+    /// An activation of inputs 0 and 1, at a place.
     type Make = fn(&Place, &[Tensor<2>]) -> Activation;
 
     /// Three over one, of which the second has no update, with what goes on beside; weights, ranks and dropouts differ.

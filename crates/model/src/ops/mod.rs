@@ -2,15 +2,15 @@
 //!
 //! | op | reference | `autodiff/` backward | `flex/`, `tch/` kernels |
 //! |---|---|---|---|
-//! | [`rms_norm`] | yes | yes | yes |
-//! | [`layer_norm`] | yes | yes | yes |
-//! | [`linears`] | yes | yes | yes |
-//! | [`rope`] | yes | yes | yes |
-//! | [`swiglu`], [`geglu`], [`gelu`] | yes | yes | yes |
-//! | [`attention`] | yes | yes | yes |
-//! | [`linear_cross_entropy`] | yes | its gradient comes with its value | yes |
-//! | [`adamw`] | yes | none | yes |
-//! | [`root`] | none | a beginning is all it is | none |
+//! | [`rms_norm()`] | yes | yes | yes |
+//! | [`layer_norm()`] | yes | yes | yes |
+//! | [`linears()`] | yes | yes | yes |
+//! | [`rope()`] | yes | yes | yes |
+//! | [`swiglu()`], [`geglu()`], [`gelu()`] | yes | yes | yes |
+//! | [`attention()`] | yes | yes | yes |
+//! | [`linear_cross_entropy()`] | yes | its gradient comes with its value | yes |
+//! | [`adamw()`] | yes | none | yes |
+//! | [`root()`] | none | a beginning is all it is | none |
 //!
 //! Kernels serve f32 on flex, f32 and bf16 on LibTorch; anything else runs the reference, which is made of Burn's own
 //! differentiable operations. A new backend adds a folder here and its name to the `#[backend_extension]` lists.

@@ -3,7 +3,7 @@
 //! weights.
 use crate::ops::activation::Source;
 use crate::ops::clock;
-use crate::ops::linear::{Backpassed, LinearKernels, LinearsOp, Outputs, Part, Parts};
+use crate::ops::linear::{Backpassed, LinearKernels, LinearsOp, Outputs, Part, Parts, Ready};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -118,11 +118,24 @@ impl<B: LinearKernels> Backward<B, 1> for BesideBackward {
 fn off_the_tape<B: Backend, C: CheckpointStrategy>(part: Part<Autodiff<B, C>>) -> Part<B> {
     match part {
         Part::Frozen(weight) => Part::Frozen(weight.into_primitive()),
-        Part::Adapted { weight, a, b, cfg } => Part::Adapted {
+        Part::Adapted {
+            weight,
+            a,
+            b,
+            cfg,
+            ready,
+        } => Part::Adapted {
             weight: weight.into_primitive(),
             a: a.into_primitive(),
             b: b.into_primitive(),
             cfg,
+            ready: match ready {
+                Ready::No => Ready::No,
+                Ready::Yes { a, b } => Ready::Yes {
+                    a: a.into_primitive(),
+                    b: b.into_primitive(),
+                },
+            },
         },
     }
 }

@@ -6,7 +6,7 @@ use super::{cuda, dense, new, quantized, times_transposed};
 use crate::frozen::Weight;
 use crate::noise;
 use crate::ops::activation::Source;
-use crate::ops::linear::{Backpassed, LinearKernels, LinearsOp, LoraCfg, Outputs, Part, Parts, plain};
+use crate::ops::linear::{Backpassed, LinearKernels, LinearsOp, LoraCfg, Outputs, Part, Parts, Ready, plain};
 use burn::backend::{LibTorch, tensor::FloatTensor};
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
@@ -26,27 +26,45 @@ fn dropped(x: &Tensor, cfg: &LoraCfg) -> Tensor {
     })
 }
 
-/// The adapted parts: `s·A` in the dtype of the activations, B as it is, and how they count.
-fn updates(parts: &[Part<LibTorch>], kind: Kind) -> Vec<(Tensor, &Tensor, LoraCfg)> {
-    let updates = parts.iter().filter_map(Part::update);
-    updates
-        .map(|(a, b, cfg)| ((&a.tensor * cfg.scale).to_kind(kind), &b.tensor, cfg))
-        .collect()
+/// The adapted parts: `s·A` and `B` in the dtype of the activations, and how they count.
+struct Low {
+    a: Tensor,
+    b: Tensor,
+    cfg: LoraCfg,
 }
 
-fn shared(updates: &[(Tensor, &Tensor, LoraCfg)]) -> bool {
-    updates.len() > 1 && updates.iter().all(|(_, _, cfg)| cfg.dropout == 0.0)
+fn updates(parts: &[Part<LibTorch>], kind: Kind) -> Vec<Low> {
+    let low = |part: &Part<LibTorch>| match part {
+        Part::Frozen(_) => None,
+        Part::Adapted { a, b, cfg, ready, .. } => Some(match ready {
+            Ready::Yes { a, b } => Low {
+                a: a.tensor.to_kind(kind),
+                b: b.tensor.to_kind(kind),
+                cfg: *cfg,
+            },
+            Ready::No => Low {
+                a: (&a.tensor * cfg.scale).to_kind(kind),
+                b: b.tensor.to_kind(kind),
+                cfg: *cfg,
+            },
+        }),
+    };
+    parts.iter().filter_map(low).collect()
 }
 
-/// One below the other.
-fn stacked(updates: &[(Tensor, &Tensor, LoraCfg)]) -> Tensor {
-    let all: Vec<&Tensor> = updates.iter().map(|(a, ..)| a).collect();
+fn shared(updates: &[Low]) -> bool {
+    updates.len() > 1 && updates.iter().all(|low| low.cfg.dropout == 0.0)
+}
+
+/// All A, one below the other.
+fn stacked(updates: &[Low]) -> Tensor {
+    let all: Vec<&Tensor> = updates.iter().map(|low| &low.a).collect();
     Tensor::cat(&all, 0)
 }
 
 /// `whole` cut along `dim` into what belongs to each update, by its rank.
-fn cut(whole: &Tensor, dim: i64, updates: &[(Tensor, &Tensor, LoraCfg)]) -> Vec<Tensor> {
-    let ranks: Vec<i64> = updates.iter().map(|(a, ..)| a.size()[0]).collect();
+fn cut(whole: &Tensor, dim: i64, updates: &[Low]) -> Vec<Tensor> {
+    let ranks: Vec<i64> = updates.iter().map(|low| low.a.size()[0]).collect();
     whole.split_with_sizes(&ranks, dim)
 }
 
@@ -71,12 +89,15 @@ impl LinearKernels for LibTorch {
         let updates = updates(parts, kind);
         let us = match shared(&updates) {
             true => cut(&x.mm(&stacked(&updates).tr()), 1, &updates),
-            false => updates.iter().map(|(a, _, cfg)| dropped(x, cfg).mm(&a.tr())).collect(),
+            false => {
+                let each = updates.iter();
+                each.map(|low| dropped(x, &low.cfg).mm(&low.a.tr())).collect()
+            }
         };
         let mut next = us.iter().zip(&updates);
         let product = |part: &Part<Self>| {
             new(match part.update().and_then(|_| next.next()) {
-                Some((u, (_, b, _))) => added(u.mm(&b.to_kind(kind).tr()), x, part.weight()),
+                Some((u, low)) => added(u.mm(&low.b.tr()), x, part.weight()),
                 None => times_transposed(x, part.weight()),
             })
         };
@@ -94,9 +115,9 @@ impl LinearKernels for LibTorch {
         let updates = updates(parts, kind);
         let adapted = dys.iter().zip(parts).filter(|(_, part)| part.update().is_some());
         let (mut db, mut vs) = (Vec::new(), Vec::new());
-        for (((dy, _), u), (_, b, _)) in adapted.zip(inner).zip(&updates) {
+        for (((dy, _), u), low) in adapted.zip(inner).zip(&updates) {
             db.push(new(dy.tensor.tr().mm(&u.tensor).to_kind(Kind::Float)));
-            vs.push(dy.tensor.mm(&b.to_kind(kind)));
+            vs.push(dy.tensor.mm(&low.b));
         }
         if shared(&updates) {
             vs = vec![Tensor::cat(&vs, 1)];
@@ -106,7 +127,7 @@ impl LinearKernels for LibTorch {
             true => Some(vs[0].mm(&stacked(&updates))),
             false => {
                 let each = vs.iter().zip(&updates);
-                let each = each.map(|(v, (a, _, cfg))| dropped(&v.mm(a), cfg));
+                let each = each.map(|(v, low)| dropped(&v.mm(&low.a), &low.cfg));
                 each.reduce(|mut sum, other| sum.g_add_(&other))
             }
         };
@@ -134,16 +155,14 @@ impl LinearKernels for LibTorch {
         let x = &x.tensor;
         let updates = updates(parts, x.kind());
         let das = match shared(&updates) {
-            true => cut(&inner[0].tensor.tr().mm(x), 0, &updates),
+            true => cut(&inner[0].tensor.tr().mm(x).to_kind(Kind::Float), 0, &updates),
             false => {
                 let each = inner.iter().zip(&updates);
-                each.map(|(v, (_, _, cfg))| v.tensor.tr().mm(&dropped(x, cfg)))
+                each.map(|(v, low)| v.tensor.tr().mm(&dropped(x, &low.cfg)).to_kind(Kind::Float))
                     .collect()
             }
         };
         let scaled = das.into_iter().zip(&updates);
-        scaled
-            .map(|(da, (_, _, cfg))| new(da.to_kind(Kind::Float) * cfg.scale))
-            .collect()
+        scaled.map(|(da, low)| new(da * low.cfg.scale)).collect()
     }
 }

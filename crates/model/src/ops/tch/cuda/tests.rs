@@ -128,7 +128,8 @@ fn rms_norm_under_a_linear_equals_the_reference() {
                     dropout: 0.0,
                     seed: 0,
                 };
-                Some(Update { a, b, cfg })
+                let ready = None;
+                Some(Update { a, b, cfg, ready })
             };
             let ran = host::with(|| {
                 assert_parity(

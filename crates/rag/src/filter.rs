@@ -39,12 +39,12 @@ impl Conditions {
             Some((kind, value)) if is_word(kind) => (kind, value.trim()),
             _ => ("path", entry),
         };
+        // Whatever the case: globset would fold that of ASCII alone.
+        let lower = value.to_lowercase();
         match kind {
-            "path" => self.paths.push(glob(GlobBuilder::new(value).literal_separator(true))?),
-            "title" => self.titles.push(glob(GlobBuilder::new(value).case_insensitive(true))?),
-            "heading" => self
-                .headings
-                .push(glob(GlobBuilder::new(value).case_insensitive(true))?),
+            "path" => self.paths.push(glob(value, true)?),
+            "title" => self.titles.push(glob(&lower, false)?),
+            "heading" => self.headings.push(glob(&lower, false)?),
             "page" => self
                 .pages
                 .push(pages(value).ok_or("page:N or page:FIRST-LAST, counted from 1")?),
@@ -69,7 +69,10 @@ impl Conditions {
         }
         if !self.headings.is_empty() {
             let mut headings = store.headings()?;
-            headings.retain(|path| path.split(" > ").any(|heading| any(&self.headings, heading)));
+            headings.retain(|path| {
+                let mut path = path.split(" > ");
+                path.any(|heading| any(&self.headings, &heading.to_lowercase()))
+            });
             filter.headings = Some(headings);
         }
         Ok(filter)
@@ -77,7 +80,7 @@ impl Conditions {
 
     fn hold_of(&self, record: &Record) -> bool {
         any(&self.paths, &record.path)
-            && any(&self.titles, &record.title)
+            && any(&self.titles, &record.title.to_lowercase())
             && (self.formats.is_empty()
                 || Format::of_document(&record.path).is_some_and(|of| self.formats.contains(&of)))
     }
@@ -92,8 +95,11 @@ fn any(globs: &[GlobMatcher], text: &str) -> bool {
     globs.is_empty() || globs.iter().any(|glob| glob.is_match(text))
 }
 
-fn glob(builder: &GlobBuilder) -> std::result::Result<GlobMatcher, String> {
-    let glob = builder.build();
+fn glob(pattern: &str, of_path: bool) -> std::result::Result<GlobMatcher, String> {
+    if pattern.is_empty() {
+        return Err("a glob, which is not empty".into());
+    }
+    let glob = GlobBuilder::new(pattern).literal_separator(of_path).build();
     glob.map(|glob| glob.compile_matcher())
         .map_err(|error| format!("a glob ({})", error.kind()))
 }
@@ -134,6 +140,8 @@ mod tests {
             ("titel:x", "title:"),
             ("title:[", "a glob (unclosed character class"),
             ("faq/[", "a glob"),
+            ("", "not empty"),
+            ("heading: ", "not empty"),
         ] {
             let error = entry(bad).unwrap_err();
             assert!(error.contains(wanted), "{bad}: {error}");
@@ -149,11 +157,21 @@ mod tests {
         assert_eq!(problems.len(), 2);
     }
 
+    fn record_named(store: &mut Sqlite, path: &str, title: &str) {
+        let (record, points) = contract::document(path, &["words"]);
+        let record = Record {
+            title: title.into(),
+            ..record
+        };
+        store.put(&[(record, points)]).unwrap();
+    }
+
     #[test]
     fn kinds_must_all_hold_and_entries_of_one_are_alternatives() {
         let folder = tempfile::tempdir().unwrap();
         let mut store = Sqlite::create(folder.path()).unwrap();
         contract::fill_for_filters(&mut store);
+        record_named(&mut store, "öl.txt", "Über Öl");
         let found = |only: &[&str]| {
             let only: Vec<String> = only.iter().map(ToString::to_string).collect();
             filter(&store, &only).unwrap()
@@ -167,6 +185,7 @@ mod tests {
         assert_eq!(documents(&["title:*price/list*", "type:pdf"]), [""; 0]);
         let headings = found(&["heading:costs", "heading:RETURNS"]).headings.unwrap();
         assert_eq!(headings, ["Guide > Returns > Costs", "Returns"]);
+        assert_eq!(documents(&["title:über ÖL"]), ["öl.txt"]);
         assert_eq!(found(&["page:2", "page:4-5"]).pages.unwrap(), [(2, 2), (4, 5)]);
     }
 }

@@ -467,7 +467,8 @@ pub fn move_index(from: &dyn Store, to: &mut dyn Store, progress: &mut dyn FnMut
             waiting += points.len();
             pending.push((record.clone(), points));
         }
-        if waiting >= CHUNKS_AT_ONCE {
+        // Records of documents without chunks are sent too.
+        if waiting.max(pending.len()) >= CHUNKS_AT_ONCE {
             to.put(&std::mem::take(&mut pending))?;
             moved += std::mem::take(&mut waiting);
         }

@@ -6,6 +6,7 @@ use std::path::Path;
 use tune_rag::eval::arm::{Arm, Context};
 use tune_rag::eval::cost::Facts;
 use tune_rag::eval::error::EvalError;
+use tune_rag::eval::integrity::{Overlap, Repeats, Told};
 use tune_rag::eval::settings::{Eval, Judge, Rates};
 use tune_rag::eval::{Inputs, Library, Progress, Prompts, TrainingText, evaluate};
 use tune_rag::index::{Reindex, Staleness};
@@ -1105,6 +1106,28 @@ fn advice_names_the_arm_that_is_ahead_and_what_would_show_it() {
         (advice.approach, advice.headline.as_str()),
         (Approach::Prompting, "a better prompt")
     );
+}
+
+#[test]
+fn a_report_tells_what_training_gives_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut results = results(60, &[(Base, 2, 8), (Tuned, 5, 5)], |_| {});
+    assert_eq!(results.repeats[&Tuned], Repeats { rows: 0, of: 1 });
+    results.repeats.insert(Tuned, Repeats { rows: 12, of: 1340 });
+    results.questions[5].overlaps.push(Overlap {
+        told: Told::Answer(Tuned),
+        origin: "train.jsonl:9".into(),
+        words: "a <long> answer".into(),
+    });
+    tune_rag::report::write(&results, folder.path()).unwrap();
+    let page = |name: &str| fs_err::read_to_string(folder.path().join(name)).unwrap();
+    for page in ["report.md", "report.html"].map(page) {
+        assert!(page.contains("2 of 66 questions share 13 words in a row"));
+        assert!(page.contains("a reference answer of which a training row teaches so much (1)"));
+        assert!(page.contains("12 of the 1,340 training rows of tuned teach an answer"));
+    }
+    let chip = "title=\"train.jsonl:9: a &lt;long&gt; answer\">answer in the training rows of tuned<";
+    assert!(page("report.html").contains(chip));
 }
 
 #[test]

@@ -198,12 +198,14 @@ fn taught(record: &Record, learn: Learn) -> String {
     if learn == Learn::All || record.messages().is_empty() {
         return record.plain_text();
     }
-    let answers = record
-        .messages()
-        .iter()
-        .filter(|message| message.role == "assistant" && message.weight != 0.0);
-    let answers: Vec<&str> = answers.map(|message| message.content.as_str()).collect();
-    answers.join("\n")
+    let answers = record.messages().iter().filter(|message| message.role == "assistant");
+    let before = match learn {
+        Learn::LastTurn => answers.clone().count().saturating_sub(1),
+        Learn::Assistant | Learn::All => 0,
+    };
+    let learned = answers.skip(before).filter(|message| message.weight != 0.0);
+    let learned: Vec<&str> = learned.map(|message| message.content.as_str()).collect();
+    learned.join("\n")
 }
 
 /// What a run left about itself in its folder; `adapter` is that folder or one in it.
@@ -285,4 +287,37 @@ fn training_seconds(run: &Path) -> Option<f64> {
         before = tokens;
     }
     (seconds > 0.0).then_some(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tune_data::record::Body;
+    use tune_data::{Message, Origin};
+
+    #[test]
+    fn a_row_teaches_what_is_learned_of_it() {
+        let turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")];
+        let mut messages = turns.map(|(role, text)| Message::new(role, text)).to_vec();
+        let row = |body| Record {
+            origin: Origin {
+                file: "rows.jsonl".into(),
+                line: 1,
+            },
+            body,
+            tools: None,
+        };
+        let chat = row(Body::Chat(messages.clone()));
+        assert_eq!(taught(&chat, Learn::Assistant), "b\nd");
+        assert_eq!(taught(&chat, Learn::LastTurn), "d");
+        assert_eq!(taught(&chat, Learn::All), "a\nb\nc\nd");
+        messages[3].weight = 0.0;
+        let chat = row(Body::Chat(messages));
+        assert_eq!(taught(&chat, Learn::Assistant), "b");
+        assert_eq!(taught(&chat, Learn::LastTurn), "");
+        assert_eq!(
+            taught(&row(Body::Text("all of it".into())), Learn::Assistant),
+            "all of it"
+        );
+    }
 }

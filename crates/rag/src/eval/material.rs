@@ -81,16 +81,25 @@ struct Gatherer<'a> {
 impl Gatherer<'_> {
     /// Refuses questions that no prompt has room for, all at once and before anything is retrieved or answered.
     fn all_fit(&self, questions: &[Question]) -> Result<()> {
-        let over = |question: &Question, context: Context| {
-            let passages = (context != Context::None).then_some(&[][..]);
-            match self.prompt(question, passages).err()?.downcast().ok()? {
-                error @ RagError::Budget { tokens, .. } => Some((tokens, error)),
-                _ => None,
-            }
+        // Those with passages are all as long, while there are none.
+        let mut kinds: Vec<Option<&[Passage]>> = self
+            .contexts
+            .iter()
+            .map(|context| (*context != Context::None).then_some(&[][..]))
+            .collect();
+        kinds.dedup();
+        let over = |question: &Question, passages: Option<&[Passage]>| match self
+            .prompt(question, passages)
+            .err()?
+            .downcast()
+            .ok()?
+        {
+            error @ RagError::Budget { tokens, .. } => Some((tokens, error)),
+            _ => None,
         };
         let (mut ids, mut longest) = (Vec::new(), None);
         for question in questions {
-            let found = self.contexts.iter().filter_map(|&context| over(question, context));
+            let found = kinds.iter().filter_map(|&passages| over(question, passages));
             let Some((tokens, error)) = found.max_by_key(|(tokens, _)| *tokens) else {
                 continue;
             };

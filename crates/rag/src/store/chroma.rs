@@ -16,7 +16,7 @@ pub struct Chroma {
     ids: RefCell<HashMap<String, String>>,
 }
 
-const COLLECTIONS: &str = "/api/v2/tenants/default_tenant/databases/default_database/collections";
+pub(super) const COLLECTIONS: &str = "/api/v2/tenants/default_tenant/databases/default_database/collections";
 
 impl Chroma {
     pub fn new(url: &str, collection: &str, api_key: Option<&str>) -> Self {
@@ -56,12 +56,16 @@ impl Chroma {
         )
     }
 
-    fn make(&self, name: &str, metadata: &Value) -> Result<()> {
+    fn drop_if_there(&self, name: &str) -> Result<()> {
         if self.find(name)?.is_some() {
             self.rest
                 .send(Method::DELETE, &format!("{COLLECTIONS}/{name}"), &Value::Null)?;
         }
         self.ids.borrow_mut().remove(name);
+        Ok(())
+    }
+
+    fn make(&self, name: &str, metadata: &Value) -> Result<()> {
         let body = json!({"name": name, "metadata": metadata, "configuration": {"hnsw": {"space": "cosine"}}});
         self.rest.send(Method::POST, COLLECTIONS, &body).map(drop)
     }
@@ -128,6 +132,9 @@ impl Store for Chroma {
     }
 
     fn reset(&mut self, manifest: &Manifest) -> Result<()> {
+        // First what says that chunks are there, and last what says it again: stopped between, it is no index.
+        self.drop_if_there(&self.records_name())?;
+        self.drop_if_there(&self.collection)?;
         self.make(&self.collection, &Value::Null)?;
         let manifest = serde_json::to_string(manifest).unwrap_or_default();
         self.make(&self.records_name(), &json!({ "manifest": manifest }))

@@ -2,6 +2,7 @@
 //! packages are missing (`pip install chromadb qdrant-client`), the tests that need them say so and pass; in CI they fail.
 #![allow(clippy::print_stderr, clippy::disallowed_methods)] // a skipped test says so, unless CI is set
 
+use super::chroma::COLLECTIONS;
 use super::{Chroma, Filter, Qdrant, Store, contract};
 use crate::error::RagError;
 use crate::index::{index, move_index};
@@ -12,6 +13,7 @@ use crate::testing::Words;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 struct Server(Child);
@@ -208,6 +210,46 @@ fn one_reply(reply: &'static str) -> String {
         let _ = stream.write_all(reply.as_bytes());
     });
     url
+}
+
+/// Answers every call with an object, and tells what was called.
+fn obliging() -> (String, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for mut stream in listener.incoming().map(Result::unwrap) {
+            let mut begin = [0; 4096];
+            let read = stream.read(&mut begin).unwrap();
+            let line = String::from_utf8_lossy(&begin[..read])
+                .lines()
+                .next()
+                .map(str::to_string);
+            let call = line.unwrap_or_default().replace(" HTTP/1.1", "");
+            let reply = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
+            let _ = tell.send(call);
+            let _ = stream.write_all(reply.as_bytes());
+            held.push(stream);
+        }
+    });
+    (url, told)
+}
+
+#[test]
+fn chroma_emptied_half_way_is_no_index() {
+    let (url, told) = obliging();
+    Chroma::new(&url, "tune", None).reset(&contract::manifest()).unwrap();
+    let calls: Vec<String> = told.try_iter().map(|call| call.replace(COLLECTIONS, "")).collect();
+    let wanted = [
+        "GET /tune-documents",
+        "DELETE /tune-documents",
+        "GET /tune",
+        "DELETE /tune",
+        "POST ",
+        "POST ",
+    ];
+    assert_eq!(calls, wanted);
 }
 
 fn both(url: &str) -> [Box<dyn Store>; 2] {

@@ -288,6 +288,8 @@ impl Store for Sqlite {
             beside.reset(manifest)?;
         }
         self.memory.replace(None);
+        // What goes wrong from here on is named as of this file.
+        self.path.clone_from(&beside.path);
         self.standing = Some(std::mem::replace(&mut self.connection, beside.connection));
         Ok(())
     }
@@ -395,6 +397,7 @@ impl Store for Sqlite {
             self.said("writing", taken)?;
             self.memory.replace(None);
             self.connection = standing;
+            self.path.set_file_name(FILE);
         }
         let settled = self
             .connection
@@ -497,6 +500,23 @@ mod tests {
         let mut store = Sqlite::create(folder.path()).unwrap();
         contract::check(&mut store);
         contract::check_lexical(&mut store);
+    }
+
+    #[test]
+    fn a_rebuild_goes_by_its_own_name_until_it_stands() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = Sqlite::create(folder.path()).unwrap();
+        store.reset(&contract::manifest()).unwrap();
+        let other = Manifest {
+            chunk_tokens: 20,
+            ..contract::manifest()
+        };
+        store.rebuild(&other).unwrap();
+        assert_eq!(store.place(), folder.path().join(BESIDE).display().to_string());
+        store.settle().unwrap();
+        assert_eq!(store.place(), folder.path().join(FILE).display().to_string());
+        assert_eq!(Sqlite::open(folder.path()).unwrap().manifest().unwrap(), Some(other));
+        assert!(!folder.path().join(BESIDE).exists());
     }
 
     #[test]

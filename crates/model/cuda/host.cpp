@@ -125,13 +125,13 @@ template <typename... A> static void call(void (*kernel)(A...), void **args) {
 
 #define ENTRY(K) {#K "_f32", [](void **args) { call(K##_f32, args); }}, {#K "_bf16", [](void **args) { call(K##_bf16, args); }}
 static const std::map<std::string, void (*)(void **)> KERNELS = {
-    ENTRY(rms_norm), ENTRY(rms_norm_backward), ENTRY(rms_norm_undo), ENTRY(rope), ENTRY(swiglu), ENTRY(swiglu_backward),
-    ENTRY(swiglu_undo),
+    ENTRY(rms_norm), ENTRY(rms_norm_backward), ENTRY(rms_norm_backward_residual), ENTRY(rope), ENTRY(swiglu), ENTRY(swiglu_backward),
+    ENTRY(swiglu_backward_recompute),
     ENTRY(cross_entropy), ENTRY(dropout), ENTRY(nf4), ENTRY(int8),
     {"adamw_f32", [](void **args) { call(adamw_f32, args); }},
     {"rms_norm_exact_bf16", [](void **args) { call(rms_norm_exact_bf16, args); }},
     {"rms_norm_exact_backward_bf16", [](void **args) { call(rms_norm_exact_backward_bf16, args); }},
-    {"rms_norm_exact_undo_bf16", [](void **args) { call(rms_norm_exact_undo_bf16, args); }},
+    {"rms_norm_exact_backward_residual_bf16", [](void **args) { call(rms_norm_exact_backward_residual_bf16, args); }},
 };
 
 // What went wrong, or null. `args` as cuLaunchKernel has them.

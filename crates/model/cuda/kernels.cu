@@ -119,9 +119,9 @@ template <typename T, typename W> DEVICE void rms_norm(const T *x, const W *weig
 // With n = x / rms and g = dy · weight: dx = (g − n · mean(g · n)) / rms. A block a row; both sums come from one pass over the
 // row, so a saved 1 / rms would spare nothing.
 //
-// With `beside`, the gradient of what goes on beside the norm: dx has that added, and y is the norm again.
+// With `residual`, the gradient of the stream that x is: dx has that added, and y is the norm again.
 template <typename T, typename W>
-DEVICE void rms_norm_backward(const T *x, const W *weight, const T *dy, const T *beside, T *dx, T *y, i64 cols, float eps) {
+DEVICE void rms_norm_backward(const T *x, const W *weight, const T *dy, const T *residual, T *dx, T *y, i64 cols, float eps) {
   SHARED float scratch[WARP];
   i64 start = blockIdx.x * cols;
   x += start;
@@ -146,10 +146,10 @@ DEVICE void rms_norm_backward(const T *x, const W *weight, const T *dy, const T 
     load(weight + c, n, w);
     load(dy + c, n, d);
     for (int i = 0; i < EACH; i++) d[i] = (w[i] * d[i] - v[i] * shared) * inverse;
-    if (beside) {
+    if (residual) {
       for (int i = 0; i < EACH; i++) w[i] = v[i] * (inverse * w[i]);
       store(y + start + c, n, w);
-      load(beside + start + c, n, v);
+      load(residual + start + c, n, v);
       for (int i = 0; i < EACH; i++) d[i] += v[i];
     }
     store(dx + c, n, d);
@@ -342,8 +342,8 @@ KERNEL adamw_f32(float *p, const float *g, float *m, float *v, const Rates *rate
   KERNEL rms_norm_backward_##NAME(const T *x, const T *weight, const T *dy, T *dx, i64 cols, float eps) {                      \
     rms_norm_backward(x, weight, dy, (const T *)0, dx, (T *)0, cols, eps);                                                     \
   }                                                                                                                            \
-  KERNEL rms_norm_undo_##NAME(const T *x, const T *weight, const T *dy, const T *beside, T *dx, T *y, i64 cols, float eps) {   \
-    rms_norm_backward(x, weight, dy, beside, dx, y, cols, eps);                                                                \
+  KERNEL rms_norm_backward_residual_##NAME(const T *x, const T *weight, const T *dy, const T *residual, T *dx, T *y, i64 cols, float eps) {   \
+    rms_norm_backward(x, weight, dy, residual, dx, y, cols, eps);                                                                \
   }                                                                                                                            \
   KERNEL rope_##NAME(const T *x, const float *cosines, const float *sines, T *y, i64 rows, i64 heads, i64 dim, i64 half,       \
                      float sign) {                                                                                             \
@@ -356,7 +356,7 @@ KERNEL adamw_f32(float *p, const float *g, float *m, float *v, const Rates *rate
                                 i64 gate_stride, i64 up_stride) {                                                              \
     swiglu_backward(gate, up, dy, dgate, dup, (T *)0, rows, cols, gate_stride, up_stride);                                     \
   }                                                                                                                            \
-  KERNEL swiglu_undo_##NAME(const T *gate, const T *up, T *dy, T *dgate, T *dup, i64 rows, i64 cols, i64 gate_stride,          \
+  KERNEL swiglu_backward_recompute_##NAME(const T *gate, const T *up, T *dy, T *dgate, T *dup, i64 rows, i64 cols, i64 gate_stride,          \
                             i64 up_stride) {                                                                                   \
     swiglu_backward(gate, up, dy, dgate, dup, dy, rows, cols, gate_stride, up_stride);                                         \
   }                                                                                                                            \
@@ -384,7 +384,7 @@ KERNEL rms_norm_exact_bf16(const bf16 *x, const float *weight, bf16 *y, i64 cols
 KERNEL rms_norm_exact_backward_bf16(const bf16 *x, const float *weight, const bf16 *dy, bf16 *dx, i64 cols, float eps) {
   rms_norm_backward(x, weight, dy, (const bf16 *)0, dx, (bf16 *)0, cols, eps);
 }
-KERNEL rms_norm_exact_undo_bf16(const bf16 *x, const float *weight, const bf16 *dy, const bf16 *beside, bf16 *dx, bf16 *y,
+KERNEL rms_norm_exact_backward_residual_bf16(const bf16 *x, const float *weight, const bf16 *dy, const bf16 *residual, bf16 *dx, bf16 *y,
                                 i64 cols, float eps) {
-  rms_norm_backward(x, weight, dy, beside, dx, y, cols, eps);
+  rms_norm_backward(x, weight, dy, residual, dx, y, cols, eps);
 }

@@ -171,7 +171,7 @@ pub fn loss_and_gradients(model: &dyn Family, staged: Staged, keep: Keep, noise:
     let pass = Pass {
         local_angles,
         noise,
-        ready: ready(model, adapters.as_deref(), &x),
+        cast: cast(model, adapters.as_deref(), &x),
         adapters,
         ..Pass::plain(segments, angles)
     };
@@ -229,7 +229,7 @@ pub fn forget_tapes(device: &Device) {
 
 /// `s·A` and `B` of each adapter in the dtype of `like`, all made end to end: one by one that is an operation or two for each use of
 /// each, thousands in a step. Flex, which computes in the adapters' own dtype, does without.
-fn ready(model: &dyn Family, placed: Option<&ByPath>, like: &Tensor<2>) -> Option<Arc<ByPath>> {
+fn cast(model: &dyn Family, placed: Option<&ByPath>, like: &Tensor<2>) -> Option<Arc<ByPath>> {
     if is_flex(&like.device()) {
         return None;
     }

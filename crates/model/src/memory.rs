@@ -75,11 +75,11 @@ pub fn footprint(sizes: &Sizes, micro: Micro, keep: Keep, kind: DeviceKind) -> F
             kept: below.clone().filter(|l| kept(*l)).map(|l| count.saved(l)).sum(),
             inputs: below.filter(|l| !kept(*l) && !offloaded(*l)).count() * count.input(),
             gradients: above.map(|l| count.gradients(l)).sum::<usize>() + count.sums(),
-            workspace: count.angles() + count.ready(),
+            workspace: count.angles() + count.cast(),
         }
     };
     let head = Moment {
-        workspace: count.angles() + count.ready() + count.head(),
+        workspace: count.angles() + count.cast() + count.head(),
         ..at(sizes.shape.layers)
     };
     let backward = |layer: usize| {
@@ -232,9 +232,9 @@ impl Count<'_> {
             + self.micro.tokens * shape.heads * EXACT.size()
     }
 
-    /// The widest moment of a block's backward pass, beyond what was saved: the gradient of its output, and either the MLP's
-    /// (of the product, of gate, of up; or what is multiplied by `down`, remade and dropped out, and its gradient), or
-    /// attention's, when gate and up are gone.
+    /// The widest moment of a block's backward pass, beyond what was saved: the gradient of its output, and either the MLP's (of
+    /// the product, in whose place that is made again, of gate, of up; what is dropped out of the first), or attention's, when gate
+    /// and up are gone.
     fn backward(&self) -> usize {
         let shape = &self.sizes.shape;
         let activation = match (shape.gated, self.kind) {
@@ -246,10 +246,9 @@ impl Count<'_> {
         // Gradients of gate and up are put together to that of their product.
         let activation = activation + if shape.fused { 2 * shape.inner } else { 0 };
         let down = match (self.micro.dropout, self.kind) {
-            (false, _) => 2,
-            (true, DeviceKind::Flex) => 3,
-            // What is dropped out of the gradient is a copy, or there is a mask.
-            (true, DeviceKind::LibTorch | DeviceKind::Cuda) => 4,
+            // What is dropped out of the gradient is a copy, and there is a mask.
+            (true, DeviceKind::LibTorch) => 4,
+            _ => 2,
         } * shape.inner;
         let freed = if shape.gated { 2 } else { 1 } * shape.inner;
         // The output's gradient, then those of q, k and v: for each query head, then as they are.
@@ -288,8 +287,8 @@ impl Count<'_> {
             + chunk_rows(shape.vocab, self.kind == DeviceKind::Cuda).min(learned) * shape.vocab * compute
     }
 
-    /// All adapters in the dtype of the activations, where they are made ready for their products.
-    fn ready(&self) -> usize {
+    /// All adapters in the dtype of the activations, cast once a step on LibTorch.
+    fn cast(&self) -> usize {
         match self.kind {
             DeviceKind::Flex => 0,
             DeviceKind::LibTorch | DeviceKind::Cuda => self.sizes.lora_params() * self.sizes.precision.compute.size(),

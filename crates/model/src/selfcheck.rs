@@ -218,13 +218,22 @@ fn cases() -> Vec<Case> {
         linear(),
         lora_linear("plain", 0.0),
         lora_linear("dropout", 0.3),
+        // First what linears share, then norms and gates with them: so that what disagrees is told by its own name.
+        three_linears(&["lora_linear"], "three over one", None),
+        three_linears(&["rms_norm.cuda", "rms_norm"], "under linears", Some(false)),
+        three_linears(
+            &["rms_norm.cuda", "rms_norm"],
+            "under linears, weight in f32",
+            Some(true),
+        ),
+        linear_over_a_gate("under a linear", false),
+        linear_over_a_gate("halves of one, under a linear", true),
         linear_cross_entropy("plain", None),
         linear_cross_entropy("soft cap", Some(3.0)),
         quantized(&["nf4.cuda", "linear"], Stored::Nf4),
         quantized(&["int8.cuda", "linear"], Stored::Int8),
         adamw(),
     ];
-    cases.extend(linears());
     cases.extend(attentions());
     cases
 }
@@ -349,71 +358,93 @@ fn update(a: &Tensor<2>, b: &Tensor<2>, dropout: f64) -> Option<Update> {
         dropout,
         seed: 5,
     };
-    let ready = None;
-    Some(Update { a, b, cfg, ready })
+    let cast = None;
+    Some(Update { a, b, cfg, cast })
 }
 
-/// The two halves of a block of Llama's: linears over a norm, beside which the stream goes on; one over a gate.
-fn linears() -> Vec<Case> {
-    let [q, k, v] = [(2, 77), (3, 21), (4, 45)].map(|(seed, out)| random::<2>(seed, [out, 133]));
-    let (norm, plain_norm) = (random::<1>(5, [133]), random::<1>(5, [133]));
-    let plain = [&q, &k, &v].map(|w| Frozen::from(w.clone()));
+/// Three over one activation with the residual stream: a norm's where there is one, its weight in f32 or not, or a plain tensor.
+fn three_linears(names: &'static [&'static str], variant: &'static str, norm: Option<bool>) -> Case {
+    const WIDTH: usize = 1037;
+    let weights = [(2, 77), (3, 21), (4, 45)].map(|(seed, out)| random::<2>(seed, [out, WIDTH]) / 8.0);
+    let plain = weights.clone().map(Frozen::from);
+    let (weight, plain_weight) = (random::<1>(5, [WIDTH]), random::<1>(5, [WIDTH]));
     let updates = |i: &[Tensor<2>]| [update(&i[1], &i[2], 0.0), None, update(&i[3], &i[4], 0.0)];
     let side_by_side = |x: Tensor<2>, [q, k, v]: [Tensor<2>; 3]| Tensor::cat(vec![x, q, k, v], 1);
-    let normed = Case {
-        names: &["rms_norm.cuda", "rms_norm", "lora_linear"],
-        variant: "under three linears",
+    Case {
+        names,
+        variant,
         inputs: vec![
-            random(1, [43, 133]),
-            random(6, [8, 133]),
+            random(1, [43, WIDTH]),
+            random(6, [8, WIDTH]) / 8.0,
             random(7, [77, 8]),
-            random(8, [4, 133]),
+            random(8, [4, WIDTH]) / 8.0,
             random(9, [45, 4]),
         ],
         fused: Box::new(move |place| {
-            let norm = place.put(&norm);
-            let weights = [&q, &k, &v].map(|w| Frozen::from(place.put(w)));
+            let weights = weights.each_ref().map(|w| Frozen::from(place.put(w)));
+            let norm = norm.map(|exact| {
+                if exact {
+                    place.exact(&weight)
+                } else {
+                    place.put(&weight)
+                }
+            });
             Box::new(move |i| {
-                let (x, [q, k, v]) = (Activation::rms_norm(i[0].clone(), &norm, 1e-5), updates(i));
+                let x = match &norm {
+                    None => i[0].clone().into(),
+                    Some(weight) => Activation::rms_norm(i[0].clone(), weight, 1e-5),
+                };
+                let [q, k, v] = updates(i);
                 let weights = [(&weights[0], q), (&weights[1], k), (&weights[2], v)];
-                let (x, products) = ops::linears_beside(x, weights);
+                let (x, products) = ops::linears_with_residual(x, weights);
                 side_by_side(x, products)
             })
         }),
         reference: Box::new(move |i| {
-            let x = ops::rms_norm::reference(i[0].clone(), &plain_norm, 1e-5);
+            let x = match norm {
+                None => i[0].clone(),
+                Some(_) => ops::rms_norm::reference(i[0].clone(), &plain_weight, 1e-5),
+            };
             let mut updates = updates(i).into_iter();
             let products = plain
                 .each_ref()
                 .map(|w| ops::linear::reference(x.clone(), w, updates.next().flatten()));
             side_by_side(i[0].clone(), products)
         }),
-    };
-    let down = random::<2>(2, [77, 133]);
+    }
+}
+
+/// One over a gate; with `halves`, gate and up are halves of one matrix.
+fn linear_over_a_gate(variant: &'static str, halves: bool) -> Case {
+    const WIDTH: usize = 1037;
+    let down = random::<2>(2, [77, WIDTH]) / 8.0;
     let plain = Frozen::from(down.clone());
-    let gated = Case {
-        names: &["swiglu.cuda", "swiglu", "lora_linear"],
-        variant: "under a linear",
+    let gates = move |i: &[Tensor<2>]| match halves {
+        true => [columns(&i[0], 0, WIDTH), columns(&i[0], WIDTH, WIDTH)],
+        false => [i[0].clone(), columns(&i[1], 0, WIDTH)],
+    };
+    Case {
+        names: &["swiglu.cuda", "swiglu"],
+        variant,
         inputs: vec![
-            random(1, [43, 133]) * 8.0,
-            random(5, [43, 133]),
-            random(3, [8, 133]),
+            random(1, [11, if halves { 2 * WIDTH } else { WIDTH }]) * 8.0,
+            random(5, [11, WIDTH]),
+            random(3, [8, WIDTH]) / 8.0,
             random(4, [77, 8]),
         ],
         fused: Box::new(move |place| {
             let down = Frozen::from(place.put(&down));
             Box::new(move |i| {
-                let x = Activation::swiglu(i[0].clone(), i[1].clone());
-                let [y] = ops::linears(x, [(&down, update(&i[2], &i[3], 0.0))]);
+                let [gate, up] = gates(i);
+                let [y] = ops::linears(Activation::swiglu(gate, up), [(&down, update(&i[2], &i[3], 0.0))]);
                 y
             })
         }),
         reference: Box::new(move |i| {
-            let x = ops::swiglu::reference(i[0].clone(), i[1].clone());
-            ops::linear::reference(x, &plain, update(&i[2], &i[3], 0.0))
+            let [gate, up] = gates(i);
+            ops::linear::reference(ops::swiglu::reference(gate, up), &plain, update(&i[2], &i[3], 0.0))
         }),
-    };
-    vec![normed, gated]
+    }
 }
 
 fn quantized(names: &'static [&'static str], stored: Stored) -> Case {

@@ -167,7 +167,7 @@ impl Attention {
     /// The residual stream, and what is to be added to it.
     fn forward(&self, x: Activation, pass: &Pass<'_>) -> (Tensor<2>, Tensor<2>) {
         let d = self.c_proj.inputs;
-        let (x, [qkv]) = Linear::forward_beside([&self.c_attn], x, pass);
+        let (x, [qkv]) = Linear::forward_with_residual([&self.c_attn], x, pass);
         let [q, k, v] = [0, 1, 2].map(|part| qkv.clone().narrow(1, part * d, d));
         let attended = pass.attend(self.layer, q, k, v, self.heads);
         (x, self.c_proj.forward(attended, pass))
@@ -191,7 +191,7 @@ impl Family for Gpt2 {
         let block = &self.transformer.h[layer];
         let (x, attended) = block.attn.forward(block.ln_1.forward(x), pass);
         let normed = block.ln_2.forward(x + attended);
-        let (x, [inner]) = Linear::forward_beside([&block.mlp.c_fc], normed, pass);
+        let (x, [inner]) = Linear::forward_with_residual([&block.mlp.c_fc], normed, pass);
         x + block.mlp.c_proj.forward(Activation::gelu(inner, self.activation), pass)
     }
     fn norm(&self, x: Tensor<2>) -> Tensor<2> {

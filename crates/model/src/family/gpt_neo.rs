@@ -168,7 +168,7 @@ impl Attention {
 
     /// The residual stream, and what is to be added to it.
     fn forward(&self, x: Activation, pass: &Pass<'_>) -> (Tensor<2>, Tensor<2>) {
-        let (x, [q, k, v]) = Linear::forward_beside([&self.q_proj, &self.k_proj, &self.v_proj], x, pass);
+        let (x, [q, k, v]) = Linear::forward_with_residual([&self.q_proj, &self.k_proj, &self.v_proj], x, pass);
         let attended = pass.attend(self.layer, q, k, v, self.heads);
         (x, self.out_proj.forward(attended, pass))
     }
@@ -191,7 +191,7 @@ impl Family for GptNeo {
         let block = &self.transformer.h[layer];
         let (x, attended) = block.attn.forward(block.ln_1.forward(x), pass);
         let normed = block.ln_2.forward(x + attended);
-        let (x, [inner]) = Linear::forward_beside([&block.mlp.c_fc], normed, pass);
+        let (x, [inner]) = Linear::forward_with_residual([&block.mlp.c_fc], normed, pass);
         x + block.mlp.c_proj.forward(Activation::gelu(inner, Gelu::Tanh), pass)
     }
     fn norm(&self, x: Tensor<2>) -> Tensor<2> {

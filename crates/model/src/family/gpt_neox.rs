@@ -109,8 +109,8 @@ impl GptNeox {
             inner,
             gated: false,
             fused: false,
-            // Those of q, k and v, that of their product so far, one more part of it, and both added up; the MLP's gradient and the
-            // output's. Gone are q, k, v and attention's output.
+            // Those of q, k and v, that of their product so far, one more part of it, and both added up; the MLP's part of
+            // the input's gradient and the output's. Gone are q, k, v, attention's output and all of the MLP.
             joined: if cfg.use_parallel_residual { 8 * d } else { 0 },
             // Side by side, both norms are given the same.
             saved: if cfg.use_parallel_residual { d } else { 2 * d },
@@ -186,7 +186,7 @@ impl Attention {
     /// The residual stream, and what is to be added to it.
     fn forward(&self, x: Activation, pass: &Pass<'_>) -> (Tensor<2>, Tensor<2>) {
         let (heads, d) = (self.heads.heads, self.heads.head_dim);
-        let (x, [qkv]) = Linear::forward_beside([&self.query_key_value], x, pass);
+        let (x, [qkv]) = Linear::forward_with_residual([&self.query_key_value], x, pass);
         let [tokens, _] = qkv.dims();
         let qkv = qkv.reshape([tokens, heads, 3 * d]);
         let [q, k, v] = [0, 1, 2].map(|part| qkv.clone().narrow(2, part * d, d).reshape([tokens, heads * d]));
@@ -199,7 +199,7 @@ impl Attention {
 impl Mlp {
     /// The residual stream, and what is to be added to it.
     fn forward(&self, x: Activation, activation: Gelu, pass: &Pass<'_>) -> (Tensor<2>, Tensor<2>) {
-        let (x, [inner]) = Linear::forward_beside([&self.dense_h_to_4h], x, pass);
+        let (x, [inner]) = Linear::forward_with_residual([&self.dense_h_to_4h], x, pass);
         (x, self.dense_4h_to_h.forward(Activation::gelu(inner, activation), pass))
     }
 }

@@ -126,7 +126,7 @@ impl Attention {
 
     /// The residual stream, and what is to be added to it.
     pub(super) fn forward(&self, x: impl Into<Activation>, pass: &Pass<'_>) -> (Tensor<2>, Tensor<2>) {
-        let (x, [q, k, v]) = Linear::forward_beside([&self.q_proj, &self.k_proj, &self.v_proj], x, pass);
+        let (x, [q, k, v]) = Linear::forward_with_residual([&self.q_proj, &self.k_proj, &self.v_proj], x, pass);
         let (q, k) = (self.placed(q, &self.q_norm, pass), self.placed(k, &self.k_norm, pass));
         let attended = pass.attend(self.layer, q, k, v, self.form.heads);
         (x, self.o_proj.forward(attended, pass))
@@ -164,7 +164,7 @@ impl Mlp {
 
     /// The residual stream, and what is to be added to it.
     pub(super) fn forward(&self, x: impl Into<Activation>, pass: &Pass<'_>) -> (Tensor<2>, Tensor<2>) {
-        let (x, [gate, up]) = Linear::forward_beside([&self.gate_proj, &self.up_proj], x, pass);
+        let (x, [gate, up]) = Linear::forward_with_residual([&self.gate_proj, &self.up_proj], x, pass);
         (x, self.down_proj.forward(Activation::swiglu(gate, up), pass))
     }
 

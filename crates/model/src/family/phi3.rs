@@ -90,7 +90,7 @@ impl Attention {
     /// The residual stream, and what is to be added to it.
     fn forward(&self, x: Activation, pass: &Pass<'_>) -> (Tensor<2>, Tensor<2>) {
         let (q_width, kv_width, head_dim) = (self.heads.q_width(), self.heads.kv_width(), self.heads.head_dim);
-        let (x, [qkv]) = Linear::forward_beside([&self.qkv_proj], x, pass);
+        let (x, [qkv]) = Linear::forward_with_residual([&self.qkv_proj], x, pass);
         let q = pass.rotate(qkv.clone().narrow(1, 0, q_width), head_dim);
         let k = pass.rotate(qkv.clone().narrow(1, q_width, kv_width), head_dim);
         let v = qkv.narrow(1, q_width + kv_width, kv_width);
@@ -109,7 +109,7 @@ impl Mlp {
 
     /// The residual stream, and what is to be added to it.
     fn forward(&self, x: Activation, pass: &Pass<'_>) -> (Tensor<2>, Tensor<2>) {
-        let (x, [gate_up]) = Linear::forward_beside([&self.gate_up_proj], x, pass);
+        let (x, [gate_up]) = Linear::forward_with_residual([&self.gate_up_proj], x, pass);
         let inner = self.down_proj.inputs;
         let (gate, up) = (gate_up.clone().narrow(1, 0, inner), gate_up.narrow(1, inner, inner));
         (x, self.down_proj.forward(Activation::swiglu(gate, up), pass))

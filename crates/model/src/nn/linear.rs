@@ -89,12 +89,12 @@ impl Linear {
     }
 
     /// The same over what a norm makes of the residual stream; and that stream, for the block's output to be added to.
-    pub fn forward_beside<const N: usize>(
+    pub fn forward_with_residual<const N: usize>(
         linears: [&Self; N],
         x: impl Into<Activation>,
         pass: &Pass<'_>,
     ) -> (Tensor<2>, [Tensor<2>; N]) {
-        Self::run(linears, pass, |weights| ops::linears_beside(x, weights))
+        Self::run(linears, pass, |weights| ops::linears_with_residual(x, weights))
     }
 
     fn run<T, const N: usize>(
@@ -108,13 +108,13 @@ impl Linear {
             magnitudes.push(magnitude);
             (&linear.weight, update)
         });
-        let (beside, products) = products(weights);
+        let (residual, products) = products(weights);
         let mut each = linears.into_iter().zip(magnitudes);
         let finished = products.map(|y| match each.next() {
             Some((linear, magnitude)) => linear.finished(y, magnitude),
             None => y,
         });
-        (beside, finished)
+        (residual, finished)
     }
 
     /// What the adapter adds in this pass, and DoRA's magnitudes.
@@ -126,9 +126,9 @@ impl Linear {
             dropout: pass.noise.dropout,
             seed: noise::derive(pass.noise.seed, &self.path),
         };
-        let ready = pass.ready.as_ref().and_then(|ready| ready.get(&self.path));
-        let ready = ready.map(|Factors { a, b, .. }| [a.clone(), b.clone()]);
-        (Some(Update { a, b, cfg, ready }), m)
+        let cast = pass.cast.as_ref().and_then(|cast| cast.get(&self.path));
+        let cast = cast.map(|Factors { a, b, .. }| [a.clone(), b.clone()]);
+        (Some(Update { a, b, cfg, cast }), m)
     }
 
     /// What comes after the products: DoRA's magnitudes and the bias.

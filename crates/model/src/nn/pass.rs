@@ -33,7 +33,7 @@ pub struct Pass<'a> {
     /// In place of the linears' own.
     pub adapters: Option<Arc<ByPath>>,
     /// `s·A` and `B` of all adapters, in the dtype of the activations: made once for a step, in a few operations.
-    pub ready: Option<Arc<ByPath>>,
+    pub cast: Option<Arc<ByPath>>,
     /// Present while generating.
     pub cache: Option<&'a RefCell<Cache>>,
 }
@@ -70,7 +70,7 @@ impl<'a> Pass<'a> {
             noise: Noise::default(),
             tape: None,
             adapters: None,
-            ready: None,
+            cast: None,
             cache: None,
         }
     }
@@ -83,7 +83,7 @@ impl<'a> Pass<'a> {
             noise: self.noise,
             tape: Some(tape),
             adapters: self.adapters.clone(),
-            ready: self.ready.clone(),
+            cast: self.cast.clone(),
             cache: None,
         }
     }

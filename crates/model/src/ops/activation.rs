@@ -126,7 +126,7 @@ impl Activation {
         }
     }
 
-    /// The first tensor it is made of: what a norm reads, which goes on beside it in a block.
+    /// The first tensor it is made of: what a norm reads, in a block the residual stream.
     pub(crate) fn read(&self) -> &Tensor<2> {
         match self {
             Self::Kept(x) | Self::RmsNorm { x, .. } | Self::LayerNorm { x, .. } | Self::Gelu { x, .. } => x,
@@ -214,30 +214,30 @@ impl<B: Remake> Source<B> {
         }
     }
 
-    /// Given its gradient, those of what it is made of, the first with `beside` added; and the activation again, if it is wanted.
-    pub(crate) fn undo(
+    /// Given its gradient, those of what it is made of, the first with `residual` added; and the activation again, if it is wanted.
+    pub(crate) fn backward(
         self,
         dy: FloatTensor<B>,
-        beside: Option<FloatTensor<B>>,
+        residual: Option<FloatTensor<B>>,
         wanted: bool,
     ) -> (Vec<FloatTensor<B>>, Option<FloatTensor<B>>) {
-        match (self, beside) {
-            (Self::RmsNorm { x, weight, eps }, Some(beside)) => {
+        match (self, residual) {
+            (Self::RmsNorm { x, weight, eps }, Some(residual)) if wanted => {
                 let _running = clock::op("RMS norm, backward");
-                let (dx, y) = B::rms_norm_undo(x, weight, dy, beside, eps);
+                let (dx, y) = B::rms_norm_backward_residual(x, weight, dy, residual, eps);
                 (vec![dx], Some(y))
             }
             (Self::Swiglu { gate, up }, None) if wanted => {
                 let _running = clock::op("SwiGLU, backward");
-                let (dgate, dup, y) = B::swiglu_undo(gate, up, dy);
+                let (dgate, dup, y) = B::swiglu_backward_recompute(gate, up, dy);
                 (vec![dgate, dup], Some(y))
             }
-            (source, beside) => {
+            (source, residual) => {
                 let again = wanted.then(|| source.clone());
-                let mut gradients = source.backward(dy);
-                if let Some(beside) = beside {
+                let mut gradients = source.gradients(dy);
+                if let Some(residual) = residual {
                     let first = gradients.swap_remove(0);
-                    gradients.insert(0, B::float_add(first, beside));
+                    gradients.insert(0, B::float_add(first, residual));
                 }
                 // Now that `dy` is gone.
                 (gradients, again.map(Self::remake))
@@ -245,7 +245,7 @@ impl<B: Remake> Source<B> {
         }
     }
 
-    fn backward(self, dy: FloatTensor<B>) -> Vec<FloatTensor<B>> {
+    fn gradients(self, dy: FloatTensor<B>) -> Vec<FloatTensor<B>> {
         match self {
             Self::Kept { .. } => vec![dy],
             Self::RmsNorm { x, weight, eps } => {

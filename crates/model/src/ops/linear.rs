@@ -24,8 +24,8 @@ pub struct Update {
     pub a: Tensor<2>,
     pub b: Tensor<2>,
     pub cfg: LoraCfg,
-    /// `s·A` and `B` in the dtype of the activations, where they were made for all at once.
-    pub ready: Option<[Tensor<2>; 2]>,
+    /// `s·A` and `B` in the dtype of the activations, where they were made for all adapters at once.
+    pub cast: Option<[Tensor<2>; 2]>,
 }
 
 /// One of the linears, as kernels are given it.
@@ -40,13 +40,13 @@ pub enum Part<B: Backend> {
         b: FloatTensor<B>,
         cfg: LoraCfg,
         #[extension_type]
-        ready: Ready<B>,
+        cast: Cast<B>,
     },
 }
 
-/// As [`Update::ready`].
+/// As [`Update::cast`].
 #[derive(Debug, Clone, ExtensionType)]
-pub enum Ready<B: Backend> {
+pub enum Cast<B: Backend> {
     No,
     Yes { a: FloatTensor<B>, b: FloatTensor<B> },
 }
@@ -132,8 +132,12 @@ impl<B: Backend> Outputs<B> {
 
 #[backend_extension(Autodiff, Flex, LibTorch: cfg(feature = "tch"))]
 pub trait LinearsOp: Backend {
-    /// The products in the order of their weights; then, with `beside`, the tensor that `x` was normed from, or is.
-    fn linears(#[extension_type] x: Source<Self>, #[extension_type] parts: Parts<Self>, beside: bool) -> Outputs<Self>;
+    /// The products in the order of their weights; then, with `residual`, the tensor that `x` was normed from, or is.
+    fn linears(
+        #[extension_type] x: Source<Self>,
+        #[extension_type] parts: Parts<Self>,
+        residual: bool,
+    ) -> Outputs<Self>;
 }
 
 /// What a backend computes for [`LinearsOp`], off the tape.
@@ -159,20 +163,20 @@ pub struct Backpassed<B: Backend> {
     pub dx: Option<FloatTensor<B>>,
     /// An adapted part each.
     pub db: Vec<FloatTensor<B>>,
-    /// `s·dy·B`, in a form of the backend's own.
+    /// `dy·B`, scaled or not, in a form of the backend's own.
     pub inner: Vec<FloatTensor<B>>,
 }
 
 /// [`LinearsOp::linears`] where nothing is differentiated.
-pub(super) fn plain<B: LinearKernels>(x: Source<B>, parts: Parts<B>, beside: bool) -> Outputs<B> {
-    let read = beside.then(|| x.read());
+pub(super) fn plain<B: LinearKernels>(x: Source<B>, parts: Parts<B>, residual: bool) -> Outputs<B> {
+    let read = residual.then(|| x.read());
     let (mut outputs, _) = B::linears_forward(x.remake(), &parts.into_vec());
     outputs.extend(read);
     Outputs::of(outputs)
 }
 
 /// `x·Wᵀ + s·(dropout(x)·Aᵀ)·Bᵀ` for each weight, the second term where it has an update. `x`, `a` and `b` get gradients, weights
-/// none.
+/// none. All products must be read by what is differentiated: the last of their gradients is waited for.
 ///
 /// # Shapes
 /// - `x`: `[tokens, in]`, weights: `[out, in]`, results: `[tokens, out]`
@@ -181,13 +185,13 @@ pub fn linears<const N: usize>(x: impl Into<Activation>, weights: [(&Frozen, Opt
     products
 }
 
-/// The same, and the tensor that was normed, for what goes on beside: its gradient is added while the norm's is made.
-pub fn linears_beside<const N: usize>(
+/// The same, and the tensor that was normed: the residual stream, whose gradient is added while the norm's is made.
+pub fn linears_with_residual<const N: usize>(
     x: impl Into<Activation>,
     weights: [(&Frozen, Option<Update>); N],
 ) -> (Tensor<2>, [Tensor<2>; N]) {
-    let (mut beside, products) = run(x.into(), weights, true);
-    (beside.remove(0), products)
+    let (mut residual, products) = run(x.into(), weights, true);
+    (residual.remove(0), products)
 }
 
 /// One without an update.
@@ -199,7 +203,7 @@ pub fn linear(x: impl Into<Activation>, weight: &Frozen) -> Tensor<2> {
 fn run<const N: usize>(
     x: Activation,
     weights: [(&Frozen, Option<Update>); N],
-    beside: bool,
+    residual: bool,
 ) -> (Vec<Tensor<2>>, [Tensor<2>; N]) {
     let adapted = weights.iter().any(|(_, update)| update.is_some());
     let (op, name) = match adapted {
@@ -208,7 +212,7 @@ fn run<const N: usize>(
     };
     let _running = clock::op(name);
     if !has_kernels(op, x.read()) {
-        let read = beside.then(|| x.read().clone()).into_iter().collect();
+        let read = residual.then(|| x.read().clone()).into_iter().collect();
         let x = x.value();
         return (
             read,
@@ -219,20 +223,20 @@ fn run<const N: usize>(
         let weight = weight.clone().into_dispatch();
         match update {
             None => Part::Frozen(weight),
-            Some(Update { a, b, cfg, ready }) => Part::Adapted {
+            Some(Update { a, b, cfg, cast }) => Part::Adapted {
                 weight,
                 a: a.into_dispatch(),
                 b: b.into_dispatch(),
                 cfg,
-                ready: match ready.map(|ready| ready.map(Tensor::into_dispatch)) {
-                    None => Ready::No,
-                    Some([a, b]) => Ready::Yes { a, b },
+                cast: match cast.map(|cast| cast.map(Tensor::into_dispatch)) {
+                    None => Cast::No,
+                    Some([a, b]) => Cast::Yes { a, b },
                 },
             },
         }
     };
     let parts = Parts::of(weights.into_iter().map(part).collect());
-    let outputs = <Dispatch as LinearsOp>::linears(x.into_source(), parts, beside);
+    let outputs = <Dispatch as LinearsOp>::linears(x.into_source(), parts, residual);
     let mut outputs = outputs.into_vec().into_iter().map(Tensor::from_dispatch);
     let products = std::array::from_fn(|_| outputs.next().expect("a product for each weight"));
     (outputs.collect(), products)
@@ -276,8 +280,8 @@ mod tests {
     /// `a` and `b`, in f32 whatever the place.
     fn update(a: &Tensor<2>, b: &Tensor<2>, dropout: f64) -> Option<Update> {
         let [a, b] = [a, b].map(|adapter| adapter.clone().cast(ADAPTER));
-        let (cfg, ready) = (cfg(dropout), None);
-        Some(Update { a, b, cfg, ready })
+        let (cfg, cast) = (cfg(dropout), None);
+        Some(Update { a, b, cfg, cast })
     }
 
     #[test]
@@ -312,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn factors_made_ready_for_all_at_once_give_the_same() {
+    fn factors_that_were_cast_before_give_the_same() {
         let weight = random::<2>(2, [21, 37]);
         for dropout in [0.0, 0.3] {
             assert_parity(
@@ -320,7 +324,7 @@ mod tests {
                 |p, i| {
                     let weight = p.put(&weight).into();
                     let update = update(&i[1], &i[2], dropout).map(|update| Update {
-                        ready: Some(
+                        cast: Some(
                             [i[1].clone().inner().cast(ADAPTER) * 1.7, i[2].clone().inner()].map(|t| t.cast(p.dtype)),
                         ),
                         ..update
@@ -337,7 +341,7 @@ mod tests {
     /// An activation of inputs 0 and 1, at a place.
     type Make = fn(&Place, &[Tensor<2>]) -> Activation;
 
-    /// Three over one, of which the second has no update, with what goes on beside; weights, ranks and dropouts differ.
+    /// Three over one, of which the second has no update, with the residual stream; weights, ranks and dropouts differ.
     #[test]
     fn several_over_one_activation_equal_the_reference_in_value_and_gradient() {
         let weights = [(2, 21), (3, 5), (4, 13)].map(|(seed, out)| random::<2>(seed, [out, 37]));
@@ -363,7 +367,7 @@ mod tests {
                         let [q, k, v] = weights.each_ref().map(|w| Frozen::from(p.put(w)));
                         let updates = [update(&i[2], &i[3], dropout), update(&i[4], &i[5], dropout)];
                         let [first, last] = updates;
-                        let (x, [q, k, v]) = linears_beside(make(p, i), [(&q, first), (&k, None), (&v, last)]);
+                        let (x, [q, k, v]) = linears_with_residual(make(p, i), [(&q, first), (&k, None), (&v, last)]);
                         Tensor::cat(vec![q * 0.5, k, v, x], 1)
                     },
                     |i| {
@@ -422,8 +426,8 @@ mod tests {
                 let [a, b] = [random::<2>(4, [4, 37]), random(5, [21, 4])]
                     .map(|adapter| place.exact(&adapter).autodiff().require_grad());
                 let normed = Activation::rms_norm(x, &place.put(&weight), 1e-5);
-                let (beside, [y]) = linears_beside(normed, [(&frozen, update(&a, &b, 0.0))]);
-                let mut gradients = (y.sum() + beside.sum()).backward();
+                let (residual, [y]) = linears_with_residual(normed, [(&frozen, update(&a, &b, 0.0))]);
+                let mut gradients = (y.sum() + residual.sum()).backward();
                 [a, b].map(|leaf| leaf.grad_remove(&mut gradients).unwrap())
             };
             let (constant, tracked) = (gradients(x.clone()), gradients(x.autodiff().require_grad()));
@@ -433,15 +437,14 @@ mod tests {
         }
     }
 
-    /// A residual that is not read beside must not be waited for.
     #[test]
-    fn what_goes_on_beside_may_be_left_out() {
+    fn a_residual_that_nobody_reads_is_not_waited_for() {
         let x = random::<2>(1, [11, 37]).autodiff().require_grad();
         let frozen = Frozen::from(random::<2>(3, [21, 37]));
-        let gradient = |beside: bool| {
+        let gradient = |residual: bool| {
             let normed = Activation::rms_norm(x.clone(), &random(2, [37]), 1e-5);
-            let y = match beside {
-                true => linears_beside(normed, [(&frozen, None)]).1,
+            let y = match residual {
+                true => linears_with_residual(normed, [(&frozen, None)]).1,
                 false => linears(normed, [(&frozen, None)]),
             };
             let [y] = y;

@@ -44,7 +44,7 @@ pub use flex::{PackedBf16, has_dpbf16};
 pub use geglu::geglu;
 pub use gelu::{Gelu, gelu};
 pub use layer_norm::layer_norm;
-pub use linear::{LoraCfg, Update, linear, linears, linears_beside};
+pub use linear::{LoraCfg, Update, linear, linears, linears_with_residual};
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use offload::{from_host, to_host};
 pub use rms_norm::rms_norm;

@@ -13,17 +13,18 @@ pub trait RmsNormOp: Backend {
         dy: FloatTensor<Self>,
         eps: f64,
     ) -> FloatTensor<Self>;
-    /// `(dx + beside, y)`: the backward pass where `x` also goes on beside the norm, and the forward one again.
-    fn rms_norm_undo(
+    /// `(dx + residual, y)`: the backward pass where `x` is a residual stream and gets that gradient as well, and the forward one
+    /// again.
+    fn rms_norm_backward_residual(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         dy: FloatTensor<Self>,
-        beside: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
         eps: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let y = Self::rms_norm(x.clone(), weight.clone(), eps);
         let dx = Self::rms_norm_backward(x, weight, dy, eps);
-        (Self::float_add(dx, beside), y)
+        (Self::float_add(dx, residual), y)
     }
 }
 

@@ -14,7 +14,7 @@ pub trait SwigluOp: Backend {
         dy: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
     /// `(dgate, dup, y)`: the backward pass, and the forward one again, which may be put in the place of `dy`.
-    fn swiglu_undo(
+    fn swiglu_backward_recompute(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
         dy: FloatTensor<Self>,

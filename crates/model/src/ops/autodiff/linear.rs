@@ -3,7 +3,7 @@
 //! weights.
 use crate::ops::activation::Source;
 use crate::ops::clock;
-use crate::ops::linear::{Backpassed, LinearKernels, LinearsOp, Outputs, Part, Parts, Ready};
+use crate::ops::linear::{Backpassed, Cast, LinearKernels, LinearsOp, Outputs, Part, Parts};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -26,8 +26,18 @@ struct Saved<B: Backend> {
 struct Call<B: Backend> {
     saved: Option<Saved<B>>,
     gradients: Vec<Option<FloatTensor<B>>>,
-    /// Of the tensor that goes on beside, if it is read at all.
-    beside: Option<FloatTensor<B>>,
+    /// Of the residual stream, if it is read at all.
+    residual: Option<FloatTensor<B>>,
+}
+
+/// With gradients of some products alone it would take all others with it, in silence.
+impl<B: Backend> Drop for Call<B> {
+    fn drop(&mut self) {
+        debug_assert!(
+            std::thread::panicking() || self.gradients.iter().all(Option::is_none),
+            "a product of linears over one activation was never read"
+        );
+    }
 }
 
 #[derive(Debug)]
@@ -53,7 +63,7 @@ impl<B: Backend> Shared<B> {
                 return None;
             }
             let dys = std::mem::take(&mut call.gradients).into_iter().flatten().collect();
-            Some((call.saved.take()?, dys, call.beside.take()))
+            Some((call.saved.take()?, dys, call.residual.take()))
         })
     }
 }
@@ -66,7 +76,7 @@ impl<B: LinearKernels> Backward<B, PARENTS> for ProductBackward {
     fn backward(self, ops: Ops<Self::State, PARENTS>, grads: &mut Gradients, _: &mut Checkpointer) {
         let (shared, i) = ops.state;
         let dy = grads.consume::<B>(&ops.node);
-        let Some((saved, dys, beside)) = shared.lay(i, dy) else {
+        let Some((saved, dys, residual)) = shared.lay(i, dy) else {
             return;
         };
         let Saved { source, inner, parts } = saved;
@@ -80,7 +90,7 @@ impl<B: LinearKernels> Backward<B, PARENTS> for ProductBackward {
         let Backpassed { dx, db, inner } = B::linears_backward(&dys, &inner, &parts, to_x);
         drop(dys);
         let (gradients, x) = match dx {
-            Some(dx) => source.undo(dx, beside, adapted),
+            Some(dx) => source.backward(dx, residual, adapted),
             None => (Vec::new(), adapted.then(|| source.remake())),
         };
         let da = match x {
@@ -102,16 +112,15 @@ impl<B: LinearKernels> Backward<B, PARENTS> for ProductBackward {
     }
 }
 
-/// Of the tensor that goes on beside: it is made after the products, as a child of the first, so that its gradient is there before
-/// theirs are.
+/// Of the residual stream: it is made after the products, as a child of the first, so that its gradient is there before theirs are.
 #[derive(Debug)]
-struct BesideBackward;
+struct ResidualBackward;
 
-impl<B: LinearKernels> Backward<B, 1> for BesideBackward {
+impl<B: LinearKernels> Backward<B, 1> for ResidualBackward {
     type State = Shared<B>;
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<B>(&ops.node);
-        ops.state.with(|call| call.beside = Some(dy));
+        ops.state.with(|call| call.residual = Some(dy));
     }
 }
 
@@ -123,15 +132,15 @@ fn off_the_tape<B: Backend, C: CheckpointStrategy>(part: Part<Autodiff<B, C>>) -
             a,
             b,
             cfg,
-            ready,
+            cast,
         } => Part::Adapted {
             weight: weight.into_primitive(),
             a: a.into_primitive(),
             b: b.into_primitive(),
             cfg,
-            ready: match ready {
-                Ready::No => Ready::No,
-                Ready::Yes { a, b } => Ready::Yes {
+            cast: match cast {
+                Cast::No => Cast::No,
+                Cast::Yes { a, b } => Cast::Yes {
                     a: a.into_primitive(),
                     b: b.into_primitive(),
                 },
@@ -141,7 +150,7 @@ fn off_the_tape<B: Backend, C: CheckpointStrategy>(part: Part<Autodiff<B, C>>) -
 }
 
 impl<B: LinearKernels, C: CheckpointStrategy> LinearsOp for Autodiff<B, C> {
-    fn linears(x: Source<Self>, parts: Parts<Self>, beside: bool) -> Outputs<Self> {
+    fn linears(x: Source<Self>, parts: Parts<Self>, residual: bool) -> Outputs<Self> {
         let parts = parts.into_vec();
         let read = x.read();
         let nobody = || Self::from_inner(read.clone().into_primitive());
@@ -159,7 +168,7 @@ impl<B: LinearKernels, C: CheckpointStrategy> LinearsOp for Autodiff<B, C> {
         let (products, inner) = B::linears_forward(source.clone().remake(), &parts);
         let shared = Shared(Arc::new(Mutex::new(Call {
             gradients: products.iter().map(|_| None).collect(),
-            beside: None,
+            residual: None,
             saved: Some(Saved { source, inner, parts }),
         })));
         let product = |(i, y)| {
@@ -170,9 +179,9 @@ impl<B: LinearKernels, C: CheckpointStrategy> LinearsOp for Autodiff<B, C> {
             }
         };
         let mut outputs: Vec<FloatTensor<Self>> = products.into_iter().enumerate().map(product).collect();
-        if beside {
+        if residual {
             let node = outputs[0].node();
-            outputs.push(match BesideBackward.prepare::<C>([node]).compute_bound().stateful() {
+            outputs.push(match ResidualBackward.prepare::<C>([node]).compute_bound().stateful() {
                 OpsKind::Tracked(prep) => prep.finish(shared.clone(), read.into_primitive()),
                 OpsKind::UnTracked(_) => read,
             });

@@ -1,4 +1,5 @@
-//! Backward passes: each op as one node of the tape, saving what its gradient needs and no more.
+//! Backward passes: each op as a node of the tape, linears as one for each product, saving what its gradient needs and no more. What
+//! linears read (norms, gates) has nodes of its own only where nothing fuses it: by itself, or with kernels switched off.
 mod attention;
 mod geglu;
 mod gelu;

@@ -45,7 +45,7 @@ impl<B: SwigluOp, C: CheckpointStrategy> SwigluOp for Autodiff<B, C> {
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         unreachable!("{}", super::SECOND_ORDER)
     }
-    fn swiglu_undo(
+    fn swiglu_backward_recompute(
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,

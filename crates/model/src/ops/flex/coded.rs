@@ -125,7 +125,7 @@ mod tests {
                         seed: 5,
                     };
                     let (a, b) = (i[1].clone(), i[2].clone());
-                    Some(Update { a, b, cfg, ready: None })
+                    Some(Update { a, b, cfg, cast: None })
                 };
                 assert_parity(
                     &[random(1, [rows, inputs]), random(3, [4, inputs]), random(4, [21, 4])],

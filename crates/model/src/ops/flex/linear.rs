@@ -36,8 +36,8 @@ fn product(lhs: View<'_>, rhs: View<'_>, factor: f32) -> Vec<f32> {
 }
 
 impl LinearsOp for Flex {
-    fn linears(x: Source<Self>, parts: Parts<Self>, beside: bool) -> Outputs<Self> {
-        plain(x, parts, beside)
+    fn linears(x: Source<Self>, parts: Parts<Self>, residual: bool) -> Outputs<Self> {
+        plain(x, parts, residual)
     }
 }
 

@@ -55,7 +55,7 @@ impl SwigluOp for Flex {
         (tensor(dgate, [rows, d]), tensor(dup, [rows, d]))
     }
 
-    fn swiglu_undo(
+    fn swiglu_backward_recompute(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
         dy: FloatTensor<Self>,

@@ -14,9 +14,7 @@ impl GegluOp for LibTorch {
         dy: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let (gate, up, dy) = (&gate.tensor, &up.tensor, &dy.tensor);
-        (
-            new(gate.gelu_backward(&(dy * up), "tanh")),
-            new(gate.gelu("tanh").g_mul_(dy)),
-        )
+        let dgate = gate.gelu_backward(&(dy * up), "tanh"); // The product is gone before the next is made.
+        (new(dgate), new(gate.gelu("tanh").g_mul_(dy)))
     }
 }

@@ -6,7 +6,7 @@ use super::{cuda, dense, new, quantized, times_transposed};
 use crate::frozen::Weight;
 use crate::noise;
 use crate::ops::activation::Source;
-use crate::ops::linear::{Backpassed, LinearKernels, LinearsOp, LoraCfg, Outputs, Part, Parts, Ready, plain};
+use crate::ops::linear::{Backpassed, Cast, LinearKernels, LinearsOp, LoraCfg, Outputs, Part, Parts, plain};
 use burn::backend::{LibTorch, tensor::FloatTensor};
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
@@ -21,12 +21,13 @@ fn dropped(x: &Tensor, cfg: &LoraCfg) -> Tensor {
             .into_par_iter()
             .map(|i| noise::keep(cfg.seed, i, cfg.dropout))
             .collect();
-        let factors = Tensor::from_slice(&factors).view_as(x);
-        x * factors.to_device(x.device()).to_kind(x.kind())
+        let on_host = Tensor::from_slice(&factors).view_as(x);
+        drop(factors);
+        x * on_host.to_device(x.device()).to_kind(x.kind())
     })
 }
 
-/// The adapted parts: `s·A` and `B` in the dtype of the activations, and how they count.
+/// `s·A` and `B` of an adapted part in the dtype of the activations, and how they count.
 struct Low {
     a: Tensor,
     b: Tensor,
@@ -36,13 +37,13 @@ struct Low {
 fn updates(parts: &[Part<LibTorch>], kind: Kind) -> Vec<Low> {
     let low = |part: &Part<LibTorch>| match part {
         Part::Frozen(_) => None,
-        Part::Adapted { a, b, cfg, ready, .. } => Some(match ready {
-            Ready::Yes { a, b } => Low {
+        Part::Adapted { a, b, cfg, cast, .. } => Some(match cast {
+            Cast::Yes { a, b } => Low {
                 a: a.tensor.to_kind(kind),
                 b: b.tensor.to_kind(kind),
                 cfg: *cfg,
             },
-            Ready::No => Low {
+            Cast::No => Low {
                 a: (&a.tensor * cfg.scale).to_kind(kind),
                 b: b.tensor.to_kind(kind),
                 cfg: *cfg,
@@ -77,8 +78,8 @@ fn added(mut y: Tensor, x: &Tensor, weight: &Weight<LibTorch>) -> Tensor {
 }
 
 impl LinearsOp for LibTorch {
-    fn linears(x: Source<Self>, parts: Parts<Self>, beside: bool) -> Outputs<Self> {
-        plain(x, parts, beside)
+    fn linears(x: Source<Self>, parts: Parts<Self>, residual: bool) -> Outputs<Self> {
+        plain(x, parts, residual)
     }
 }
 
@@ -122,25 +123,25 @@ impl LinearKernels for LibTorch {
         if shared(&updates) {
             vs = vec![Tensor::cat(&vs, 1)];
         }
-        let low_rank = match shared(&updates) {
-            _ if !to_x => None,
-            true => Some(vs[0].mm(&stacked(&updates))),
-            false => {
+        let dx = || {
+            let low_rank = if shared(&updates) {
+                Some(vs[0].mm(&stacked(&updates)))
+            } else {
                 let each = vs.iter().zip(&updates);
                 let each = each.map(|(v, low)| dropped(&v.mm(&low.a), &low.cfg));
                 each.reduce(|mut sum, other| sum.g_add_(&other))
-            }
-        };
-        let products = dys.iter().zip(parts).filter(|_| to_x);
-        let dx = products.fold(low_rank, |dx, (dy, part)| {
-            let weight = dense(part.weight(), kind);
-            Some(match dx {
-                Some(mut dx) => dx.addmm_(&dy.tensor, &weight),
-                None => dy.tensor.mm(&weight),
+            };
+            let products = dys.iter().zip(parts);
+            products.fold(low_rank, |dx, (dy, part)| {
+                let weight = dense(part.weight(), kind);
+                Some(match dx {
+                    Some(mut dx) => dx.addmm_(&dy.tensor, &weight),
+                    None => dy.tensor.mm(&weight),
+                })
             })
-        });
+        };
         Backpassed {
-            dx: dx.map(new),
+            dx: to_x.then(dx).flatten().map(new),
             db,
             inner: vs.into_iter().map(new).collect(),
         }

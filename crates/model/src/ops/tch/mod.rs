@@ -1,6 +1,7 @@
 //! Kernels for LibTorch, on CPU and CUDA: ATen calls, few of them, saving little; and loops of our own in host memory.
 //!
-//! Nothing here requires a gradient, so LibTorch records none. Inputs are never written to; what a function made itself is.
+//! Nothing here requires a gradient, so LibTorch records none. Inputs are never written to, but for the gradient that
+//! `swiglu_backward_recompute` is given; what a function made itself is.
 mod adamw;
 mod attention;
 pub(crate) mod cuda;
@@ -20,7 +21,7 @@ use crate::frozen::Weight;
 use burn::backend::{LibTorch, libtorch::TchTensor};
 use tch::{Kind, Tensor};
 
-/// A tensor that shares memory with no other.
+/// A tensor that shares memory with no other, or one that no operation of Burn's is given.
 fn new(tensor: Tensor) -> TchTensor {
     TchTensor::new(tensor)
 }

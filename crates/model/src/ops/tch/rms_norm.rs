@@ -47,17 +47,17 @@ impl RmsNormOp for LibTorch {
             .unwrap_or_else(|| backward(x, weight, dy, eps)))
     }
 
-    fn rms_norm_undo(
+    fn rms_norm_backward_residual(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         dy: FloatTensor<Self>,
-        beside: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
         eps: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (x, weight, dy, beside) = (&x.tensor, &weight.tensor, &dy.tensor, &beside.tensor);
-        let (dx, y) = cuda::rms_norm_undo(x, weight, dy, beside, eps)
-            .or_else(|| host::rms_norm_undo(x, weight, dy, beside, eps))
-            .unwrap_or_else(|| (backward(x, weight, dy, eps) + beside, forward(x, weight, eps)));
+        let (x, weight, dy, residual) = (&x.tensor, &weight.tensor, &dy.tensor, &residual.tensor);
+        let (dx, y) = cuda::rms_norm_backward_residual(x, weight, dy, residual, eps)
+            .or_else(|| host::rms_norm_backward_residual(x, weight, dy, residual, eps))
+            .unwrap_or_else(|| (backward(x, weight, dy, eps) + residual, forward(x, weight, eps)));
         (new(dx), new(y))
     }
 }
@@ -73,9 +73,9 @@ mod tests {
         assert_equal(&host::rms_norm(&x, &weight, 1e-5).unwrap(), &forward(&x, &weight, 1e-5));
         let dx = host::rms_norm_backward(&x, &weight, &dy, 1e-5).unwrap();
         assert_equal(&dx, &backward(&x, &weight, &dy, 1e-5));
-        let beside = waves(4, [7, 53]);
-        let (found, y) = host::rms_norm_undo(&x, &weight, &dy, &beside, 1e-5).unwrap();
-        assert_equal(&found, &(dx + beside));
+        let residual = waves(4, [7, 53]);
+        let (found, y) = host::rms_norm_backward_residual(&x, &weight, &dy, &residual, 1e-5).unwrap();
+        assert_equal(&found, &(dx + residual));
         assert_equal(&y, &forward(&x, &weight, 1e-5));
     }
 }

@@ -32,14 +32,15 @@ impl SwigluOp for LibTorch {
         (new(dgate), new(dup))
     }
 
-    fn swiglu_undo(
+    fn swiglu_backward_recompute(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
         dy: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        debug_assert!(dy.can_mut(), "it is written over");
         let (gate, up, dy) = (&gate.tensor, &up.tensor, &dy.tensor);
-        let (dgate, dup, y) = cuda::swiglu_undo(gate, up, dy)
-            .or_else(|| host::swiglu_undo(gate, up, dy))
+        let (dgate, dup, y) = cuda::swiglu_backward_recompute(gate, up, dy)
+            .or_else(|| host::swiglu_backward_recompute(gate, up, dy))
             .unwrap_or_else(|| {
                 let (dgate, dup) = backward(gate, up, dy);
                 (dgate, dup, forward(gate, up))
@@ -63,7 +64,7 @@ mod tests {
         );
         assert_equal(&found.0, &wanted.0);
         assert_equal(&found.1, &wanted.1);
-        let (dgate, dup, y) = host::swiglu_undo(&gate, &up, &dy).unwrap();
+        let (dgate, dup, y) = host::swiglu_backward_recompute(&gate, &up, &dy).unwrap();
         assert_equal(&dgate, &wanted.0);
         assert_equal(&dup, &wanted.1);
         assert_equal(&y, &forward(&gate, &up));

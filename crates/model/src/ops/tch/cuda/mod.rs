@@ -120,19 +120,29 @@ pub fn rms_norm_backward(x: &Tensor, weight: &Tensor, dy: &Tensor, eps: f64) -> 
     })
 }
 
-/// `(dx + beside, y)`: the gradient of `x` that also goes on beside the norm, and the norm again.
-pub fn rms_norm_undo(x: &Tensor, weight: &Tensor, dy: &Tensor, beside: &Tensor, eps: f64) -> Option<(Tensor, Tensor)> {
-    let kernel = by_weight(x, weight, ["rms_norm_undo", "rms_norm_exact_undo"])?;
-    run("rms_norm.cuda", &[x, dy, beside], |on| {
-        let (x, weight, dy, beside) = (
+/// `(dx + residual, y)`: the gradient of `x` with that of the residual stream, and the norm again.
+pub fn rms_norm_backward_residual(
+    x: &Tensor,
+    weight: &Tensor,
+    dy: &Tensor,
+    residual: &Tensor,
+    eps: f64,
+) -> Option<(Tensor, Tensor)> {
+    let kernel = by_weight(
+        x,
+        weight,
+        ["rms_norm_backward_residual", "rms_norm_exact_backward_residual"],
+    )?;
+    run("rms_norm.cuda", &[x, dy, residual], |on| {
+        let (x, weight, dy, residual) = (
             x.contiguous(),
             weight.contiguous(),
             dy.contiguous(),
-            beside.contiguous(),
+            residual.contiguous(),
         );
         let (rows, cols) = rows_and_cols(&x);
         let (dx, y) = (x.empty_like(), x.empty_like());
-        let tensors = [&x, &weight, &dy, &beside, &dx, &y].map(Arg::from).into_iter();
+        let tensors = [&x, &weight, &dy, &residual, &dx, &y].map(Arg::from).into_iter();
         let args = tensors.chain([cols.into(), (eps as f32).into()]);
         unsafe { launch(on, kernel, x.kind(), Grid::of_rows(rows, cols)?, args) }?;
         Ok((dx, y))
@@ -222,7 +232,7 @@ pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Option<(Tenso
 }
 
 /// `(dgate, dup, y)`, `y` in the place of `dy`.
-pub fn swiglu_undo(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Option<(Tensor, Tensor, Tensor)> {
+pub fn swiglu_backward_recompute(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Option<(Tensor, Tensor, Tensor)> {
     let (gate_stride, up_stride) = (row_stride(gate)?, row_stride(up)?);
     run("swiglu.cuda", &[gate, up, dy], |on| {
         let (rows, cols) = rows_and_cols(gate);
@@ -230,7 +240,15 @@ pub fn swiglu_undo(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Option<(Tensor, T
         let (y, dgate, dup) = (dy.contiguous(), made(), made());
         let tensors = [gate, up, &y, &dgate, &dup].map(Arg::from).into_iter();
         let args = tensors.chain([rows, cols, gate_stride, up_stride].map(Arg::from));
-        unsafe { launch(on, "swiglu_undo", gate.kind(), Grid::of_elements(rows, cols)?, args) }?;
+        unsafe {
+            launch(
+                on,
+                "swiglu_backward_recompute",
+                gate.kind(),
+                Grid::of_elements(rows, cols)?,
+                args,
+            )
+        }?;
         Ok((dgate, dup, y))
     })
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::noise;
 use crate::ops::testing::*;
 use crate::ops::{
-    Activation, LoraCfg, Update, adamw, linear, linear_cross_entropy, linears_beside, rms_norm, rope, swiglu,
+    Activation, LoraCfg, Update, adamw, linear, linear_cross_entropy, linears_with_residual, rms_norm, rope, swiglu,
 };
 use crate::precision::ADAPTER;
 use crate::quant::nf4::CODE;
@@ -114,7 +114,7 @@ fn swiglu_reads_halves_of_wider_rows() {
     });
 }
 
-/// Under linears, whose backward passes make the norm again and add what goes on beside it.
+/// Under linears, whose backward passes make the norm again and add the residual's gradient.
 #[test]
 fn rms_norm_under_a_linear_equals_the_reference() {
     for shape in [[3, 1], [11, 37], [2, 8200]] {
@@ -128,8 +128,8 @@ fn rms_norm_under_a_linear_equals_the_reference() {
                     dropout: 0.0,
                     seed: 0,
                 };
-                let ready = None;
-                Some(Update { a, b, cfg, ready })
+                let cast = None;
+                Some(Update { a, b, cfg, cast })
             };
             let ran = host::with(|| {
                 assert_parity(
@@ -137,7 +137,7 @@ fn rms_norm_under_a_linear_equals_the_reference() {
                     |p, i| {
                         let norm = if exact { p.exact(&norm) } else { p.put(&norm) };
                         let x = Activation::rms_norm(i[0].clone(), &norm, 1e-5);
-                        let (x, [y]) = linears_beside(x, [(&p.put(&weight).into(), update(i))]);
+                        let (x, [y]) = linears_with_residual(x, [(&p.put(&weight).into(), update(i))]);
                         Tensor2::cat(vec![x, y], 1)
                     },
                     |i| {
@@ -149,9 +149,9 @@ fn rms_norm_under_a_linear_equals_the_reference() {
                 );
             });
             let undo = if exact {
-                "rms_norm_exact_undo_bf16"
+                "rms_norm_exact_backward_residual_bf16"
             } else {
-                "rms_norm_undo_bf16"
+                "rms_norm_backward_residual_bf16"
             };
             assert!(ran.contains(&undo.to_string()), "{ran:?}");
         }
@@ -159,26 +159,26 @@ fn rms_norm_under_a_linear_equals_the_reference() {
 }
 
 #[test]
-fn what_undoes_a_norm_or_a_gate_equals_the_plain_passes() {
+fn backward_passes_that_do_more_equal_the_plain_ones() {
     for kind in BOTH {
         for [rows, cols] in [[1, 1], [11, 37], [3, 1536], [2, 8200]] {
             let input = |seed: i64| waves(seed, [rows, cols]).to_kind(kind);
-            let (x, dy, beside, weight) = (input(1), input(2), input(3), waves(4, [cols]).to_kind(kind));
+            let (x, dy, residual, weight) = (input(1), input(2), input(3), waves(4, [cols]).to_kind(kind));
             host::with(|| {
-                let (dx, y) = super::rms_norm_undo(&x, &weight, &dy, &beside, 1e-5).unwrap();
+                let (dx, y) = super::rms_norm_backward_residual(&x, &weight, &dy, &residual, 1e-5).unwrap();
                 let plain = super::rms_norm_backward(&x, &weight, &dy, 1e-5).unwrap();
                 // The plain pass rounds before the sum.
                 let rounding = if kind == Kind::Float { 1e-6 } else { 1e-2 } * plain.abs().max().double_value(&[]);
-                let sum = plain.to_kind(Kind::Float) + beside.to_kind(Kind::Float);
+                let sum = plain.to_kind(Kind::Float) + residual.to_kind(Kind::Float);
                 assert!(dx.to_kind(Kind::Float).allclose(&sum, 1e-2, rounding, false));
                 assert!(y.equal(&super::rms_norm(&x, &weight, 1e-5).unwrap()));
 
-                let (gate, up) = (&x * 9.0, &beside);
+                let (gate, up) = (&x * 9.0, &residual);
                 let (wanted, value) = (
                     super::swiglu_backward(&gate, up, &dy).unwrap(),
                     super::swiglu(&gate, up).unwrap(),
                 );
-                let (dgate, dup, y) = super::swiglu_undo(&gate, up, &dy.copy()).unwrap();
+                let (dgate, dup, y) = super::swiglu_backward_recompute(&gate, up, &dy.copy()).unwrap();
                 assert!(dgate.equal(&wanted.0) && dup.equal(&wanted.1));
                 assert!(y.equal(&value));
             });
@@ -426,7 +426,7 @@ fn guarded(kind: Kind, cols: i64, shift: i64) {
 
     let args = [&x, &weight, &dy, &dy, &to_y, &to_z].map(Arg::from).into_iter();
     let args = args.chain([cols.into(), 1e-5f32.into()]);
-    unsafe { launch(on, "rms_norm_undo", kind, by_row, args) }.unwrap();
+    unsafe { launch(on, "rms_norm_backward_residual", kind, by_row, args) }.unwrap();
     y.assert_untouched_around(&what);
     z.assert_untouched_around(&what);
 
@@ -434,7 +434,7 @@ fn guarded(kind: Kind, cols: i64, shift: i64) {
     let mut to_w = w.tensor();
     to_w.copy_(&dy);
     let args = [&x, &dy, &to_w, &to_y, &to_z].map(Arg::from).into_iter().chain(strides);
-    unsafe { launch(on, "swiglu_undo", kind, by_element, args) }.unwrap();
+    unsafe { launch(on, "swiglu_backward_recompute", kind, by_element, args) }.unwrap();
     for made in [&w, &y, &z] {
         made.assert_untouched_around(&what);
     }

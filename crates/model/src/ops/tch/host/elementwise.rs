@@ -28,9 +28,18 @@ pub fn rms_norm_backward(x: &Tensor, weight: &Tensor, dy: &Tensor, eps: f64) -> 
     by_kind!([x, weight, dy], normed_backward(x, weight, dy, eps as f32))
 }
 
-/// `(dx + beside, y)`.
-pub fn rms_norm_undo(x: &Tensor, weight: &Tensor, dy: &Tensor, beside: &Tensor, eps: f64) -> Option<(Tensor, Tensor)> {
-    by_kind!([x, weight, dy, beside], normed_undo(x, weight, dy, beside, eps as f32))
+/// `(dx + residual, y)`.
+pub fn rms_norm_backward_residual(
+    x: &Tensor,
+    weight: &Tensor,
+    dy: &Tensor,
+    residual: &Tensor,
+    eps: f64,
+) -> Option<(Tensor, Tensor)> {
+    by_kind!(
+        [x, weight, dy, residual],
+        normed_backward_residual(x, weight, dy, residual, eps as f32)
+    )
 }
 
 /// As [`crate::ops::swiglu`].
@@ -44,8 +53,8 @@ pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Option<(Tenso
 }
 
 /// `(dgate, dup, y)`.
-pub fn swiglu_undo(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Option<(Tensor, Tensor, Tensor)> {
-    by_kind!([gate, up, dy], gated_undo(gate, up, dy))
+pub fn swiglu_backward_recompute(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Option<(Tensor, Tensor, Tensor)> {
+    by_kind!([gate, up, dy], gated_backward_recompute(gate, up, dy))
 }
 
 /// As [`crate::ops::rope`].
@@ -129,30 +138,36 @@ fn normed_backward<E: Element>(x: &Tensor, weight: &Tensor, dy: &Tensor, eps: f3
     dx
 }
 
-fn normed_undo<E: Element>(x: &Tensor, weight: &Tensor, dy: &Tensor, beside: &Tensor, eps: f32) -> (Tensor, Tensor) {
-    let (x, weight, dy, beside) = (
+fn normed_backward_residual<E: Element>(
+    x: &Tensor,
+    weight: &Tensor,
+    dy: &Tensor,
+    residual: &Tensor,
+    eps: f32,
+) -> (Tensor, Tensor) {
+    let (x, weight, dy, residual) = (
         x.contiguous(),
         weight.contiguous(),
         dy.contiguous(),
-        beside.contiguous(),
+        residual.contiguous(),
     );
     let (w, mut dx, mut y) = (slice::<E>(&weight), x.empty_like(), x.empty_like());
     let d = w.len();
     map(
         [slice_mut::<E>(&mut dx), slice_mut(&mut y)],
-        [slice(&x), slice(&dy), slice(&beside)],
+        [slice(&x), slice(&dy), slice(&residual)],
         d,
         #[inline(always)]
-        |[dx, y], [x, dy, beside], _| {
-            let rows = x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(beside.chunks_exact(d));
+        |[dx, y], [x, dy, residual], _| {
+            let rows = x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(residual.chunks_exact(d));
             let outputs = dx.chunks_exact_mut(d).zip(y.chunks_exact_mut(d));
-            for ((dx, y), ((x, dy), beside)) in outputs.zip(rows) {
+            for ((dx, y), ((x, dy), residual)) in outputs.zip(rows) {
                 let inverse = inverse_rms(x, eps);
                 let shared = simd::sum(d, |i| dy[i].get() * w[i].get() * x[i].get()) * inverse / d as f32;
-                let inputs = x.iter().zip(dy).zip(beside).zip(w);
-                for ((dx, y), (((x, dy), beside), w)) in dx.iter_mut().zip(y).zip(inputs) {
+                let inputs = x.iter().zip(dy).zip(residual).zip(w);
+                for ((dx, y), (((x, dy), residual), w)) in dx.iter_mut().zip(y).zip(inputs) {
                     let n = x.get() * inverse;
-                    *dx = E::put((dy.get() * w.get() - n * shared) * inverse + beside.get());
+                    *dx = E::put((dy.get() * w.get() - n * shared) * inverse + residual.get());
                     *y = E::put(n * w.get());
                 }
             }
@@ -203,7 +218,7 @@ fn gated_backward<E: Element>(gate: &Tensor, up: &Tensor, dy: &Tensor) -> (Tenso
     (dgate, dup)
 }
 
-fn gated_undo<E: Element>(gate: &Tensor, up: &Tensor, dy: &Tensor) -> (Tensor, Tensor, Tensor) {
+fn gated_backward_recompute<E: Element>(gate: &Tensor, up: &Tensor, dy: &Tensor) -> (Tensor, Tensor, Tensor) {
     let (gate, up, dy) = (gate.contiguous(), up.contiguous(), dy.contiguous());
     let (mut dgate, mut dup, mut y) = (gate.empty_like(), up.empty_like(), dy.empty_like());
     map(

@@ -3,7 +3,9 @@ mod cross_entropy;
 mod elementwise;
 
 pub use cross_entropy::cross_entropy;
-pub use elementwise::{rms_norm, rms_norm_backward, rms_norm_undo, rope, swiglu, swiglu_backward, swiglu_undo};
+pub use elementwise::{
+    rms_norm, rms_norm_backward, rms_norm_backward_residual, rope, swiglu, swiglu_backward, swiglu_backward_recompute,
+};
 
 use half::bf16;
 use tch::{Device, Kind, Tensor};

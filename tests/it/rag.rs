@@ -615,6 +615,7 @@ fn what_is_wrong_is_said() {
             ]
             .concat(),
         ),
+        told(dir, &[&ask[..], &["--arm", "base", "--only", "type:md"]].concat()),
         told(dir, &[&raft[..5], &["--out", "questions.jsonl"]].concat()),
         told(
             dir,

@@ -36,6 +36,15 @@ pub fn run(args: &Ask, printer: &Printer) -> anyhow::Result<End> {
             "give --log FILE, or set log.path",
         ));
     }
+    if !args.only.is_empty() && arm.context == Context::None {
+        return Err(Failure::error(
+            format!(
+                "--only has nothing to choose from: arm `{}` is given no passages",
+                args.arm
+            ),
+            "leave --only out, or ask rag or hybrid",
+        ));
+    }
     let device = device::checked(&settings.device, printer)?.device;
     let opened = match arm.context {
         Context::Retrieved => Some(Opened::to_answer(&resolved.rag, &device, printer)?),

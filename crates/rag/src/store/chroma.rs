@@ -166,6 +166,12 @@ impl Store for Chroma {
     }
 
     fn remove(&mut self, path: &str) -> Result<()> {
+        // Stopped after its chunks, a document that comes back must not seem to be there.
+        let gone = Record {
+            path: path.into(),
+            ..Record::default()
+        };
+        self.upsert_records([gone].iter())?;
         self.post(&self.collection, "delete", &json!({"where": {"document": path}}))?;
         self.post(&self.records_name(), "delete", &json!({"ids": [path]}))
             .map(drop)

@@ -36,7 +36,7 @@ pub struct Manifest {
 }
 
 /// A document in the index, or one that was skipped.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     pub path: String,
     pub hash: String,

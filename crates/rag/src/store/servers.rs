@@ -212,7 +212,7 @@ fn one_reply(reply: &'static str) -> String {
     url
 }
 
-/// Answers every call with an object, and tells what was called.
+/// Answers every call with a collection, and tells what was called.
 fn obliging() -> (String, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -227,7 +227,7 @@ fn obliging() -> (String, Receiver<String>) {
                 .next()
                 .map(str::to_string);
             let call = line.unwrap_or_default().replace(" HTTP/1.1", "");
-            let reply = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
+            let reply = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 10\r\n\r\n{\"id\":\"1\"}";
             let _ = tell.send(call);
             let _ = stream.write_all(reply.as_bytes());
             held.push(stream);
@@ -250,6 +250,16 @@ fn chroma_emptied_half_way_is_no_index() {
         "POST ",
     ];
     assert_eq!(calls, wanted);
+}
+
+/// It is marked as one to be put again before its chunks go.
+#[test]
+fn a_document_half_removed_from_chroma_is_put_again_if_it_comes_back() {
+    let (url, told) = obliging();
+    Chroma::new(&url, "tune", None).remove("a.md").unwrap();
+    let calls: Vec<String> = told.try_iter().filter(|call| call.starts_with("POST")).collect();
+    let writes: Vec<_> = calls.iter().filter_map(|call| call.rsplit('/').next()).collect();
+    assert_eq!(writes, ["upsert", "delete", "delete"], "{calls:?}");
 }
 
 fn both(url: &str) -> [Box<dyn Store>; 2] {

@@ -73,8 +73,6 @@ pub enum Outputs<B: Backend> {
     Four(FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>),
 }
 
-const MOST: &str = "at most three linears over one activation";
-
 impl<B: Backend> Part<B> {
     pub(super) fn weight(&self) -> &Weight<B> {
         match self {
@@ -97,7 +95,7 @@ impl<B: Backend> Parts<B> {
             [Some(a), None, None, None] => Self::One(a),
             [Some(a), Some(b), None, None] => Self::Two(a, b),
             [Some(a), Some(b), Some(c), None] => Self::Three(a, b, c),
-            _ => unreachable!("{MOST}"),
+            _ => unreachable!("`run` takes one to three"),
         }
     }
     pub(super) fn into_vec(self) -> Vec<Part<B>> {
@@ -117,7 +115,7 @@ impl<B: Backend> Outputs<B> {
             [Some(a), Some(b), None, None] => Self::Two(a, b),
             [Some(a), Some(b), Some(c), None] => Self::Three(a, b, c),
             [Some(a), Some(b), Some(c), Some(d)] => Self::Four(a, b, c, d),
-            _ => unreachable!("{MOST}"),
+            _ => unreachable!("`run` takes one to three"),
         }
     }
     fn into_vec(self) -> Vec<FloatTensor<B>> {
@@ -205,6 +203,7 @@ fn run<const N: usize>(
     weights: [(&Frozen, Option<Update>); N],
     residual: bool,
 ) -> (Vec<Tensor<2>>, [Tensor<2>; N]) {
+    const { assert!(1 <= N && N <= 3, "one to three linears over one activation") };
     let adapted = weights.iter().any(|(_, update)| update.is_some());
     let (op, name) = match adapted {
         true => ("lora_linear", "linear with adapter"),

@@ -453,7 +453,9 @@ mod tests {
         // Two blocks forward, one of them again.
         assert_eq!(calls("attention"), Some(3));
         assert_eq!(calls("attention, backward"), Some(2));
-        assert_eq!(calls("linear with adapter"), Some(21));
+        // q, k and v as one, gate and up as another, and two alone.
+        assert_eq!(calls("linear with adapter"), Some(12));
+        assert_eq!(calls("linear with adapter, backward"), Some(8));
         assert_eq!(calls("optimizer"), Some(1));
 
         let decoding = Decoding {

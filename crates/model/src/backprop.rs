@@ -242,15 +242,21 @@ fn cast(model: &dyn Family, placed: Option<&ByPath>, like: &Tensor<2>) -> Option
         scales.push(lora.scale);
     }
     let scale = *scales.first()?;
-    let [a, b] = lora::end_to_end(factors.iter().copied());
+    let [a, b] = lora::joined(factors.iter().copied());
     let a = if scales.iter().all(|other| *other == scale) {
         a * scale
     } else {
         let each = factors.iter().zip(&scales);
-        Tensor::cat(each.map(|(f, scale)| f.a.clone().reshape([-1]) * *scale).collect(), 0)
+        let scaled: Vec<_> = each.map(|(factors, scale)| factors.a.clone() * *scale).collect();
+        lora::end_to_end(scaled.iter())
     };
     let whole = [a, b].map(|side| side.cast(like.dtype()));
-    Some(Arc::new(paths.into_iter().zip(lora::cut(&whole, factors)).collect()))
+    Some(Arc::new(
+        paths
+            .into_iter()
+            .zip(lora::parted(&whole, factors.iter().copied()))
+            .collect(),
+    ))
 }
 
 /// Losses alone, nothing kept.

@@ -107,28 +107,34 @@ impl<T> IntoIterator for Factors<T> {
     }
 }
 
-/// All A end to end, and all B.
-pub(crate) fn end_to_end<'a>(all: impl IntoIterator<Item = &'a Factors>) -> [Tensor<1>; 2] {
-    let flat = |t: &Tensor<2>| t.clone().reshape([-1]);
-    let (a, b): (Vec<_>, Vec<_>) = all.into_iter().map(|pair| (flat(&pair.a), flat(&pair.b))).unzip();
-    [a, b].map(|side| Tensor::cat(side, 0))
+/// The elements of one tensor behind those of the other.
+pub fn end_to_end<'a>(tensors: impl Iterator<Item = &'a Tensor<2>>) -> Tensor<1> {
+    Tensor::cat(tensors.map(|t| t.clone().reshape([-1])).collect(), 0)
 }
 
 /// Undoes [`end_to_end`], without copying.
-pub(crate) fn cut<'a>(whole: &[Tensor<1>; 2], like: impl IntoIterator<Item = &'a Factors>) -> Vec<Factors> {
-    let mut starts = [0, 0];
-    let mut part = |side: usize, [rows, columns]: [usize; 2]| {
-        let start = starts[side];
-        starts[side] += rows * columns;
-        let part = whole[side].clone().narrow(0, start, rows * columns);
-        part.reshape([rows, columns])
-    };
-    let cut = |like: &Factors| Factors {
-        a: part(0, like.a.dims()),
-        b: part(1, like.b.dims()),
-        m: None,
-    };
-    like.into_iter().map(cut).collect()
+pub fn cut(whole: &Tensor<1>, shapes: impl Iterator<Item = [usize; 2]>) -> impl Iterator<Item = Tensor<2>> {
+    shapes.scan(0, |start, shape| {
+        let n = shape[0] * shape[1];
+        let part = whole.clone().narrow(0, *start, n).reshape(shape);
+        *start += n;
+        Some(part)
+    })
+}
+
+/// All A end to end, and all B.
+pub(crate) fn joined<'a>(all: impl Iterator<Item = &'a Factors> + Clone) -> [Tensor<1>; 2] {
+    [
+        end_to_end(all.clone().map(|factors| &factors.a)),
+        end_to_end(all.map(|factors| &factors.b)),
+    ]
+}
+
+/// Undoes [`joined`], without copying.
+pub(crate) fn parted<'a>([a, b]: &[Tensor<1>; 2], like: impl Iterator<Item = &'a Factors> + Clone) -> Vec<Factors> {
+    let a = cut(a, like.clone().map(|factors| factors.a.dims()));
+    let b = cut(b, like.map(|factors| factors.b.dims()));
+    a.zip(b).map(|(a, b)| Factors { a, b, m: None }).collect()
 }
 
 /// An adapter to be attached: the linear's place in `Family::linears`, its rank and scale.

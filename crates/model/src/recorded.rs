@@ -6,7 +6,7 @@
 use crate::backprop::{self, Staged};
 use crate::causal_lm::{CausalLm, Input, Keep, Losses, Noise};
 use crate::graph::Captured;
-use crate::lora::{Factors, cut, end_to_end};
+use crate::lora::{Factors, joined, parted};
 use crate::memory;
 use crate::nn::ByPath;
 use crate::ops::tch::{cuda::CUDNN_STEP, fixed};
@@ -126,16 +126,16 @@ struct Adapters {
 impl Adapters {
     fn new(model: &CausalLm) -> Self {
         let (adapters, pairs) = (model.adapters(), pairs(model));
-        let whole = end_to_end(&pairs);
+        let whole = joined(pairs.iter());
         let paths = adapters.iter().map(|adapter| adapter.path.clone());
         Self {
-            pairs: Arc::new(paths.zip(cut(&whole, &pairs)).collect()),
+            pairs: Arc::new(paths.zip(parted(&whole, pairs.iter())).collect()),
             whole,
         }
     }
 
     fn refresh(&self, model: &CausalLm) -> Result<(), String> {
-        let now = end_to_end(&pairs(model));
+        let now = joined(pairs(model).iter());
         let both = self.whole.iter().zip(&now);
         both.into_iter()
             .try_for_each(|(into, from)| fixed::overwrite(into, from))
@@ -157,7 +157,7 @@ impl Made {
         let (losses, gradients) = backprop::loss_and_gradients(model.family(), staged, keep, Noise::default());
         Self {
             losses: losses.0,
-            gradients: end_to_end(&model.in_order(gradients)),
+            gradients: joined(model.in_order(gradients).iter()),
         }
     }
 
@@ -172,7 +172,7 @@ impl Made {
     /// Of losses and of each adapter's gradients, the one that is furthest from `wanted`: by how much, relative to that.
     fn difference(&self, wanted: &Self, adapters: &[Factors]) -> f32 {
         let parts = |made: &Self| -> Vec<Tensor<1>> {
-            let pairs = cut(&made.gradients, adapters).into_iter();
+            let pairs = parted(&made.gradients, adapters.iter()).into_iter();
             let gradients = pairs.flatten().map(|t| t.reshape([-1]));
             gradients.chain([made.losses.clone()]).collect()
         };
@@ -267,7 +267,7 @@ impl Recorder {
         };
         let learned = input.learned_rows().0.len();
         let losses = Losses(made.losses.narrow(0, 0, learned));
-        Ok(Some((losses, cut(&made.gradients, &adapters))))
+        Ok(Some((losses, parted(&made.gradients, adapters.iter()))))
     }
 
     /// The step for `input`, recorded if there is none yet; the smallest that serves where enough are.

@@ -640,12 +640,29 @@ mod tests {
         assert!(second.skipped[0].reason.starts_with("line 4 is no JSON"), "{second:?}");
     }
 
-    /// An embedder whose folder has several names.
-    struct Placed(&'static str);
+    /// [`Words`] under another name, or one that fails after so many chunks, as a process that is killed.
+    struct Other {
+        name: String,
+        left: std::cell::Cell<usize>,
+    }
 
-    impl Embedder for Placed {
+    fn placed(name: &str) -> Other {
+        Other {
+            name: name.into(),
+            left: usize::MAX.into(),
+        }
+    }
+
+    fn killed_after(chunks: usize) -> Other {
+        Other {
+            name: Words::default().identity(),
+            left: chunks.into(),
+        }
+    }
+
+    impl Embedder for Other {
         fn identity(&self) -> String {
-            self.0.into()
+            self.name.clone()
         }
         fn dimensions(&self) -> usize {
             Words::default().dimensions()
@@ -657,6 +674,8 @@ mod tests {
             Words::default().count_tokens(text)
         }
         fn embed(&self, texts: &[&str], kind: TextKind) -> anyhow::Result<Vec<Vec<f32>>> {
+            let left = self.left.get().checked_sub(texts.len());
+            self.left.set(left.ok_or_else(|| anyhow::anyhow!("killed"))?);
             Words::default().embed(texts, kind)
         }
     }
@@ -668,14 +687,14 @@ mod tests {
         fill(&docs, 3);
         let settings = settings(&docs);
         let mut store = Sqlite::create(&folder.path().join("index")).unwrap();
-        index(&mut store, &Placed("/a/mini@0123456789"), &settings, &mut |_| ()).unwrap();
-        let elsewhere = Placed("link@0123456789");
+        index(&mut store, &placed("/a/mini@0123456789"), &settings, &mut |_| ()).unwrap();
+        let elsewhere = placed("link@0123456789");
         assert!(!staleness(&store, &elsewhere, &settings).unwrap().is_stale());
         let again = index(&mut store, &elsewhere, &settings, &mut |_| ()).unwrap();
         assert_eq!(again.embedded, 0);
         let searched = |embedder| crate::retrieve::Searcher::new(&store, embedder, &settings, Filter::default());
         searched(&elsewhere).unwrap();
-        let error = searched(&Placed("/b/large@9876543210")).err().unwrap().to_string();
+        let error = searched(&placed("/b/large@9876543210")).err().unwrap().to_string();
         assert_eq!(error, "the index was made with mini@01234567; wanted large@98765432");
     }
 
@@ -749,29 +768,6 @@ mod tests {
         assert_eq!(report.embedded, report.chunks);
     }
 
-    /// Fails after so many chunks, as a process that is killed.
-    struct Failing(std::cell::Cell<usize>);
-
-    impl Embedder for Failing {
-        fn identity(&self) -> String {
-            Words::default().identity()
-        }
-        fn dimensions(&self) -> usize {
-            Words::default().dimensions()
-        }
-        fn max_tokens(&self) -> usize {
-            512
-        }
-        fn count_tokens(&self, text: &str) -> usize {
-            Words::default().count_tokens(text)
-        }
-        fn embed(&self, texts: &[&str], kind: TextKind) -> anyhow::Result<Vec<Vec<f32>>> {
-            let left = self.0.get().checked_sub(texts.len());
-            self.0.set(left.ok_or_else(|| anyhow::anyhow!("killed"))?);
-            Words::default().embed(texts, kind)
-        }
-    }
-
     #[test]
     fn what_stands_answers_until_a_rebuild_is_whole_and_a_rebuild_is_gone_on_with() {
         let folder = tempfile::tempdir().unwrap();
@@ -794,7 +790,7 @@ mod tests {
             chunk_tokens: 20,
             ..old.clone()
         };
-        let killed = Failing(std::cell::Cell::new(2 * CHUNKS_AT_ONCE + 100));
+        let killed = killed_after(2 * CHUNKS_AT_ONCE + 100);
         index(&mut Sqlite::create(&place).unwrap(), &killed, &new, &mut |_| ()).unwrap_err();
         for store in [&reader, &Sqlite::open(&place).unwrap()] {
             assert_eq!(staleness(store, &Words::default(), &old).unwrap(), Staleness::default());
@@ -825,7 +821,7 @@ mod tests {
         };
         assert_eq!(files(), [""; 0]);
         // One that is given up goes with the next change of what stands.
-        let killed = Failing(std::cell::Cell::new(CHUNKS_AT_ONCE + 100));
+        let killed = killed_after(CHUNKS_AT_ONCE + 100);
         index(&mut Sqlite::create(&place).unwrap(), &killed, &old, &mut |_| ()).unwrap_err();
         assert!(!files().is_empty());
         fs::write(docs.join("0007.md"), "Short.").unwrap();

@@ -2,7 +2,7 @@
 use crate::settings::Train;
 use burn::tensor::{DType, Tensor};
 use tune_model::causal_lm::AdapterTensors;
-use tune_model::lora::Factors;
+use tune_model::lora::{Factors, cut, end_to_end};
 use tune_model::ops::adamw::{AdamWCfg, State, adamw};
 
 #[derive(Debug, Clone, Copy)]
@@ -86,7 +86,8 @@ impl AdamW {
     /// The moments of each adapter.
     pub fn moments(&self) -> Vec<Factors<Moments>> {
         let of = |side: &Side| -> Vec<Moments> {
-            let pairs = cut(&side.mean, &side.shapes).zip(cut(&side.variance, &side.shapes));
+            let pairs =
+                cut(&side.mean, side.shapes.iter().copied()).zip(cut(&side.variance, side.shapes.iter().copied()));
             pairs.map(|(mean, variance)| Moments { mean, variance }).collect()
         };
         each(self.sides.iter().map(of))
@@ -137,7 +138,7 @@ impl Side {
             variance: self.variance,
         };
         let state = adamw(state, end_to_end(gradients.iter()), cfg);
-        let parameters = cut(&state.parameter, &self.shapes).collect();
+        let parameters = cut(&state.parameter, self.shapes.iter().copied()).collect();
         let side = Self {
             shapes: self.shapes,
             mean: state.mean,
@@ -168,20 +169,6 @@ fn each<T>(sides: impl IntoIterator<Item = Vec<T>>) -> Vec<Factors<T>> {
         .zip(magnitudes)
         .map(|((a, b), m)| Factors { a, b, m })
         .collect()
-}
-
-fn end_to_end<'a>(tensors: impl Iterator<Item = &'a Tensor<2>>) -> Tensor<1> {
-    Tensor::cat(tensors.map(|t| t.clone().reshape([-1])).collect(), 0)
-}
-
-/// Undoes [`end_to_end`], without copying.
-fn cut<'a>(whole: &'a Tensor<1>, shapes: &'a [[usize; 2]]) -> impl Iterator<Item = Tensor<2>> + 'a {
-    shapes.iter().scan(0, |start, shape| {
-        let n = shape[0] * shape[1];
-        let part = whole.clone().narrow(0, *start, n).reshape(*shape);
-        *start += n;
-        Some(part)
-    })
 }
 
 /// Gradients' squares that are summed on the device at a time.

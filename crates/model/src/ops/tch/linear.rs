@@ -35,20 +35,19 @@ struct Low {
 }
 
 fn updates(parts: &[Part<LibTorch>], kind: Kind) -> Vec<Low> {
-    let low = |part: &Part<LibTorch>| match part {
-        Part::Frozen(_) => None,
-        Part::Adapted { a, b, cfg, cast, .. } => Some(match cast {
-            Cast::Yes { a, b } => Low {
-                a: a.tensor.to_kind(kind),
-                b: b.tensor.to_kind(kind),
-                cfg: *cfg,
-            },
-            Cast::No => Low {
-                a: (&a.tensor * cfg.scale).to_kind(kind),
-                b: b.tensor.to_kind(kind),
-                cfg: *cfg,
-            },
-        }),
+    let low = |part: &Part<LibTorch>| {
+        let Part::Adapted { a, b, cfg, cast, .. } = part else {
+            return None;
+        };
+        let (a, b) = match cast {
+            Cast::Yes { a, b } => (a.tensor.shallow_clone(), &b.tensor),
+            Cast::No => (&a.tensor * cfg.scale, &b.tensor),
+        };
+        Some(Low {
+            a: a.to_kind(kind),
+            b: b.to_kind(kind),
+            cfg: *cfg,
+        })
     };
     parts.iter().filter_map(low).collect()
 }
